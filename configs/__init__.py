@@ -1,0 +1,1 @@
+"""What is asked for: the settings schema and the recipes."""

@@ -1,0 +1,340 @@
+"""Every setting of a run: a closed schema. A key that is not here is an error, not a wish.
+
+A tagged union picks the algorithm, the task, the surrogate and the correction, so that a setting
+which would have no effect cannot be written down. Defaults are the tested ones; a recipe holds only
+what differs. Nothing here imports MLX or Ray: a bad recipe fails in a fraction of a second.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=1)]
+Whole = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+Text = Annotated[str, Meta(min_length=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Closed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all settings share: frozen, named, closed."""
+
+
+# ── the model ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Full(Closed, tag_field="name", tag="full"):
+    """Train every weight."""
+
+
+class Lora(Closed, tag_field="name", tag="lora"):
+    """Low-rank adapters beside frozen weights; on a quantised base this is QLoRA."""
+
+    rank: Count = 8
+    scale: Positive = 10.0
+    """mlx-lm's factor on the adapter's output (not α: no division by the rank)."""
+    layers: Annotated[int, Meta(ge=-1)] = -1
+    """How many of the last blocks get adapters; -1 for all of them."""
+    modules: list[Text] = []
+    """Module names in a block, such as "self_attn.q_proj"; empty for every linear one."""
+
+
+class Model(Closed):
+    """The policy's checkpoint and which of its weights are trained."""
+
+    path: Text = "seedling"
+    """A folder in the Hugging Face layout, a hub id, or "seedling" for the one Pippin makes."""
+    train: Full | Lora = Full()
+    quantize_bits: Literal[0, 4, 8] = 0
+    """Quantise the base when it is loaded; 0 leaves it as it is. Needs LoRA."""
+    dtype: Literal["checkpoint", "float32", "float16", "bfloat16"] = "checkpoint"
+    chat_template: dict[str, bool | int | float | str] = {}
+    """Arguments of the chat template, such as { enable_thinking = false }."""
+    system: str = ""
+    """A system message before each prompt; empty for none."""
+    gradient_checkpointing: bool = False
+    """Recompute each block in the backward pass: about half the memory, about 1.9 times the time."""
+
+
+# ── tasks ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Addition(Closed, tag_field="name", tag="addition"):
+    """``a+b=`` with numbers of up to `digits` digits."""
+
+    digits: Annotated[int, Meta(ge=1, le=18)] = 2
+
+
+class Sorting(Closed, tag_field="name", tag="sorting"):
+    """Digits to be written in ascending order."""
+
+    length: Annotated[int, Meta(ge=2, le=64)] = 6
+
+
+class Countdown(Closed, tag_field="name", tag="countdown"):
+    """Reach a target with given numbers and + - *: many right answers, so a verifier decides."""
+
+    numbers: Annotated[int, Meta(ge=2, le=6)] = 3
+    largest: Annotated[int, Meta(ge=2, le=1000)] = 9
+
+
+class Chain(Closed, tag_field="name", tag="chain"):
+    """A chain of additions modulo `modulus`, with the partial results as a scratchpad."""
+
+    terms: Annotated[int, Meta(ge=2, le=64)] = 4
+    modulus: Annotated[int, Meta(ge=2, le=100)] = 10
+
+
+class Gsm8k(Closed, tag_field="name", tag="gsm8k"):
+    """Grade-school mathematics from local JSONL files with `question` and `answer`."""
+
+    train: Text
+    eval: Text
+    instruction: str = "Solve the problem step by step. End with the line: #### <answer>"
+
+
+class Jsonl(Closed, tag_field="name", tag="jsonl"):
+    """The user's own: prompts in JSONL, scored by a Python function or only imitated (SFT)."""
+
+    train: Text
+    eval: str = ""
+    """Held-out prompts; empty: the last `eval_share` of the training file, never trained on."""
+    eval_share: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    prompt: Text = "prompt"
+    """Column with the prompt: a string, or a list of {role, content}."""
+    response: str = ""
+    """Column with the answer to imitate (needed by SFT)."""
+    reward: str = ""
+    """A Python file that defines ``reward(prompt, completion, row) -> float`` (needed by RL)."""
+    pass_at: float = 1.0
+    """The reward from which an answer counts as passed."""
+
+
+Task = Addition | Sorting | Countdown | Chain | Gsm8k | Jsonl
+
+
+# ── the GRPO family ──────────────────────────────────────────────────────────────────────────────
+
+
+class Clip(Closed, tag_field="name", tag="clip"):
+    """PPO's clipped surrogate (Schulman 2017), DAPO's two bounds (Yu 2025), dual clip (Ye 2020)."""
+
+    low: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    high: Positive = 0.28
+    dual: Annotated[float, Meta(ge=0)] = 3.0
+    """Bound of the loss where the advantage is negative, as a ratio above 1; 0 for none."""
+
+
+class Cispo(Closed, tag_field="name", tag="cispo"):
+    """−sg(min(ratio, max_ratio))·A·log π (MiniMax-M1, 2506.13585): no token loses its gradient."""
+
+    max_ratio: Positive = 5.0
+    """Absolute cap of the ratio; there is no lower bound."""
+
+
+class Gspo(Closed, tag_field="name", tag="gspo"):
+    """Sequence-level ratio, the geometric mean of the tokens', and clip (2507.18071)."""
+
+    low: Positive = 3e-4
+    high: Positive = 4e-4
+
+
+class DppoTv(Closed, tag_field="name", tag="dppo_tv"):
+    """−sg(min(ratio, cap))·A·log π where the probability has not moved by delta (2602.04879)."""
+
+    delta: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    max_ratio: Positive = 20.0
+
+
+class Reinforce(Closed, tag_field="name", tag="reinforce"):
+    """−A·log π (Williams 1992)."""
+
+
+class Bypass(Closed, tag_field="name", tag="bypass"):
+    """The ratio is taken straight to what really sampled: it is the correction."""
+
+
+class Truncate(Closed, tag_field="name", tag="truncate"):
+    """Decoupled: π_old is computed anew, and each token weighs min(π_old/μ, cap)."""
+
+    cap: Annotated[float, Meta(ge=1)] = 2.0
+
+
+class Mask(Closed, tag_field="name", tag="mask"):
+    """Decoupled: a token weighs π_old/μ, or nothing outside [low, high]."""
+
+    low: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    high: Annotated[float, Meta(ge=1)] = 2.0
+
+
+class Kl(Closed):
+    """Reverse KL to the reference policy, the model before training."""
+
+    coefficient: NotNegative = 0.0
+    """0 switches it off."""
+    placement: Literal["loss_k2", "reward_k1"] = "loss_k2"
+    """Half the squared log-ratio in the loss, or the log-ratio off the advantage: both reverse KL."""
+
+
+class Overlong(Closed):
+    """What happens to answers that approach or reach the length limit (DAPO)."""
+
+    penalty_tokens: Whole = 0
+    """Length of the zone before the limit in which the penalty grows from 0 to `penalty`."""
+    penalty: NotNegative = 1.0
+    mask_truncated: bool = False
+    """Truncated answers give no gradient; their reward still counts in the group's mean."""
+
+
+class Grpo(Closed, tag_field="name", tag="grpo"):
+    """Group-relative policy optimisation and its family; presets are recipes."""
+
+    steps: Count = 100
+    prompts_per_step: Count = 16
+    group_size: Annotated[int, Meta(ge=2)] = 8
+    """Samples of each prompt."""
+    updates_per_step: Count = 1
+    """Optimiser steps on each batch of trajectories, each over a share of the groups."""
+    advantage: Literal["group_mean", "group_std", "rloo", "batch_std"] = "group_mean"
+    surrogate: Clip | Cispo | Gspo | DppoTv | Reinforce = Clip()
+    correction: Bypass | Truncate | Mask = Bypass()
+    normalizer: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    """Sum over tokens divided by: all tokens of the step; each sequence's own, then the sequences;
+    sequences × max_new_tokens (Dr. GRPO)."""
+    kl: Kl = Kl()
+    overlong: Overlong = Overlong()
+    entropy_bonus: NotNegative = 0.0
+    drop_zero_variance: bool = True
+    zero_variance_tolerance: NotNegative = 1e-4
+    """A group whose rewards differ by less tells nothing apart from noise."""
+    resample_rounds: Whole = 0
+    """Dynamic sampling (DAPO): how often dropped groups are replaced by new prompts; 0 for never."""
+    max_lag: Whole = 0
+    """Weights versions by which sampling may be behind: 0 waits for each step, 1 overlaps one."""
+
+
+class Sft(Closed, tag_field="name", tag="sft"):
+    """Supervised fine-tuning: cross-entropy on the answers, averaged over the step's tokens."""
+
+    steps: Count = 100
+    rows_per_step: Count = 32
+
+
+Algorithm = Grpo | Sft
+
+
+# ── the rest ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sampling(Closed):
+    """How trajectories to learn from are sampled: from the whole distribution, by design.
+
+    Truncated sampling (top-p, top-k, min-p) is an evaluation setting only: the learner would need
+    the kept set of every token to know the probability of what was sampled.
+    """
+
+    temperature: Positive = 1.0
+    max_new_tokens: Count = 64
+    slots: Count = 64
+    """Sequences decoded at once."""
+
+
+class Optimizer(Closed):
+    """AdamW (Loshchilov & Hutter 2019) with bias correction."""
+
+    learning_rate: Positive = 1e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: Whole = 0
+    final_share: Fraction = 0.0
+    """Where the schedule ends, as a share of the learning rate."""
+    beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: NotNegative = 1.0
+    """Global norm to which gradients are scaled down; 0 for no limit."""
+
+
+class Eval(Closed):
+    """Held-out evaluation: the base before step 1, every `every_steps`, and the last weights."""
+
+    every_steps: Whole = 0
+    """0: only the base and the end."""
+    prompts: Whole = 128
+    """Held-out prompts; 0 for no evaluation."""
+    samples: Count = 1
+    """Answers to each prompt; pass@1 is their mean."""
+    temperature: NotNegative = 0.0
+    """0 takes the likeliest token."""
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    top_k: Whole = 0
+    min_p: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    max_new_tokens: Whole = 0
+    """0: as in training."""
+
+
+class Checkpoint(Closed):
+    """Saved aside, verified, published by one rename."""
+
+    every_steps: Count = 1
+    keep: Count = 2
+    """The newest that stay; the best by evaluation and the last stay as well."""
+
+
+class Actors(Closed):
+    """How many processes play each role."""
+
+    samplers: Count = 1
+    verifiers: Count = 1
+    micro_batch_tokens: Count = 16384
+    """Padded tokens of one forward and backward pass: changes memory, not the result."""
+    restarts: Whole = 3
+    """How often a part may die before the run stops, counted between steps that worked."""
+
+
+class Verifier(Closed):
+    """Scoring of answers."""
+
+    timeout_s: Seconds = 10.0
+    """Time limit of one call of a user's reward function; its process is killed."""
+    max_failures: Count = 20
+    """Failures in a row after which the run stops and names the first."""
+
+
+class Deadlines(Closed):
+    """How long the conductor waits for each part before it calls it stuck, in seconds."""
+
+    start_s: Seconds = 180.0
+    generate_s: Seconds = 1800.0
+    score_s: Seconds = 900.0
+    learn_s: Seconds = 1800.0
+
+
+class Dashboard(Closed):
+    """Ray's dashboard, on the loopback address behind a token."""
+
+    enabled: bool = True
+    port: Port = 0
+    """0 takes a free one."""
+
+
+class Settings(Closed):
+    """A run."""
+
+    seed: Annotated[int, Meta(ge=0, lt=2**63)] = 0
+    exact: bool = False
+    """Exact mode: stock BLAS on Linux, bit-reproducible and independent of the batch; slow there."""
+    model: Model = Model()
+    task: Task
+    algorithm: Algorithm
+    sampling: Sampling = Sampling()
+    optimizer: Optimizer = Optimizer()
+    eval: Eval = Eval()
+    checkpoint: Checkpoint = Checkpoint()
+    actors: Actors = Actors()
+    verifier: Verifier = Verifier()
+    deadlines: Deadlines = Deadlines()
+    dashboard: Dashboard = Dashboard()

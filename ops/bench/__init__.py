@@ -1,0 +1,1 @@
+"""Benchmarks: a table and JSON, side by side with the peer in one run."""

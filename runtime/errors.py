@@ -1,0 +1,30 @@
+"""The exceptions of Pippin.
+
+    PippinError
+    ├── BadInput      what the user gave cannot be used; exit code 2, nothing was written
+    ├── RunFailed     a run cannot go on; exit code 1, the message is the first cause
+    ├── Interrupted   the user asked to stop; exit code 130
+    └── Damaged       a file is not what was written; recovery names it and uses the one before
+
+Each takes one string, so that it crosses process boundaries unchanged.
+"""
+
+
+class PippinError(Exception):
+    """Anything that Pippin itself reports: shown as one sentence, never as a traceback."""
+
+
+class BadInput(PippinError):
+    """A setting, file or argument cannot be used. Names the file, the key, needed and came."""
+
+
+class RunFailed(PippinError):
+    """The run cannot go on. The message is the first cause, not the last symptom."""
+
+
+class Interrupted(PippinError):
+    """The user asked the run to stop."""
+
+
+class Damaged(PippinError):
+    """A stored file fails its checksum or ends early."""

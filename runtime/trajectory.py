@@ -115,7 +115,10 @@ def to_batch(rows: Sequence[Trajectory], metadata: dict[str, str] | None = None)
         pa.array([_plain(getattr(row, field.name)) for row in rows], type=field.type)
         for field in SCHEMA
     ]
-    merged = {**(SCHEMA.metadata or {}), **{k.encode(): v.encode() for k, v in (metadata or {}).items()}}
+    merged = {
+        **(SCHEMA.metadata or {}),
+        **{k.encode(): v.encode() for k, v in (metadata or {}).items()},
+    }
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA.with_metadata(merged))
 
 

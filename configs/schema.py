@@ -56,7 +56,7 @@ class Model(Closed):
     system: str = ""
     """A system message before each prompt; empty for none."""
     gradient_checkpointing: bool = False
-    """Recompute each block in the backward pass: about half the memory, about 1.9 times the time."""
+    """Recompute each block in the backward pass: half the memory, about 1.9 times the time."""
 
 
 # ── tasks ────────────────────────────────────────────────────────────────────────────────────────
@@ -176,7 +176,7 @@ class Kl(Closed):
     coefficient: NotNegative = 0.0
     """0 switches it off."""
     placement: Literal["loss_k2", "reward_k1"] = "loss_k2"
-    """Half the squared log-ratio in the loss, or the log-ratio off the advantage: both reverse KL."""
+    """Half the squared log-ratio in the loss, or the log-ratio taken off the reward: reverse KL."""
 
 
 class Overlong(Closed):
@@ -211,7 +211,7 @@ class Grpo(Closed, tag_field="name", tag="grpo"):
     zero_variance_tolerance: NotNegative = 1e-4
     """A group whose rewards differ by less tells nothing apart from noise."""
     resample_rounds: Whole = 0
-    """Dynamic sampling (DAPO): how often dropped groups are replaced by new prompts; 0 for never."""
+    """Dynamic sampling (DAPO): how often dropped groups are replaced by new prompts; 0: never."""
     max_lag: Whole = 0
     """Weights versions by which sampling may be behind: 0 waits for each step, 1 overlaps one."""
 
@@ -321,12 +321,12 @@ class Dashboard(Closed):
     """0 takes a free one."""
 
 
-class Settings(Closed):
+class Settings(Closed, kw_only=True):
     """A run."""
 
     seed: Annotated[int, Meta(ge=0, lt=2**63)] = 0
     exact: bool = False
-    """Exact mode: stock BLAS on Linux, bit-reproducible and independent of the batch; slow there."""
+    """Exact mode: stock BLAS on Linux, bit-reproducible, independent of the batch; slow there."""
     model: Model = Model()
     task: Task
     algorithm: Algorithm

@@ -1,9 +1,9 @@
 """Random keys from (seed, step, prompt, sample, position), with no state anywhere.
 
-A trajectory's stream is SplitMix64 (Steele, Lea & Flood 2014) started at a hash of its identity, and
-read by position: `uniform(key, n)` is draw n, whoever asks and in whatever order. So a trajectory does
-not depend on its neighbours, and one that was interrupted goes on with the draws it would have had.
-Nothing here uses a library's generator: MLX's is per thread and differs between Apple GPUs.
+A trajectory's stream is SplitMix64 (Steele, Lea & Flood 2014) started at a hash of its identity
+and read by position: `uniform(key, n)` is draw n, whoever asks and in whatever order. So a trajectory
+does not depend on its neighbours, and one that was interrupted goes on with the draws it would have
+had. Nothing here uses a library's generator: MLX's is per thread and differs between Apple GPUs.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def uniform(keys_N: NDArray[np.uint64], positions_N: NDArray[np.uint64]) -> NDAr
 
 
 def mix(state_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output function: a bijection of 64 bits in which every bit depends on every bit."""
+    """SplitMix64's output function: a bijection in which every bit depends on every bit."""
     z = state_N
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,16 +1,17 @@
 """The record that every algorithm shares: what was seen, what was sampled, how likely, how good.
 
-One Arrow schema. A batch of trajectories is one `pyarrow.RecordBatch`: it goes into Ray's object store
-once and is read there without a copy, and the same batch is appended to the run's log. Token-level
-columns are lists of equal length T per row; T counts prompt and completion.
+One Arrow schema. A batch of trajectories is one `pyarrow.RecordBatch`: it goes into Ray's object
+store once and is read there without a copy, and the same batch is appended to the run's log.
+Token-level columns are lists of equal length T per row; T counts prompt and completion.
 
-Token-preserving: what was sampled is what is trained on, id for id. The stop token and its log-probability
-are kept. Null is not zero: an unscored reward and an unassigned advantage are null.
+Token-preserving: what was sampled is what is trained on, id for id. The stop token and its
+log-probability are kept. Null is not zero: an unscored reward, an unassigned advantage are null.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -63,11 +64,11 @@ SCHEMA = pa.schema(
     metadata={"pippin.schema": str(SCHEMA_VERSION)},
 )
 """Columns. `tokens`, `sampled`, `logprobs` and `weights_version` have T items in each row:
-`sampled` is True where the policy chose the token, `logprobs` is its float32 log-probability under the
-distribution that was really sampled from (temperature included; 0 elsewhere), `weights_version` the weights
-that chose it (-1 elsewhere). `text` is the completion as a verifier reads it, never encoded again.
-`reward_parts` is a JSON object, `failure` the kind of a reward that could not be had, `dropped` why a scored
-trajectory is not trained on, `seconds` the wall-clock from request to end."""
+`sampled` is True where the policy chose the token, `logprobs` is its float32 log-probability under
+the distribution that was really sampled from (temperature included; 0 elsewhere), `weights_version`
+the weights that chose it (-1 elsewhere). `text` is the completion as a verifier reads it, never
+encoded again. `reward_parts` is a JSON object, `failure` the kind of a reward that could not be had,
+`dropped` why a scored trajectory is not trained on, `seconds` the wall-clock from request to end."""
 
 VOLATILE = frozenset({"seconds"})
 """Columns that two equal runs need not share: not part of a digest."""
@@ -110,7 +111,7 @@ class Trajectory(Struct, frozen=True, kw_only=True):
 
 
 def to_batch(rows: Sequence[Trajectory], metadata: dict[str, str] | None = None) -> pa.RecordBatch:
-    """A batch of the rows in their order; `metadata` (tokenizer fingerprint, …) joins the schema's."""
+    """A batch of the rows in order; `metadata` (tokenizer fingerprint, …) joins the schema's."""
     columns = [
         pa.array([_plain(getattr(row, field.name)) for row in rows], type=field.type)
         for field in SCHEMA
@@ -135,7 +136,7 @@ def lists(batch: pa.RecordBatch, column: str) -> list[np.ndarray]:
     array = batch.column(column)
     offsets = array.offsets.to_numpy()
     values = array.values.to_numpy(zero_copy_only=not pa.types.is_boolean(array.type.value_type))
-    return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:])]
+    return [values[a:b] for a, b in pairwise(offsets)]
 
 
 def merge(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:

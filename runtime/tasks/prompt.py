@@ -1,8 +1,8 @@
 """What a task hands out and what its verifier answers.
 
-A task is any object with the methods of `Task`. Prompts are numbered: `index` is the position in the
-stream that a run pulls from, so prompt n of a run is the same whoever asks, in whatever order. A verifier
-that cannot judge says so: `reward` is then null, never zero.
+A task is any object with the methods of `Task`. Prompts are numbered: `index` is the position in
+the stream that a run pulls from, so prompt n of a run is the same whoever asks, in whatever order.
+A verifier that cannot judge says so: `reward` is then null, never zero.
 """
 
 from typing import Any, Literal, Protocol

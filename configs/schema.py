@@ -324,7 +324,7 @@ class Dashboard(Closed):
 class Settings(Closed, kw_only=True):
     """A run."""
 
-    seed: Annotated[int, Meta(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     exact: bool = False
     """Exact mode: stock BLAS on Linux, bit-reproducible, independent of the batch; slow there."""
     model: Model = Model()

@@ -1,9 +1,9 @@
 """Random keys from (seed, step, prompt, sample, position), with no state anywhere.
 
 A trajectory's stream is SplitMix64 (Steele, Lea & Flood 2014) started at a hash of its identity
-and read by position: `uniform(key, n)` is draw n, whoever asks and in whatever order. So a trajectory
-does not depend on its neighbours, and one that was interrupted goes on with the draws it would have
-had. Nothing here uses a library's generator: MLX's is per thread and differs between Apple GPUs.
+and read by position: `uniform(key, n)` is draw n, whoever asks and in whatever order. So a
+trajectory does not depend on its neighbours, and one that was interrupted goes on with the draws
+it would have had. Nothing here uses a library's generator: MLX's is per thread and differs between Apple GPUs.
 """
 
 import hashlib

@@ -67,8 +67,9 @@ SCHEMA = pa.schema(
 `sampled` is True where the policy chose the token, `logprobs` is its float32 log-probability under
 the distribution that was really sampled from (temperature included; 0 elsewhere), `weights_version`
 the weights that chose it (-1 elsewhere). `text` is the completion as a verifier reads it, never
-encoded again. `reward_parts` is a JSON object, `failure` the kind of a reward that could not be had,
-`dropped` why a scored trajectory is not trained on, `seconds` the wall-clock from request to end."""
+encoded again. `reward_parts` is a JSON object, `failure` the kind of a reward that could not be
+had, `dropped` why a scored trajectory is not trained on, `seconds` the wall-clock from request to
+end."""
 
 VOLATILE = frozenset({"seconds"})
 """Columns that two equal runs need not share: not part of a digest."""

@@ -1,0 +1,360 @@
+"""Continuous-batching decoder over a fixed number of slots: the rollout engine.
+
+A prompt that several samples share is prefilled once. Each sequence has its own key, and token n takes
+draw n of it, so what is sampled depends on the key and the weights and not on who shares the batch (bit
+for bit in exact mode; up to the rounding of the backend's matrix product otherwise). The log-probability
+kept is that of the distribution really sampled from; the stop token is kept too. Decoding can be stopped
+between any two tokens; what was sampled stays in the `Sequence`, which goes on from there when it is given
+to `run` again. One step is always in flight: the host reads a step's tokens while the next is computed.
+
+    sequences = [Sequence(prompt=ids, key=k) for k in keys]
+    Decoder(policy, slots=64).run(sequences, Sampling(temperature=1.0, max_new_tokens=64), version=3)
+
+Shapes: S slots in use, N slots sampled for, P prompts prefilled together, T tokens, D hidden
+width, V vocabulary.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence as Items
+
+import mlx.core as mx
+import numpy as np
+from msgspec import Struct, field
+
+from kernels.sampling import sample
+from policies.cache import Prefilled, PromptCache, Slots
+from policies.model import Policy, causal_mask
+from runtime.keys import uniform
+from runtime.trajectory import StopReason
+
+PREFILL_TOKENS = 8192
+"""Padded prompt tokens of one prefill pass."""
+SMALLEST_BATCH = 4
+"""The tail is gathered into ever smaller batches, halving down to this."""
+REFILL_SHARE = 1 / 8
+"""Free slots wait until they are this share of all."""
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """What is sampled from, and for how long."""
+
+    temperature: float = 1.0
+    max_new_tokens: int = 64
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+class Sequence(Struct, kw_only=True):
+    """One sequence: what to continue, and what was sampled so far. All token lists have one length."""
+
+    prompt: tuple[int, ...]
+    key: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    """The weights version that computed each token's distribution."""
+    stop_reason: StopReason | None = None
+    """None before it was ever run; INTERRUPTED if it can go on."""
+    seconds: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Nothing more will be sampled."""
+        return self.stop_reason in (StopReason.STOP, StopReason.LENGTH)
+
+
+class Counts(Struct):
+    """What a decoder did, for tokens per second."""
+
+    sampled_tokens: int = 0
+    prefilled_tokens: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class _Step(Struct):
+    """A step in flight: whose tokens it computes, under which weights."""
+
+    tokens_N: mx.array
+    logprobs_N: mx.array
+    rows: list[tuple[int, Sequence]]
+    version: int
+
+
+BetweenTokens = Callable[[], "int | None"]
+"""Asked before each step: None to stop, else the weights version now in the model."""
+
+
+class Decoder:
+    """Decodes with the weights that are in `policy` at each step."""
+
+    def __init__(self, policy: Policy, slots: int) -> None:
+        self.counts = Counts()
+        self._policy = policy
+        self._slot_count = slots
+        self._stop_tokens = policy.tokenizer.stop_tokens
+
+    def run(
+        self,
+        sequences: Items[Sequence],
+        sampling: Sampling,
+        version: int = 0,
+        between_tokens: BetweenTokens | None = None,
+    ) -> None:
+        """Continue every sequence to its end, or to where `between_tokens` says to stop.
+
+        Raises ValueError for an empty prompt, a token outside the vocabulary (a gather would return
+        garbage unchecked) or a sequence that cannot fit the context.
+        """
+        began = time.perf_counter()
+        for sequence in sequences:
+            self._check(sequence, sampling)
+        queue = deque(s for s in sequences if not s.finished)
+        if queue:
+            _Wave(self, queue, sampling, version, between_tokens or (lambda: version), began).run()
+        self.counts.seconds += time.perf_counter() - began
+
+    def _check(self, sequence: Sequence, sampling: Sampling) -> None:
+        length = len(sequence.prompt)
+        if not length:
+            raise ValueError("a sequence needs at least one prompt token, got none")
+        if length + sampling.max_new_tokens > self._policy.context_length:
+            raise ValueError(
+                f"prompt of {length} tokens and {sampling.max_new_tokens} new ones exceed the model's "
+                f"context of {self._policy.context_length}"
+            )
+        if not 0 <= min(sequence.prompt) <= max(sequence.prompt) < self._policy.vocabulary:
+            raise ValueError(
+                f"prompt token {max(sequence.prompt)} is outside the vocabulary of "
+                f"{self._policy.vocabulary}"
+            )
+
+
+class _Wave:
+    """One call of `run`: the slots, and who is in them."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        queue: deque[Sequence],
+        sampling: Sampling,
+        version: int,
+        between_tokens: BetweenTokens,
+        began: float,
+    ) -> None:
+        self.policy = decoder._policy
+        self.counts = decoder.counts
+        self.stop_tokens = decoder._stop_tokens
+        self.queue = queue
+        self.sampling = sampling
+        self.version = version
+        self.between_tokens = between_tokens
+        self.began = began
+        size = min(decoder._slot_count, len(queue))
+        self.rows: list[Sequence | None] = [None] * size
+        self.launched = np.zeros(size, np.int64)
+        """[S] tokens of each row that are sampled or in flight."""
+        self.keys = np.zeros(size, np.uint64)
+        self.slots = Slots(size, self.policy.layer_count())
+        self.current_S = mx.zeros(size, mx.int32)
+        self.flight: deque[_Step] = deque()
+        self.prefilled: dict[tuple[int, ...], Prefilled] = {}
+        self.waiting = Counter(map(_context, queue))
+        """How many sequences still need each prompt."""
+
+    def run(self) -> None:
+        while True:
+            version = self.between_tokens()
+            if version is None:
+                self.interrupt()
+                return
+            if version != self.version:
+                self.prefilled.clear()  # the next samples of these prompts are the new weights'
+                self.version = version
+            self.fill()
+            self.launch()
+            if not self.flight:
+                return
+            while len(self.flight) > 1 or (self.flight and not self.runnable().any()):
+                self.read()
+            self.shrink()
+
+    def runnable(self) -> np.ndarray:
+        """[S] rows whose next token may still be wanted, as far as the host knows yet."""
+        occupied = np.array([row is not None for row in self.rows])
+        return occupied & (self.launched < self.sampling.max_new_tokens)
+
+    # ── filling slots ────────────────────────────────────────────────────────────────────────────
+
+    def fill(self) -> None:
+        """Fill free slots from the queue, a few at a time: each time costs a pass over the layers."""
+        free = [i for i, row in enumerate(self.rows) if row is None]
+        few = len(free) < len(self.rows) * REFILL_SHARE and self.runnable().any()
+        if not free or not self.queue or few:
+            return
+        members: dict[tuple[int, ...], list[int]] = {}
+        for slot in free[: len(self.queue)]:
+            sequence = self.queue.popleft()
+            members.setdefault(_context(sequence), []).append(slot)
+            self.rows[slot] = sequence
+            self.keys[slot] = sequence.key
+            self.launched[slot] = len(sequence.tokens)
+        self.prefill([c for c in members if c not in self.prefilled])
+
+        longest = max(map(len, members))
+        ahead = self.sampling.max_new_tokens + 1
+        if self.slots.column < longest or self.slots.column + ahead > self.slots.capacity:
+            self.slots.make_room(longest, ahead)
+        logits: list[mx.array] = []
+        for context, slots in members.items():
+            prompt = self.prefilled[context]
+            for row, count in _runs(slots):
+                self.slots.place(prompt, row, count)
+            logits += [prompt.logits_V] * len(slots)
+            self.waiting[context] -= len(slots)
+            if not self.waiting[context]:
+                del self.prefilled[context]
+        self.sample(mx.stack(logits), np.array([slot for s in members.values() for slot in s]))
+
+    def prefill(self, contexts: list[tuple[int, ...]]) -> None:
+        """Run prompts through the network, several in one pass, right-padded."""
+        while contexts:
+            count, longest = 0, 0
+            for context in contexts:
+                longest = max(longest, len(context))
+                if count and longest * (count + 1) > PREFILL_TOKENS:
+                    break
+                count += 1
+            together, contexts = contexts[:count], contexts[count:]
+            tokens_PT = np.zeros((count, max(map(len, together))), np.int32)
+            for i, context in enumerate(together):
+                tokens_PT[i, : len(context)] = context
+            caches = [PromptCache(causal_mask) for _ in self.slots.layers]
+            hidden_PTD = self.policy.hidden(mx.array(tokens_PT), caches)
+            lengths = np.array([len(c) for c in together])
+            last_PD = hidden_PTD[mx.arange(count), mx.array(lengths - 1)]
+            logits_PV = self.policy.project(last_PD)
+            for i, context in enumerate(together):
+                self.prefilled[context] = Prefilled(caches, i, len(context), logits_PV[i])
+            self.counts.prefilled_tokens += int(lengths.sum())
+            if self.slots.layers[0].keys is None:
+                for layer, prompt in zip(self.slots.layers, caches):
+                    layer.allocate(prompt, len(self.rows))
+
+    # ── steps ────────────────────────────────────────────────────────────────────────────────────
+
+    def launch(self) -> None:
+        """Begin the next step of every row that may want one."""
+        active_S = self.runnable()
+        if not active_S.any():
+            return
+        if self.slots.column >= self.slots.capacity:
+            self.slots.make_room(0, self.sampling.max_new_tokens + 1)
+        self.slots.begin(active_S)
+        hidden_S1D = self.policy.hidden(self.current_S[:, None], list(self.slots.layers))
+        logits_SV = self.policy.project(hidden_S1D[:, 0])
+        self.slots.end()
+        self.counts.steps += 1
+        self.sample(logits_SV, np.arange(len(self.rows)), active_S)
+
+    def sample(
+        self, logits_NV: mx.array, slots_N: np.ndarray, wanted_S: np.ndarray | None = None
+    ) -> None:
+        """Sample the next token of the given slots, from one row of logits each.
+
+        Where `wanted_S` is False the result is not: the row was computed only because it was there.
+        """
+        with np.errstate(over="ignore"):
+            draws_N = uniform(self.keys[slots_N], self.launched[slots_N].astype(np.uint64))
+        tokens_N, logprobs_N = sample(
+            logits_NV,
+            mx.array(draws_N),
+            temperature=self.sampling.temperature,
+            top_k=self.sampling.top_k,
+            top_p=self.sampling.top_p,
+            min_p=self.sampling.min_p,
+        )
+        if len(slots_N) == len(self.rows) and wanted_S is not None:
+            self.current_S = tokens_N
+        else:
+            current_S = mx.array(self.current_S)
+            current_S[mx.array(slots_N)] = tokens_N
+            self.current_S = current_S
+        mx.async_eval(self.current_S, tokens_N, logprobs_N)
+        rows: list[tuple[int, Sequence]] = []
+        for i, slot in enumerate(slots_N):
+            sequence = self.rows[slot]
+            if sequence is not None and (wanted_S is None or wanted_S[slot]):
+                rows.append((i, sequence))
+                self.launched[slot] += 1
+        self.flight.append(_Step(tokens_N, logprobs_N, rows, self.version))
+
+    def read(self) -> None:
+        """Take in the oldest step in flight: append its tokens, free the rows that ended."""
+        step = self.flight.popleft()
+        tokens = np.array(step.tokens_N).tolist()
+        logprobs = np.array(step.logprobs_N).tolist()
+        for i, sequence in step.rows:
+            if sequence.finished:  # this step was launched before the host had seen the stop token
+                continue
+            sequence.tokens.append(tokens[i])
+            sequence.logprobs.append(logprobs[i])
+            sequence.versions.append(step.version)
+            self.counts.sampled_tokens += 1
+            if tokens[i] in self.stop_tokens:
+                self.finish(sequence, StopReason.STOP)
+            elif len(sequence.tokens) >= self.sampling.max_new_tokens:
+                self.finish(sequence, StopReason.LENGTH)
+
+    def finish(self, sequence: Sequence, reason: StopReason) -> None:
+        sequence.stop_reason = reason
+        sequence.seconds = time.perf_counter() - self.began
+        for slot, row in enumerate(self.rows):
+            if row is sequence:
+                self.rows[slot] = None
+
+    def interrupt(self) -> None:
+        """Keep what is in flight: it was sampled, so it counts."""
+        while self.flight:
+            self.read()
+        for sequence in (*self.rows, *self.queue):
+            if sequence is not None:
+                sequence.stop_reason = StopReason.INTERRUPTED
+                sequence.seconds = time.perf_counter() - self.began
+
+    def shrink(self) -> None:
+        """When nothing waits any more and half the rows are empty, go on with a smaller batch."""
+        busy = [i for i, row in enumerate(self.rows) if row is not None]
+        if self.queue or not busy or len(self.rows) < 2 * max(len(busy), SMALLEST_BATCH):
+            return
+        while self.flight:
+            self.read()
+        busy = [i for i, row in enumerate(self.rows) if row is not None]
+        if not busy:
+            return
+        size = SMALLEST_BATCH
+        while size < len(busy):
+            size *= 2
+        spare = [i for i, row in enumerate(self.rows) if row is None]
+        keep = np.array(sorted(busy + spare[: size - len(busy)]))
+        self.slots.select(keep)
+        self.rows = [self.rows[i] for i in keep]
+        self.keys, self.launched = self.keys[keep], self.launched[keep]
+        self.current_S = self.current_S[mx.array(keep)]
+
+
+def _runs(slots: list[int]) -> list[tuple[int, int]]:
+    """Neighbouring slots as (first, count): one copy each instead of one a slot."""
+    runs: list[tuple[int, int]] = []
+    for slot in slots:
+        if runs and slot == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((slot, 1))
+    return runs
+
+
+def _context(sequence: Sequence) -> tuple[int, ...]:
+    return sequence.prompt + tuple(sequence.tokens)

@@ -1,0 +1,406 @@
+"""A checkpoint that is loaded: the only file that imports mlx_lm.
+
+Any dense mlx-lm architecture in the Hugging Face layout, trained whole or by LoRA, on full-precision
+or quantised weights. The network is split into its trunk (tokens → hidden states) and its head
+(hidden states → logits, with whatever the architecture does there), so that nothing ever has to hold
+[tokens, vocabulary]; the split is checked against the unsplit model when it is loaded.
+
+Safetensors only: pickles and code that comes with a checkpoint are refused by
+`runtime.checkpoint_files` before anything here opens them.
+
+Shapes: B sequences, T tokens in each, D hidden width, C tokens of a chunk, V vocabulary.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx_lm import utils as mlx_lm_utils
+from mlx_lm.models.base import create_causal_mask
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.tuner.trainer import grad_checkpoint
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from configs.schema import Full, Lora, Model
+from runtime.checkpoint_files import inspect
+from runtime.errors import BadInput
+from runtime.keys import derive
+
+Arrays = dict[str, mx.array]
+"""Named parameters, flat: {"model.layers.0.mlp.up_proj.weight": array}."""
+
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+SPLIT_TOLERANCE = 1e-2
+"""Largest difference of logits, relative to their size, between the split and the whole model:
+generous, because half precision may take another kernel; a wrong split is off by far more."""
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
+
+
+class Policy:
+    """The network, its tokenizer and which of its weights are trained.
+
+    `project(hidden_CD, *head_weights)` is the head as a pure function; `head_weights()` are its
+    trained arrays (none where the head is frozen).
+    """
+
+    def __init__(self, model: nn.Module, config: dict[str, Any], tokenizer: "Tokens", folder: Path):
+        self.model = model
+        self.config = config
+        self.tokenizer = tokenizer
+        self.folder = folder
+        self.lora: Lora | None = None
+        text = config.get("text_config", config)
+        self.context_length = int(text.get("max_position_embeddings") or 2**31)
+        self.vocabulary = int(text["vocab_size"])
+        self._outer: Any = getattr(model, "language_model", model)
+        self._trunk: Any = self._outer.model
+        self._base: Arrays | None = None
+
+    # ── forward ──────────────────────────────────────────────────────────────────────────────────
+
+    def hidden(self, tokens_BT: mx.array, cache: list[Any] | None = None) -> mx.array:
+        """Hidden states [B, T, D] before the head. Rows are right-padded: attention is causal."""
+        return self._trunk(tokens_BT, cache=cache)
+
+    def project(self, hidden_CD: mx.array, *head_weights: mx.array) -> mx.array:
+        """Logits [C, V] of hidden states, through everything that the architecture does there."""
+        names = self._head_names()
+        before = [self._parameter(name) for name in names] if head_weights else []
+        object.__setattr__(self._outer, "model", _Given(self._trunk, hidden_CD[None]))
+        try:
+            for name, weight in zip(names, head_weights):
+                self._assign(name, weight)
+            return self._outer(mx.zeros((1, hidden_CD.shape[0]), mx.int32))[0]
+        finally:
+            object.__delattr__(self._outer, "model")
+            for name, weight in zip(names, before):
+                self._assign(name, weight)
+
+    def head_weights(self) -> tuple[mx.array, ...]:
+        """The trained arrays of the head, in the order that `project` takes them."""
+        return tuple(self._parameter(name) for name in self._head_names())
+
+    def layer_count(self) -> int:
+        """Blocks of the trunk: one key-value cache each."""
+        return len(self._trunk.layers)
+
+    # ── weights ──────────────────────────────────────────────────────────────────────────────────
+
+    def trained(self) -> Arrays:
+        """The weights that are trained, sorted by name: the whole network, or the adapters."""
+        return dict(sorted(tree_flatten(self.model.trainable_parameters())))  # type: ignore[arg-type]
+
+    def load_trained(self, weights: Arrays) -> None:
+        """Replace the trained weights. Raises ValueError unless names and shapes are the same."""
+        mine = self.trained()
+        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in weights.items()}:
+            odd = sorted(mine.keys() ^ weights.keys()) or ["shapes"]
+            raise ValueError(f"weights do not fit this model: {', '.join(odd[:3])}")
+        self.model.update(tree_unflatten(list(weights.items())))
+        mx.eval(self.model.parameters())
+
+    def remember_reference(self) -> None:
+        """Keep the present weights as the reference policy (LoRA needs no copy: adapters go off)."""
+        if self.lora is None:
+            self._base = self.trained()
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """The model before training, for the time of a `with` block: evaluate what it gives inside."""
+        if self.lora is not None:
+            layers = [m for _, m in self.model.named_modules() if hasattr(m, "lora_b")]
+            scales = [layer.scale for layer in layers]
+            for layer in layers:
+                layer.scale = 0.0
+            try:
+                yield
+            finally:
+                for layer, scale in zip(layers, scales):
+                    layer.scale = scale
+        else:
+            if self._base is None:
+                raise RuntimeError("remember_reference() was not called before training")
+            now = self.trained()
+            self.model.update(tree_unflatten(list(self._base.items())))
+            try:
+                yield
+            finally:
+                self.model.update(tree_unflatten(list(now.items())))
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _head_names(self) -> list[str]:
+        root = "lm_head" if "lm_head" in self._outer else "model.embed_tokens"
+        trained = tree_flatten(self._outer.trainable_parameters())
+        return [name for name, _ in trained if name.startswith(root + ".")]
+
+    def _parameter(self, name: str) -> mx.array:
+        *path, leaf = name.split(".")
+        module = self._outer
+        for part in path:
+            module = module[part]
+        return module[leaf]
+
+    def _assign(self, name: str, weight: mx.array) -> None:
+        *path, leaf = name.split(".")
+        module = self._outer
+        for part in path:
+            module = module[part]
+        module[leaf] = weight
+
+
+class Tokens:
+    """The checkpoint's tokenizer, as far as Pippin uses it."""
+
+    def __init__(self, wrapper: Any, folder: Path, template: dict[str, Any], system: str) -> None:
+        self._wrapper = wrapper
+        self._template = template
+        self._system = system
+        self.folder = folder
+        self.stop_tokens = frozenset(int(t) for t in wrapper.eos_token_ids)
+        self.fingerprint = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+
+    def prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of a chat up to where the assistant begins, by the checkpoint's own template."""
+        if self._system:
+            messages = [{"role": "system", "content": self._system}, *messages]
+        if not self._wrapper.has_chat_template:
+            return self.encode("\n".join(m["content"] for m in messages))
+        return list(
+            self._wrapper.apply_chat_template(
+                messages, add_generation_prompt=True, **self._template
+            )
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, without special tokens."""
+        return list(self._wrapper.encode(text, add_special_tokens=False))
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of ids, for a verifier and for people; never encoded again."""
+        return self._wrapper.decode(tokens, skip_special_tokens=True)
+
+    def stop_token(self) -> int:
+        """The token that ends an answer in data."""
+        own = self._wrapper.eos_token_id
+        return int(own) if own is not None else min(self.stop_tokens)
+
+
+class _Given:
+    """Stands where the trunk was and hands out hidden states that are there already."""
+
+    def __init__(self, trunk: Any, hidden_BTD: mx.array) -> None:
+        self._trunk = trunk
+        self._hidden_BTD = hidden_BTD
+
+    def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
+        return self._hidden_BTD
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trunk, name)
+
+
+# ── loading ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def locate(path: str) -> Path:
+    """The checkpoint's folder: a local one, or a hub id through the local cache.
+
+    Raises BadInput if there is neither.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise BadInput(f"model.path: needs a checkpoint folder or a hub id, {path!r} is neither")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub client raises many kinds; all mean the same to a person
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(
+            f"model.path: {path!r} is no folder here and could not be had from the hub: {reason}"
+        ) from None
+
+
+def load_tokens(settings: Model, folder: Path) -> Tokens:
+    """The tokenizer alone: no weights are read."""
+    inspect(folder)
+    try:
+        wrapper = mlx_lm_utils.load_tokenizer(folder)
+        tokens = Tokens(wrapper, folder, settings.chat_template, settings.system)
+    except Exception as error:  # transformers and tokenizers raise bare Exceptions
+        raise BadInput(f"{folder / 'tokenizer.json'}: no tokenizer could be made of it: {error}") from None
+    if not tokens.stop_tokens:
+        raise BadInput(f"{folder}: the tokenizer names no end-of-sequence token")
+    return tokens
+
+
+def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
+    """The checkpoint in `folder`, ready to sample from or to train, evaluated on this thread.
+
+    Raises BadInput for one that is damaged, foreign or of an architecture that cannot be split.
+    """
+    files = inspect(folder)
+    if settings.dtype != "checkpoint" and files.quantized:
+        raise BadInput(f"model.dtype: {folder} is quantised, its dtype cannot be changed")
+    try:
+        model, config = mlx_lm_utils.load_model(folder, lazy=True)
+    except (ValueError, KeyError, TypeError, RuntimeError, ModuleNotFoundError) as error:
+        raise BadInput(f"{folder}: mlx-lm cannot load it: {str(error).splitlines()[0]}") from None
+    policy = Policy(model, config, load_tokens(settings, folder), folder)
+    if settings.dtype != "checkpoint":
+        model.set_dtype(DTYPES[settings.dtype])
+    if settings.quantize_bits and not files.quantized:
+        _quantize(policy, settings.quantize_bits)
+    model.eval()
+    mx.eval(model.parameters())
+    _check_architecture(policy)
+    match settings.train:
+        case Lora() as lora:
+            _add_adapters(policy, lora, seed)
+        case Full():
+            if files.quantized or settings.quantize_bits:
+                raise BadInput('model.train: quantised weights cannot be trained, use name = "lora"')
+            model.unfreeze()
+    if settings.gradient_checkpointing:
+        grad_checkpoint(policy._trunk.layers[0])
+    mx.eval(model.parameters())
+    return policy
+
+
+def _quantize(policy: Policy, bits: int) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        group = 64 if policy.config.get("hidden_size", 64) % 64 == 0 else 32
+        _, policy.config = mlx_lm_utils.quantize_model(policy.model, policy.config, group, bits)
+
+
+def _add_adapters(policy: Policy, lora: Lora, seed: int) -> None:
+    model = policy.model
+    model.freeze()
+    count = len(policy._trunk.layers)
+    number = count if lora.layers < 0 else min(lora.layers, count)
+    config = {"rank": lora.rank, "scale": lora.scale, "dropout": 0.0}
+    if lora.modules:
+        config["keys"] = lora.modules
+    if number:
+        linear_to_lora_layers(policy._outer, number, config)
+    adapters = [(n, m) for n, m in model.named_modules() if hasattr(m, "lora_a")]
+    if not adapters:
+        raise BadInput(f"model.train.modules: none of {lora.modules} is in this model's blocks")
+    for name, module in sorted(adapters):
+        bound = 1 / math.sqrt(module.lora_a.shape[0])
+        key = mx.array([derive(seed, "lora", name, half) & 0xFFFFFFFF for half in (0, 1)], mx.uint32)
+        module.lora_a = mx.random.uniform(-bound, bound, module.lora_a.shape, key=key)
+        module.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
+    policy.lora = lora
+
+
+def _check_architecture(policy: Policy) -> None:
+    kind = policy.config.get("model_type", "?")
+    caches = make_prompt_cache(policy.model)
+    if not all(isinstance(c, KVCache | RotatingKVCache) for c in caches):
+        raise BadInput(f"{policy.folder}: {kind} is not a dense attention model, which Pippin needs")
+    tokens = mx.array([[1, 2, 3, 1]]) % policy.vocabulary
+    whole = policy.model(tokens)[0].astype(mx.float32)
+    split = policy.project(policy.hidden(tokens)[0]).astype(mx.float32)
+    gap, size = mx.abs(whole - split).max().item(), mx.abs(whole).max().item()
+    if not gap <= SPLIT_TOLERANCE * max(size, 1e-6):
+        raise BadInput(f"{policy.folder}: {kind} cannot be split into trunk and head (off by {gap:.3g})")
+
+
+def causal_mask(length: int, window: int | None) -> mx.array | str:
+    """The mask of a prompt from position 0: the word that fused attention takes, or a window's."""
+    if window is None or length <= window:
+        return "causal"
+    return create_causal_mask(length, window_size=window)
+
+
+# ── making and saving ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def create_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
+    """A random network of any mlx-lm architecture, in the Hugging Face layout (no tokenizer).
+
+    Matrices are normal with deviation 0.02 (GPT-2's), from explicit keys; norms stay as they are
+    created. A "quantization" entry {group_size, bits} in `config` quantises it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model_class, arguments_class = mlx_lm_utils._get_classes(config)
+    model = model_class(arguments_class.from_dict(config))
+    drawn = []
+    for name, array in tree_flatten(model.parameters()):
+        if array.ndim > 1:
+            key = mx.array([derive(seed, name, half) & 0xFFFFFFFF for half in (0, 1)], mx.uint32)
+            drawn.append((name, 0.02 * mx.random.normal(array.shape, key=key)))
+    model.update(tree_unflatten(drawn))
+    if quantization := config.get("quantization"):
+        nn.quantize(model, quantization["group_size"], quantization["bits"])
+    if config.get("tie_word_embeddings") and "lm_head" in model:
+        model.pop("lm_head")
+    mx.save_safetensors(
+        str(folder / "model.safetensors"),
+        dict(sorted(tree_flatten(model.parameters()))),
+        {"format": "mlx"},
+    )
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def save_adapters(policy: Policy, folder: Path) -> None:
+    """The adapters in mlx-lm's own format: what ``mlx_lm.generate --adapter-path`` takes."""
+    lora = policy.lora
+    if lora is None:
+        raise BadInput("--adapters: this run trained every weight, it has no adapters")
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters: dict[str, Any] = {"rank": lora.rank, "scale": lora.scale, "dropout": 0.0}
+    if lora.modules:
+        parameters["keys"] = lora.modules
+    count = len(policy._trunk.layers)
+    config = {
+        "fine_tune_type": "lora",
+        "num_layers": count if lora.layers < 0 else min(lora.layers, count),
+        "lora_parameters": parameters,
+        "model": str(policy.folder),
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+    mx.save_safetensors(str(folder / "adapters.safetensors"), policy.trained(), {"format": "mlx"})
+
+
+def save_checkpoint(policy: Policy, folder: Path, *, dequantize: bool = False) -> None:
+    """The whole model in the Hugging Face layout, adapters fused into their base."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fused = [
+        (name, module.fuse(dequantize=dequantize))
+        for name, module in policy.model.named_modules()
+        if hasattr(module, "fuse") and hasattr(module, "lora_a")
+    ]
+    if fused:
+        policy.model.update_modules(tree_unflatten(fused))
+        policy.lora = None
+    if dequantize:
+        policy.model = mlx_lm_utils.dequantize_model(policy.model)
+        policy.config = {k: v for k, v in policy.config.items() if not k.startswith("quantiz")}
+    mlx_lm_utils.save_model(folder, policy.model)
+    mlx_lm_utils.save_config(dict(policy.config), folder / "config.json")
+    for source in policy.folder.iterdir():
+        wanted = source.suffix in {".json", ".jinja", ".txt"} or source.name == "tokenizer.model"
+        if wanted and source.name != "config.json" and "index" not in source.name:
+            shutil.copyfile(source, folder / source.name)
+
+
+def cast(weights: Arrays, dtype: mx.Dtype) -> Arrays:
+    """The arrays in another precision."""
+    return tree_map(lambda a: a.astype(dtype), weights)
+
+
+Project = Callable[..., mx.array]

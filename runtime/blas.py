@@ -13,22 +13,24 @@ from pathlib import Path
 
 LIBRARY = "libopenblas.so.0"
 
+_loaded = ""
+
 
 def load_blas(exact: bool) -> str:
     """Prepare this process for MLX; call it before the first ``import mlx.core``.
 
     Returns "metal", "reference" or "openblas". In fast mode on Linux without OpenBLAS it is
-    "reference": everything works, slowly.
+    "reference": everything works, slowly. The first call decides for the life of the process.
     """
     if platform.system() == "Darwin":
         return "metal"
-    if "mlx.core" in sys.modules:
-        return os.environ.get("PIPPIN_BLAS", "reference")
+    global _loaded
+    if _loaded:
+        return _loaded
     # Compiling costs 0.5 s of g++ for each fused kernel on this backend, and gains nothing.
     os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
-    name = "reference" if exact else _load_openblas()
-    os.environ["PIPPIN_BLAS"] = name
-    return name
+    _loaded = "reference" if exact or "mlx.core" in sys.modules else _load_openblas()
+    return _loaded
 
 
 def _load_openblas() -> str:

@@ -1,0 +1,171 @@
+"""Selected log-probabilities and entropies of a language-model head, a chunk of tokens at a time.
+
+The vocabulary is the memory: [tokens, 150k] float32 logits are 0.6 MB a token. So no more than a
+chunk of logits exists at any time: the backward pass computes each chunk's again, and `mx.depends`
+keeps the scheduler from starting a chunk before the last one is done.
+
+`normalise` is the one place where logits become probabilities. The sampler calls it too, which is
+why its log-probabilities and the learner's are equal bit for bit wherever their logits are.
+
+Shapes: N tokens of a batch (flat), C of a chunk, D hidden width, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+Project = Callable[..., mx.array]
+"""``project(hidden_CD, *weights) -> logits_CV``: the head, as a pure function."""
+
+
+def normalise(logits_CV: mx.array, temperature: float) -> tuple[mx.array, mx.array, mx.array]:
+    """Scaled logits less their maximum [C, V], their exponentials [C, V], and log of the sum [C].
+
+    A log-probability under softmax(logits / temperature) is ``shifted_CV[target] - log_total_C``.
+    All in float32, whatever the logits are; `temperature` is above 0.
+    """
+    scaled_CV = logits_CV.astype(mx.float32)
+    if temperature != 1:
+        scaled_CV = scaled_CV / temperature
+    shifted_CV = scaled_CV - mx.stop_gradient(scaled_CV.max(axis=-1, keepdims=True))
+    exp_CV = mx.exp(shifted_CV)
+    return shifted_CV, exp_CV, mx.log(exp_CV.sum(axis=-1))
+
+
+def selected(
+    hidden_ND: mx.array,
+    project: Project,
+    weights: Sequence[mx.array],
+    targets_N: mx.array,
+    *,
+    temperature: float,
+    chunk_tokens: int = 512,
+    entropy_grad: bool = False,
+) -> tuple[mx.array, mx.array]:
+    """Log-probability of each target and entropy of its distribution, in nats: float32 [N] each.
+
+    Differentiable in `hidden_ND` and in `weights`, the arrays that `project` takes after the hidden
+    states; a head that is frozen or quantised closes over its own and passes none. The entropy is
+    a constant to the gradient unless `entropy_grad`. Targets are not checked against V.
+    """
+    steps = _chunks(hidden_ND.shape[0], chunk_tokens)
+
+    def chunk_terms(targets_C: mx.array) -> Callable[..., list[mx.array]]:
+        def terms(hidden_CD: mx.array, *weights: mx.array) -> list[mx.array]:
+            logits_CV = project(hidden_CD, *weights)
+            return _gradient_only(logits_CV, targets_C, temperature, entropy_grad)
+
+        return terms
+
+    @mx.custom_function
+    def forward(hidden_ND: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
+        logprobs, entropies, done = [], [], []
+        for rows_C in steps:
+            hidden_CD = _after(hidden_ND[rows_C], done)
+            shifted_CV, exp_CV, log_total_C = normalise(project(hidden_CD, *weights), temperature)
+            logprobs.append(_at(shifted_CV, targets_N[rows_C]) - log_total_C)
+            entropies.append(_entropy(shifted_CV, exp_CV, log_total_C))
+            done = [logprobs[-1], entropies[-1]]
+        return mx.concatenate(logprobs), mx.concatenate(entropies)
+
+    @forward.vjp
+    def backward(primals, cotangents, _):  # pyright: ignore[reportUnusedFunction]
+        hidden_ND, *weights = primals
+        pieces, done = [], []
+        totals = [mx.zeros(w.shape, mx.float32) for w in weights]
+        for rows_C in steps:
+            hidden_CD = _after(hidden_ND[rows_C], done)
+            _, (piece_CD, *shares) = mx.vjp(
+                chunk_terms(targets_N[rows_C]),
+                [hidden_CD, *weights],
+                [c_N[rows_C] for c_N in cotangents],
+            )
+            pieces.append(piece_CD)
+            totals = [total + share.astype(mx.float32) for total, share in zip(totals, shares)]
+            done = [piece_CD, *totals]
+        grads = [total.astype(w.dtype) for total, w in zip(totals, weights)]
+        return mx.concatenate(pieces), *grads
+
+    return forward(hidden_ND, *weights)
+
+
+def score(
+    hidden_ND: mx.array,
+    project: Project,
+    targets_N: mx.array,
+    *,
+    temperature: float,
+    chunk_tokens: int = 512,
+) -> mx.array:
+    """The log-probabilities of `selected`, bit for bit, where nobody asks for entropy or gradient."""
+    logprobs, done = [], []
+    for rows_C in _chunks(hidden_ND.shape[0], chunk_tokens):
+        logits_CV = project(_after(hidden_ND[rows_C], done))
+        shifted_CV, _, log_total_C = normalise(logits_CV, temperature)
+        logprobs.append(_at(shifted_CV, targets_N[rows_C]) - log_total_C)
+        done = [logprobs[-1]]
+    return mx.concatenate(logprobs)
+
+
+def selected_plain(
+    hidden_ND: mx.array,
+    project: Project,
+    weights: Sequence[mx.array],
+    targets_N: mx.array,
+    *,
+    temperature: float,
+    entropy_grad: bool = False,
+) -> tuple[mx.array, mx.array]:
+    """The reference of `selected`: all logits at once, gradients by autograd."""
+    shifted_NV, exp_NV, log_total_N = normalise(project(hidden_ND, *weights), temperature)
+    entropy_N = _entropy(shifted_NV, exp_NV, log_total_N)
+    if not entropy_grad:
+        entropy_N = mx.stop_gradient(entropy_N)
+    return _at(shifted_NV, targets_N) - log_total_N, entropy_N
+
+
+def _gradient_only(
+    logits_CV: mx.array, targets_C: mx.array, temperature: float, entropy_grad: bool
+) -> list[mx.array]:
+    """Stands in for a chunk's log-probabilities and entropies, with their gradient in closed form.
+
+    With p the distribution and H its entropy: d logp[target] = (onehot − p) / T and
+    dH = −p (log p + H) / T. Only the gradient is ever evaluated, so the values are placeholders.
+    """
+
+    @mx.custom_function
+    def terms(logits_CV: mx.array) -> tuple[mx.array, mx.array]:
+        nothing_C = mx.zeros(logits_CV.shape[:1], mx.float32)
+        return nothing_C, nothing_C
+
+    @terms.vjp
+    def gradient(logits_CV, cotangents, _):  # pyright: ignore[reportUnusedFunction]
+        shifted_CV, exp_CV, log_total_C = normalise(logits_CV, temperature)
+        to_logprob_C1, to_entropy_C1 = (g_C[:, None] / temperature for g_C in cotangents)
+        weight = to_logprob_C1
+        if entropy_grad:
+            entropy_C = _entropy(shifted_CV, exp_CV, log_total_C)
+            weight = weight + to_entropy_C1 * (shifted_CV + (entropy_C - log_total_C)[:, None])
+        grad_CV = exp_CV * (weight * -mx.exp(-log_total_C)[:, None])
+        here_C1 = targets_C[:, None]
+        at_target_C1 = mx.take_along_axis(grad_CV, here_C1, axis=-1) + to_logprob_C1
+        grad_CV = mx.put_along_axis(grad_CV, here_C1, at_target_C1, axis=-1)
+        return grad_CV.astype(logits_CV.dtype)
+
+    return list(terms(logits_CV))
+
+
+def _entropy(shifted_CV: mx.array, exp_CV: mx.array, log_total_C: mx.array) -> mx.array:
+    return log_total_C - (exp_CV * shifted_CV).sum(axis=-1) * mx.exp(-log_total_C)
+
+
+def _at(values_CV: mx.array, targets_C: mx.array) -> mx.array:
+    return mx.take_along_axis(values_CV, targets_C[:, None], axis=-1)[:, 0]
+
+
+def _after(value: mx.array, done: list[mx.array]) -> mx.array:
+    return mx.depends([value], done)[0] if done else value
+
+
+def _chunks(tokens: int, chunk_tokens: int) -> list[slice]:
+    return [slice(i, min(i + chunk_tokens, tokens)) for i in range(0, max(tokens, 1), chunk_tokens)]

@@ -11,6 +11,7 @@ Shapes: N tokens of a batch (flat), C of a chunk, D hidden width, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 
@@ -57,8 +58,7 @@ def selected(
 
         return terms
 
-    @mx.custom_function
-    def forward(hidden_ND: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
+    def values(hidden_ND: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
         logprobs, entropies, done = [], [], []
         for rows_C in steps:
             hidden_CD = _after(hidden_ND[rows_C], done)
@@ -68,9 +68,9 @@ def selected(
             done = [logprobs[-1], entropies[-1]]
         return mx.concatenate(logprobs), mx.concatenate(entropies)
 
-    @forward.vjp
-    def backward(primals, cotangents, _):  # pyright: ignore[reportUnusedFunction]
-        hidden_ND, *weights = primals
+    def gradient(primals: Any, cotangents_N: Any, _: Any) -> tuple[mx.array, ...]:
+        # A primal that is alone comes bare.
+        hidden_ND, *weights = primals if isinstance(primals, tuple) else (primals,)
         pieces, done = [], []
         totals = [mx.zeros(w.shape, mx.float32) for w in weights]
         for rows_C in steps:
@@ -78,7 +78,7 @@ def selected(
             _, (piece_CD, *shares) = mx.vjp(
                 chunk_terms(targets_N[rows_C]),
                 [hidden_CD, *weights],
-                [c_N[rows_C] for c_N in cotangents],
+                [cotangent_N[rows_C] for cotangent_N in cotangents_N],
             )
             pieces.append(piece_CD)
             totals = [total + share.astype(mx.float32) for total, share in zip(totals, shares)]
@@ -86,7 +86,9 @@ def selected(
         grads = [total.astype(w.dtype) for total, w in zip(totals, weights)]
         return mx.concatenate(pieces), *grads
 
-    return forward(hidden_ND, *weights)
+    function: Any = mx.custom_function(values)
+    function.vjp(gradient)
+    return function(hidden_ND, *weights)
 
 
 def score(
@@ -97,7 +99,7 @@ def score(
     temperature: float,
     chunk_tokens: int = 512,
 ) -> mx.array:
-    """The log-probabilities of `selected`, bit for bit, where nobody asks for entropy or gradient."""
+    """The log-probabilities of `selected`, bit for bit, without the entropy or a gradient."""
     logprobs, done = [], []
     for rows_C in _chunks(hidden_ND.shape[0], chunk_tokens):
         logits_CV = project(_after(hidden_ND[rows_C], done))
@@ -133,15 +135,13 @@ def _gradient_only(
     dH = −p (log p + H) / T. Only the gradient is ever evaluated, so the values are placeholders.
     """
 
-    @mx.custom_function
-    def terms(logits_CV: mx.array) -> tuple[mx.array, mx.array]:
+    def values(logits_CV: mx.array) -> tuple[mx.array, mx.array]:
         nothing_C = mx.zeros(logits_CV.shape[:1], mx.float32)
         return nothing_C, nothing_C
 
-    @terms.vjp
-    def gradient(logits_CV, cotangents, _):  # pyright: ignore[reportUnusedFunction]
+    def gradient(logits_CV: mx.array, cotangents_C: Any, _: Any) -> mx.array:
         shifted_CV, exp_CV, log_total_C = normalise(logits_CV, temperature)
-        to_logprob_C1, to_entropy_C1 = (g_C[:, None] / temperature for g_C in cotangents)
+        to_logprob_C1, to_entropy_C1 = (g_C[:, None] / temperature for g_C in cotangents_C)
         weight = to_logprob_C1
         if entropy_grad:
             entropy_C = _entropy(shifted_CV, exp_CV, log_total_C)
@@ -152,7 +152,9 @@ def _gradient_only(
         grad_CV = mx.put_along_axis(grad_CV, here_C1, at_target_C1, axis=-1)
         return grad_CV.astype(logits_CV.dtype)
 
-    return list(terms(logits_CV))
+    function: Any = mx.custom_function(values)
+    function.vjp(gradient)
+    return list(function(logits_CV))
 
 
 def _entropy(shifted_CV: mx.array, exp_CV: mx.array, log_total_C: mx.array) -> mx.array:

@@ -80,9 +80,11 @@ def sample_plain(
         mass = [math.exp(z - largest) for z in scaled]
         total = math.fsum(mass)
         running = 0.0
-        for token, share in enumerate(mass):
+        token = len(mass) - 1
+        for candidate, share in enumerate(mass):
             running += share
             if running > uniform * total:
+                token = candidate
                 break
         tokens.append(token)
         logprobs.append(math.log(mass[token] / total))

@@ -33,7 +33,9 @@ class PromptCache:
         self.keys, self.values = keys, values
         return keys, values
 
-    def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> Any:
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Any:
         """Causal, within the layer's window."""
         return self._mask(length, window_size)
 
@@ -138,7 +140,9 @@ class SlotCache:
         self.values[:, :, column : column + 1] = values
         return self.keys[:, :, first : column + 1], self.values[:, :, first : column + 1]
 
-    def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> Any:
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> Any:
         """The mask of one step, shared by the layers that have the same window."""
         return self._slots.mask(window_size)
 

@@ -16,7 +16,8 @@ width, V vocabulary.
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence as Items
+from collections.abc import Callable
+from collections.abc import Sequence as Items
 
 import mlx.core as mx
 import numpy as np

@@ -17,13 +17,13 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
@@ -58,9 +58,8 @@ class Policy:
         self.tokenizer = tokenizer
         self.folder = folder
         self.lora: Lora | None = None
-        text = config.get("text_config", config)
-        self.context_length = int(text.get("max_position_embeddings") or 2**31)
-        self.vocabulary = int(text["vocab_size"])
+        self.context_length = context_length(folder)
+        self.vocabulary = int(config.get("text_config", config)["vocab_size"])
         self._outer: Any = getattr(model, "language_model", model)
         self._trunk: Any = self._outer.model
         self._base: Arrays | None = None
@@ -97,7 +96,7 @@ class Policy:
 
     def trained(self) -> Arrays:
         """The weights that are trained, sorted by name: the whole network, or the adapters."""
-        return dict(sorted(tree_flatten(self.model.trainable_parameters())))  # type: ignore[arg-type]
+        return flat(self.model.trainable_parameters())
 
     def load_trained(self, weights: Arrays) -> None:
         """Replace the trained weights. Raises ValueError unless names and shapes are the same."""
@@ -140,8 +139,8 @@ class Policy:
 
     def _head_names(self) -> list[str]:
         root = "lm_head" if "lm_head" in self._outer else "model.embed_tokens"
-        trained = tree_flatten(self._outer.trainable_parameters())
-        return [name for name, _ in trained if name.startswith(root + ".")]
+        trained = flat(self._outer.trainable_parameters())
+        return [name for name in trained if name.startswith(root + ".")]
 
     def _parameter(self, name: str) -> mx.array:
         *path, leaf = name.split(".")
@@ -233,6 +232,13 @@ def locate(path: str) -> Path:
         ) from None
 
 
+def context_length(folder: Path) -> int:
+    """How many tokens the checkpoint in `folder` was made for, prompt and answer together."""
+    config = json.loads((folder / "config.json").read_bytes())
+    text = config.get("text_config", config)
+    return int(text.get("max_position_embeddings") or 2**31)
+
+
 def load_tokens(settings: Model, folder: Path) -> Tokens:
     """The tokenizer alone: no weights are read."""
     inspect(folder)
@@ -240,7 +246,9 @@ def load_tokens(settings: Model, folder: Path) -> Tokens:
         wrapper = mlx_lm_utils.load_tokenizer(folder)
         tokens = Tokens(wrapper, folder, settings.chat_template, settings.system)
     except Exception as error:  # transformers and tokenizers raise bare Exceptions
-        raise BadInput(f"{folder / 'tokenizer.json'}: no tokenizer could be made of it: {error}") from None
+        raise BadInput(
+            f"{folder / 'tokenizer.json'}: no tokenizer could be made of it: {error}"
+        ) from None
     if not tokens.stop_tokens:
         raise BadInput(f"{folder}: the tokenizer names no end-of-sequence token")
     return tokens
@@ -271,7 +279,9 @@ def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
             _add_adapters(policy, lora, seed)
         case Full():
             if files.quantized or settings.quantize_bits:
-                raise BadInput('model.train: quantised weights cannot be trained, use name = "lora"')
+                raise BadInput(
+                    'model.train: quantised weights cannot be trained, use name = "lora"'
+                )
             model.unfreeze()
     if settings.gradient_checkpointing:
         grad_checkpoint(policy._trunk.layers[0])
@@ -300,7 +310,9 @@ def _add_adapters(policy: Policy, lora: Lora, seed: int) -> None:
         raise BadInput(f"model.train.modules: none of {lora.modules} is in this model's blocks")
     for name, module in sorted(adapters):
         bound = 1 / math.sqrt(module.lora_a.shape[0])
-        key = mx.array([derive(seed, "lora", name, half) & 0xFFFFFFFF for half in (0, 1)], mx.uint32)
+        key = mx.array(
+            [derive(seed, "lora", name, half) & 0xFFFFFFFF for half in (0, 1)], mx.uint32
+        )
         module.lora_a = mx.random.uniform(-bound, bound, module.lora_a.shape, key=key)
         module.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
     policy.lora = lora
@@ -310,13 +322,17 @@ def _check_architecture(policy: Policy) -> None:
     kind = policy.config.get("model_type", "?")
     caches = make_prompt_cache(policy.model)
     if not all(isinstance(c, KVCache | RotatingKVCache) for c in caches):
-        raise BadInput(f"{policy.folder}: {kind} is not a dense attention model, which Pippin needs")
+        raise BadInput(
+            f"{policy.folder}: {kind} is not a dense attention model, which Pippin needs"
+        )
     tokens = mx.array([[1, 2, 3, 1]]) % policy.vocabulary
     whole = policy.model(tokens)[0].astype(mx.float32)
     split = policy.project(policy.hidden(tokens)[0]).astype(mx.float32)
-    gap, size = mx.abs(whole - split).max().item(), mx.abs(whole).max().item()
+    gap, size = number(mx.abs(whole - split).max()), number(mx.abs(whole).max())
     if not gap <= SPLIT_TOLERANCE * max(size, 1e-6):
-        raise BadInput(f"{policy.folder}: {kind} cannot be split into trunk and head (off by {gap:.3g})")
+        raise BadInput(
+            f"{policy.folder}: {kind} cannot be split into trunk and head (off by {gap:.3g})"
+        )
 
 
 def causal_mask(length: int, window: int | None) -> mx.array | str:
@@ -339,7 +355,7 @@ def create_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
     model_class, arguments_class = mlx_lm_utils._get_classes(config)
     model = model_class(arguments_class.from_dict(config))
     drawn = []
-    for name, array in tree_flatten(model.parameters()):
+    for name, array in flat(model.parameters()).items():
         if array.ndim > 1:
             key = mx.array([derive(seed, name, half) & 0xFFFFFFFF for half in (0, 1)], mx.uint32)
             drawn.append((name, 0.02 * mx.random.normal(array.shape, key=key)))
@@ -350,7 +366,7 @@ def create_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
         model.pop("lm_head")
     mx.save_safetensors(
         str(folder / "model.safetensors"),
-        dict(sorted(tree_flatten(model.parameters()))),
+        flat(model.parameters()),
         {"format": "mlx"},
     )
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
@@ -398,9 +414,12 @@ def save_checkpoint(policy: Policy, folder: Path, *, dequantize: bool = False) -
             shutil.copyfile(source, folder / source.name)
 
 
-def cast(weights: Arrays, dtype: mx.Dtype) -> Arrays:
-    """The arrays in another precision."""
-    return tree_map(lambda a: a.astype(dtype), weights)
+def flat(tree: Any) -> Arrays:
+    """A tree of arrays by dotted name, sorted."""
+    leaves: Any = tree_flatten(tree)
+    return dict(sorted(leaves))
 
 
-Project = Callable[..., mx.array]
+def number(scalar: mx.array) -> float:
+    """The value of an array of one real element."""
+    return float(scalar.item())  # type: ignore[arg-type]

@@ -3,7 +3,8 @@
 A trajectory's stream is SplitMix64 (Steele, Lea & Flood 2014) started at a hash of its identity
 and read by position: `uniform(key, n)` is draw n, whoever asks and in whatever order. So a
 trajectory does not depend on its neighbours, and one that was interrupted goes on with the draws
-it would have had. Nothing here uses a library's generator: MLX's is per thread and differs between Apple GPUs.
+it would have had. Nothing here uses a library's generator: MLX's is per thread and
+differs between Apple GPUs.
 """
 
 import hashlib
@@ -56,7 +57,7 @@ class Stream:
         """An integer in [low, high], both included."""
         span = high - low + 1
         with np.errstate(over="ignore"):
-            bits = int(mix(self._key + np.uint64(self._position + 1) * GOLDEN))
+            bits = int(mix(np.array([self._key + np.uint64(self._position + 1) * GOLDEN]))[0])
         self._position += 1
         return low + bits * span // 2**64
 

@@ -34,7 +34,7 @@ class Lease:
         Raises RunFailed, naming the holder, if none was free by the deadline.
         """
         began = time.monotonic()
-        descriptor, path = self._acquire(who, began, deadline_s)
+        descriptor = self._acquire(who, began, deadline_s)
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{who} (pid {os.getpid()})".encode(), 0)
@@ -44,13 +44,13 @@ class Lease:
                 os.ftruncate(descriptor, 0)
             os.close(descriptor)
 
-    def _acquire(self, who: str, began: float, deadline_s: float) -> tuple[int, Path]:
+    def _acquire(self, who: str, began: float, deadline_s: float) -> int:
         while True:
             for path in self._paths:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return descriptor, path
+                    return descriptor
                 except BlockingIOError:
                     os.close(descriptor)
             if time.monotonic() - began > deadline_s:

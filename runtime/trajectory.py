@@ -50,6 +50,7 @@ SCHEMA = pa.schema(
             pa.list_(pa.field("item", pa.int32(), nullable=False)),
             nullable=False,
         ),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
         pa.field("temperature", pa.float32(), nullable=False),
         pa.field("stop_reason", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
@@ -66,10 +67,10 @@ SCHEMA = pa.schema(
 """Columns. `tokens`, `sampled`, `logprobs` and `weights_version` have T items in each row:
 `sampled` is True where the policy chose the token, `logprobs` is its float32 log-probability under
 the distribution that was really sampled from (temperature included; 0 elsewhere), `weights_version`
-the weights that chose it (-1 elsewhere). `text` is the completion as a verifier reads it, never
-encoded again. `reward_parts` is a JSON object, `failure` the kind of a reward that could not be
-had, `dropped` why a scored trajectory is not trained on, `seconds` the wall-clock from request to
-end."""
+the weights that chose it (-1 elsewhere). The first `prompt_tokens` are the prompt. `text` is the
+completion as a verifier reads it, never encoded again. `reward_parts` is a JSON object, `failure` the
+kind of a reward that could not be had, `dropped` why a trajectory is not trained on, `seconds` the
+wall-clock from request to end."""
 
 VOLATILE = frozenset({"seconds"})
 """Columns that two equal runs need not share: not part of a digest."""
@@ -87,6 +88,7 @@ class Trajectory(Struct, frozen=True, kw_only=True):
     sampled: list[bool]
     logprobs: list[float]
     weights_version: list[int]
+    prompt_tokens: int
     temperature: float
     stop_reason: StopReason
     text: str
@@ -107,8 +109,10 @@ class Trajectory(Struct, frozen=True, kw_only=True):
         }
         if len(set(lengths.values())) != 1:
             raise ValueError(f"a trajectory's token columns need one length, got {lengths}")
-        if not self.tokens:
-            raise ValueError("a trajectory needs at least one token, got none")
+        if not 0 < self.prompt_tokens <= len(self.tokens):
+            raise ValueError(
+                f"a trajectory's prompt needs 1 to {len(self.tokens)} tokens, got {self.prompt_tokens}"
+            )
 
 
 def to_batch(rows: Sequence[Trajectory], metadata: dict[str, str] | None = None) -> pa.RecordBatch:

@@ -1,0 +1,273 @@
+"""The conductor: drives a run and holds no arrays, only references to them.
+
+    for each step:
+        prompts ──▶ samplers ──▶ batches ──▶ verifiers ──▶ verdicts
+        batches + verdicts ──▶ learner ──▶ weights version, checkpoint
+        now and then: samplers answer the evaluator's prompts
+
+All it knows between two steps is a `RunState`, which the learner's checkpoint holds. So any part may
+die: the others are started and asked again, and their keys make them answer the same; if the learner
+or the conductor dies, the run goes on from the checkpoint.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from actors.fleet import Fleet, PartDied
+from actors.logs import open_log
+from actors.messages import Generate, Learn, Learned, Restored, RunState, WeightsVersion
+from actors.parts import Parts
+from actors.rollouts import Collected, Rollouts
+from configs.schema import Grpo, Settings, Sft
+from runtime.errors import Interrupted, PippinError, RunFailed
+from runtime.metrics import METRICS, Meter
+from runtime.rundir import EvalResult, RunDirectory, Status
+from runtime.tasks.open import open_task
+from runtime.tasks.prompt import Prompt
+
+Report = Callable[[dict[str, float]], None]
+"""Where metrics go besides the run directory: Ray's Prometheus export."""
+
+
+class Conductor:
+    """Runs one program from its newest checkpoint to its end."""
+
+    def __init__(
+        self, settings: Settings, run: RunDirectory, fleet: Fleet, report: Report | None = None
+    ) -> None:
+        self._settings = settings
+        self._run = run
+        self._report = report or (lambda metrics: None)
+        self._log = open_log(run.logs, "conductor")
+        self._task = open_task(settings.task, settings.seed)
+        self._task.close()  # hands out prompts; judging them is the verifiers' work
+        self._parts = Parts(settings, fleet, self._log)
+        self._rollouts = Rollouts(settings, self._parts, self._task)
+        self._status = Status(name=run.name, steps=settings.algorithm.steps)
+        self._stopping = False
+        self._versions: dict[int, WeightsVersion] = {}
+        self._clock = time.monotonic()
+        grpo = settings.algorithm
+        self._lag = grpo.max_lag if isinstance(grpo, Grpo) else 0
+
+    async def run(self, dashboard: str = "") -> Status:
+        """Run to the end. Raises RunFailed with the first cause, Interrupted after `stop`."""
+        self._status.dashboard = dashboard
+        try:
+            self._doing("starting the actors", "starting")
+            await self._parts.start()
+            while True:
+                try:
+                    await self._go_on()
+                    break
+                except PartDied as death:  # the learner: all others are asked again where they died
+                    await self._parts.revive("learner", 0, death)
+        except Interrupted:
+            self._doing("stopped", "interrupted")
+            raise
+        except PippinError as error:
+            self._fail(str(error))
+            raise
+        except Exception as error:
+            self._log.exception("failed")
+            self._fail(f"the conductor failed: {type(error).__name__}: {error}")
+            raise RunFailed(self._status.message) from error
+        self._doing("done", "finished")
+        return self._status
+
+    def stop(self) -> None:
+        """Stop at the next boundary between two phases."""
+        self._stopping = True
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────
+
+    async def _go_on(self) -> None:
+        """From the newest checkpoint to the last step."""
+        state = self._adopt(
+            await self._parts.ask(
+                "learner", 0, "restore", what="the learner to load the newest checkpoint"
+            )
+        )
+        if not any(e.step == state.step for e in self._status.evals):
+            await self._evaluate_if_due(state.step)
+        ahead: asyncio.Task[Collected] | None = None
+        try:
+            while state.step < self._status.steps:
+                self._clock = time.monotonic()
+                step, meter = state.step + 1, Meter()
+                collected = await (ahead or self._collect(step, state))
+                ahead = None
+                if self._lag and step < self._status.steps:
+                    ahead = asyncio.create_task(self._collect(step + 1, collected.state))
+                learned = await self._learn(step, collected, state, meter)
+                state = collected.state
+                self._note(state, collected, learned, meter)
+                await self._evaluate_if_due(step)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+
+    def _adopt(self, restored: Restored) -> RunState:
+        """Make the run directory say what the checkpoint says; what came later is done anew."""
+        state = restored.state
+        for file in ("metrics.jsonl", "evals.jsonl"):
+            self._run.keep_lines(file, state.step)
+        status = self._status
+        status.evals = [
+            msgspec.convert(line, EvalResult) for line in self._run.read_lines("evals.jsonl")
+        ]
+        status.step, status.ledger = state.step, state.ledger.as_dict()
+        status.weights_digest = restored.weights.digest
+        status.optimizer_digest = restored.optimizer_digest
+        status.trajectories_digest = restored.trajectories_digest
+        self._versions = {version.version: version for version in restored.versions}
+        self._log.info("restored", step=state.step, note=restored.note)
+        return state
+
+    async def _collect(self, step: int, state: RunState) -> Collected:
+        self._doing(f"collecting step {step}")
+        match self._settings.algorithm:
+            case Sft() as sft:
+                return await self._rollouts.collect_data(step, state, sft)
+            case Grpo() as grpo:
+                # Exactly so many versions behind, never whichever is the newest: a run repeats.
+                version = self._versions[max(step - 1 - self._lag, 0)]
+                return await self._rollouts.collect_samples(step, state, grpo, version)
+
+    async def _learn(
+        self, step: int, collected: Collected, before: RunState, meter: Meter
+    ) -> Learned:
+        self._doing(f"learning step {step}")
+        collected.state = msgspec.structs.replace(
+            collected.state, seconds=before.seconds + time.monotonic() - self._clock
+        )
+        request = Learn(
+            step=step,
+            scored=collected.scored,
+            dropped=collected.dropped,
+            state=collected.state,
+            checkpoint=step == self._status.steps
+            or step % self._settings.checkpoint.every_steps == 0,
+            keep=self._best(),
+        )
+        with meter.timing("learn_s"):
+            learned: Learned = await self._parts.ask(
+                "learner",
+                0,
+                "learn",
+                request,
+                *collected.batches,
+                what=f"the learner to learn step {step}",
+            )
+        self._versions[step] = learned.weights
+        for version in [v for v in self._versions if v < step - self._lag]:
+            del self._versions[version]
+        return learned
+
+    async def _evaluate_if_due(self, step: int) -> None:
+        """The base, every `every_steps`, and the last weights."""
+        settings = self._settings.eval
+        due = step in (0, self._status.steps) or (
+            settings.every_steps and step % settings.every_steps == 0
+        )
+        if settings.prompts and due:
+            await self._evaluate(step)
+
+    async def _evaluate(self, step: int) -> None:
+        self._doing(f"evaluating {f'step {step}' if step else 'the base'}")
+        settings, version = self._settings.eval, self._versions[step]
+        limit = settings.max_new_tokens or self._settings.sampling.max_new_tokens
+
+        def request(prompts: list[Prompt]) -> Generate:
+            return Generate(
+                step=step,
+                purpose="eval",
+                prompts=prompts,
+                group_size=settings.samples,
+                weights=version,
+                temperature=settings.temperature,
+                max_new_tokens=limit,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+                min_p=settings.min_p,
+            )
+
+        what = f"the evaluation of step {step}"
+        prompts = await self._parts.ask("evaluator", 0, "prompts", what=f"the prompts of {what}")
+        answers = await self._rollouts.answer(request, prompts, what, Meter(), learning=False)
+        scored, batches = [s for _, s, _ in answers], [b for _, _, b in answers]
+        result: EvalResult = await self._parts.ask(
+            "evaluator",
+            0,
+            "summarise",
+            step,
+            scored,
+            *batches,
+            what=f"the evaluator to sum up {what}",
+        )
+        self._status.evals.append(result)
+        self._run.append_line("evals.jsonl", result)
+        self._report({"eval_pass_at_1": result.score})
+        self._write()
+
+    # ── what it says ─────────────────────────────────────────────────────────────────────────────
+
+    def _note(self, state: RunState, collected: Collected, learned: Learned, meter: Meter) -> None:
+        """Write down what a step did; the learner has made it durable already."""
+        self._parts.step_done()
+        seconds = time.monotonic() - self._clock
+        metrics = step_metrics({**collected.metrics, **meter.values, **learned.metrics}, seconds)
+        status = self._status
+        status.step, status.metrics, status.ledger = state.step, metrics, state.ledger.as_dict()
+        status.weights_digest = learned.weights.digest
+        status.optimizer_digest = learned.optimizer_digest or status.optimizer_digest
+        status.trajectories_digest = learned.trajectories_digest
+        status.seconds = state.seconds
+        status.eta_s = state.seconds / state.step * (status.steps - state.step)
+        self._run.append_line("metrics.jsonl", {"step": state.step, **metrics})
+        self._report(metrics)
+        self._write()
+
+    def _best(self) -> list[int]:
+        """The step of the best evaluation so far: its checkpoint stays."""
+        scored = [e for e in self._status.evals if e.step and e.score == e.score]
+        return [max(scored, key=lambda e: e.score).step] if scored else []
+
+    def _fail(self, cause: str) -> None:
+        self._log.error("failed", cause=cause)
+        self._status.message = cause
+        self._doing("stopped by a failure", "failed")
+
+    def _doing(self, doing: str, state: str = "running") -> None:
+        """Say what is being done, and since when; the boundary at which a stop takes effect."""
+        self._status.doing, self._status.state, self._status.since = doing, state, time.time()
+        self._write()
+        if self._stopping and state == "running":
+            raise Interrupted(f"stopped before {doing}; {self._status.step} steps are done")
+
+    def _write(self) -> None:
+        self._status.pids = {"conductor": os.getpid(), **self._parts.pids}
+        self._run.write_status(self._status)
+
+
+def step_metrics(raw: dict[str, float], seconds: float) -> dict[str, float]:
+    """The step's metrics under their public names: rates, and what each role waited."""
+    values = {**raw, "step_seconds": seconds}
+    for role in ("sampler", "learner", "verifier"):
+        busy = values.setdefault(f"{role}_busy_s", 0.0)
+        values[f"{role}_wait_s"] = max(seconds - busy, 0.0)
+    values["sampler_tokens_per_s"] = _rate(
+        values.get("sampler_tokens", 0), values["sampler_busy_s"]
+    )
+    values["learner_tokens_per_s"] = _rate(
+        values.pop("learner_tokens", 0), values["learner_busy_s"]
+    )
+    return {name: float(values[name]) for name in METRICS if name in values}
+
+
+def _rate(count: float, seconds: float) -> float:
+    return count / seconds if seconds > 0 else 0.0

@@ -1,0 +1,84 @@
+"""The evaluator: asks the held-out questions and says how good a weights version is.
+
+The samplers answer, pinned to the version that is evaluated; the evaluator holds the questions, keeps the
+answers and does the statistics.
+"""
+
+import math
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import ray
+
+from actors.logs import open_log
+from actors.messages import Hello, Scored
+from configs.schema import Settings
+from runtime.durable import write_file
+from runtime.rundir import EvalResult
+from runtime.tasks.open import open_task
+from runtime.tasks.prompt import Prompt
+
+
+class Evaluator:
+    """pass@1 on held-out prompts: the mean over answers, with its standard error over prompts."""
+
+    def __init__(self, settings: Settings, run: str, name: str) -> None:
+        began = time.perf_counter()
+        self._settings = settings
+        self._folder = Path(run) / "evals"
+        self._folder.mkdir(exist_ok=True)
+        self._log = open_log(Path(run) / "logs", name)
+        self._task = open_task(settings.task, settings.seed)
+        self._task.close()  # hands out prompts; judging the answers is the verifiers' work
+        self._log.info("started", pid=os.getpid())
+        self._started_s = time.perf_counter() - began
+
+    @ray.method
+    def hello(self) -> Hello:
+        """Answers when the constructor has finished."""
+        return Hello(pid=os.getpid(), backend="", seconds=self._started_s)
+
+    @ray.method
+    def prompts(self) -> list[Prompt]:
+        """The held-out prompts, the same for every version and every seed."""
+        size = self._task.size("eval")
+        count = self._settings.eval.prompts
+        return [
+            self._task.prompt("eval", i) for i in range(count if size is None else min(count, size))
+        ]
+
+    @ray.method
+    def summarise(self, step: int, scored: list[Scored], *batches: pa.RecordBatch) -> EvalResult:
+        """The result of one evaluation; every answer is kept in evals/step-N.jsonl."""
+        answers = []
+        by_prompt: dict[int, list[float]] = {}
+        for part, batch in zip(scored, batches):
+            for row, verdict, length, reason in zip(
+                batch.select(["prompt_index", "sample", "text"]).to_pylist(),
+                part.verdicts,
+                part.lengths,
+                part.stop_reasons,
+            ):
+                answers.append({**row, "tokens": length, "stop_reason": reason, "verdict": verdict})
+                if verdict.passed is not None:
+                    by_prompt.setdefault(row["prompt_index"], []).append(float(verdict.passed))
+        lines = b"".join(msgspec.json.encode(a) + b"\n" for a in answers)
+        write_file(self._folder / f"step-{step:06d}.jsonl", lines, durable=False)
+        means = [sum(group) / len(group) for group in by_prompt.values()]
+        score = sum(means) / len(means) if means else float("nan")
+        variance = sum((m - score) ** 2 for m in means) / max(len(means) - 1, 1)
+        lengths = [a["tokens"] for a in answers]
+        return EvalResult(
+            step=step,
+            task=self._task.name,
+            metric="pass@1",
+            score=score,
+            n=sum(map(len, by_prompt.values())),
+            stderr=math.sqrt(variance / max(len(means), 1)),
+            mean_tokens=sum(lengths) / max(len(lengths), 1),
+            truncated=sum(a["stop_reason"] == "length" for a in answers) / max(len(answers), 1),
+            failed=sum(a["verdict"].failure is not None for a in answers),
+        )

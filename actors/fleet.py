@@ -1,0 +1,105 @@
+"""How a conductor reaches its actors: started, awaited with a deadline, restarted.
+
+The conductor does not know where an actor lives. `program.py` gives it a fleet on Ray; tests and the
+seedling give it one whose actors are plain objects of this process. Both answer calls the same way:
+
+    reference = fleet.part("sampler", 0).generate.remote(request)
+    done = await fleet.wait(reference[0], 60, "sampler-0 to sample step 3")
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from runtime.errors import PippinError
+
+
+class PartDied(PippinError):
+    """An actor's process is gone; its work can be done again."""
+
+
+class Fleet(Protocol):
+    """The actors of one run."""
+
+    def start(self, role: str, index: int) -> Any:
+        """Begin to start (or restart) an actor; gives its handle."""
+        ...
+
+    def part(self, role: str, index: int = 0) -> Any:
+        """The handle of a started actor: `part(...).method.remote(...)`."""
+        ...
+
+    async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
+        """The value of a reference.
+
+        Raises PartDied if the actor died, RunFailed if it raised or did not answer in time ("waited
+        60 s for sampler-0 to sample step 3"), and what it raised if that is a PippinError.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End all actors."""
+        ...
+
+
+class LocalFleet:
+    """Actors as plain objects in this process; a call happens at once and its outcome is kept."""
+
+    def __init__(self, make: Callable[[str, int], Any]) -> None:
+        self._make = make
+        self._parts: dict[tuple[str, int], Any] = {}
+
+    def start(self, role: str, index: int) -> Any:
+        """Construct the object."""
+        self._parts[role, index] = _LocalPart(self._make(role, index))
+        return self._parts[role, index]
+
+    def part(self, role: str, index: int = 0) -> Any:
+        """Its handle."""
+        return self._parts[role, index]
+
+    async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
+        """The outcome of a call that has happened already."""
+        return reference.value()
+
+    def stop(self) -> None:
+        """Forget the objects, closing what they hold."""
+        for part in self._parts.values():
+            close = getattr(part.target, "close", None)
+            if close:
+                close()
+        self._parts.clear()
+
+
+class _LocalPart:
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def __getattr__(self, name: str) -> Any:
+        return _LocalMethod(getattr(self.target, name))
+
+
+class _LocalMethod:
+    def __init__(self, method: Any) -> None:
+        self._method = method
+
+    def remote(self, *arguments: Any) -> Any:
+        count = getattr(self._method, "__ray_num_returns__", None) or 1
+        try:
+            given = [a.value() if isinstance(a, _Outcome) else a for a in arguments]
+            result = self._method(*given)
+        except Exception as error:  # kept for whoever waits, as Ray does
+            outcomes = [_Outcome(error=error) for _ in range(count)]
+        else:
+            parts = result if count > 1 else (result,)
+            outcomes = [_Outcome(result=part) for part in parts]
+        return outcomes if count > 1 else outcomes[0]
+
+
+class _Outcome:
+    def __init__(self, result: Any = None, error: Exception | None = None) -> None:
+        self._result, self._error = result, error
+
+    def value(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result

@@ -1,0 +1,116 @@
+"""What the actors say to each other. Payloads (trajectory batches) travel beside them as Arrow.
+
+Defined in a module of their own: a record that is defined in a script arrives broken.
+"""
+
+from msgspec import Struct, field
+
+from runtime.ledger import Ledger
+from runtime.tasks.prompt import Prompt, Verdict
+
+
+class Hello(Struct, frozen=True, kw_only=True):
+    """An actor has started."""
+
+    pid: int
+    backend: str
+    """What MLX computes with: "metal", "openblas", "reference"; "" for actors without arrays."""
+    seconds: float
+
+
+class WeightsVersion(Struct, frozen=True, kw_only=True):
+    """Published weights: a file, and what whoever loads it must find in it."""
+
+    version: int
+    path: str
+    digest: str
+
+
+class Generate(Struct, frozen=True, kw_only=True):
+    """Sample `group_size` answers to each prompt."""
+
+    step: int
+    purpose: str
+    """"sample" or "eval": part of the random keys."""
+    prompts: list[Prompt]
+    group_size: int
+    weights: WeightsVersion
+    temperature: float
+    max_new_tokens: int
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+class Generated(Struct, frozen=True, kw_only=True):
+    """What a sampler did: the small half of its answer, beside the batch."""
+
+    rows: int
+    sampled_tokens: int
+    prefilled_tokens: int
+    seconds: float
+    waited_s: float
+    """For the GPU."""
+    loaded_s: float
+    """Reading weights."""
+    memory_bytes: int
+
+
+class Scored(Struct, frozen=True, kw_only=True):
+    """A verdict for each row of a batch, in its order."""
+
+    verdicts: list[Verdict]
+    lengths: list[int]
+    """Sampled tokens of each row."""
+    stop_reasons: list[str]
+    seconds: float
+
+
+class Learn(Struct, frozen=True, kw_only=True):
+    """One optimiser step (or a few) on a step's batches; verdicts beside each batch."""
+
+    step: int
+    scored: list[Scored]
+    dropped: list[list[str | None]]
+    """Why a row is not trained on, by batch and row; None for those that are."""
+    state: "RunState"
+    """What a checkpoint of this step must know of the run."""
+    checkpoint: bool
+    keep: list[int]
+    """Steps whose checkpoints stay besides the newest."""
+
+
+class RunState(Struct, frozen=True, kw_only=True):
+    """Where a run stands behind a step: what the conductor needs to go on."""
+
+    step: int = 0
+    cursor: int = 0
+    """Prompts pulled from the task's stream."""
+    ledger: Ledger = field(default_factory=Ledger)
+    seconds: float = 0.0
+
+
+class Learned(Struct, frozen=True, kw_only=True):
+    """What one step did."""
+
+    weights: WeightsVersion
+    metrics: dict[str, float]
+    trajectories_digest: str
+    optimizer_digest: str = ""
+    """Known when a checkpoint was written."""
+    checkpointed: bool = False
+
+
+class Restored(Struct, frozen=True, kw_only=True):
+    """Where the learner stands after loading the newest good checkpoint, or the base."""
+
+    state: RunState
+    weights: WeightsVersion
+    versions: list[WeightsVersion]
+    """All that can still be sampled with."""
+    optimizer_digest: str
+    trajectories_digest: str
+    parameters: int
+    trained_parameters: int
+    note: str = ""
+    """A checkpoint that was damaged and passed over, by name."""

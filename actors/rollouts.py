@@ -1,0 +1,220 @@
+"""Collecting a step: prompts to samplers, batches to verifiers, verdicts back.
+
+The batches stay where they are; what passes through here are references, verdicts and counts.
+"""
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from msgspec import Struct, field
+
+from actors.messages import Generate, Generated, RunState, Scored, WeightsVersion
+from actors.parts import Parts, together
+from configs.schema import Grpo, Settings, Sft
+from policies.advantages import informative
+from runtime.errors import RunFailed
+from runtime.ledger import Ledger
+from runtime.metrics import Meter, mean
+from runtime.tasks.prompt import Prompt, Task, Verdict
+
+Part = tuple[Generated, Scored, Any]
+"""One sampler's share: what it did, the verdicts, and the batch by reference."""
+
+
+class Collected(Struct, kw_only=True):
+    """A step's batches, by reference, with what is known about their rows."""
+
+    state: RunState
+    """Where the run stands once this step is learned."""
+    batches: list[Any] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+    dropped: list[list[str | None]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Rollouts:
+    """Pulls prompts from the task's stream and has them answered and scored."""
+
+    def __init__(self, settings: Settings, parts: Parts, task: Task) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._task = task
+        self._failures_in_row = 0
+        self._first_failure = ""
+
+    async def collect_data(self, step: int, state: RunState, sft: Sft) -> Collected:
+        """The next rows to imitate. Rows that are too long for the model are dropped and counted."""
+        prompts = self._pull(state.cursor, sft.rows_per_step)
+        dropped, batch = await self._parts.ask_two(
+            "reader", 0, "read", step, prompts, what=f"the reader to read step {step}"
+        )
+        ledger = state.ledger.pull(len(prompts))
+        ledger = ledger.settle(dropped.count(None), [reason for reason in dropped if reason])
+        return Collected(
+            state=RunState(step=step, cursor=state.cursor + len(prompts), ledger=ledger),
+            batches=[batch],
+            dropped=[dropped],
+        )
+
+    async def collect_samples(
+        self, step: int, state: RunState, grpo: Grpo, version: WeightsVersion
+    ) -> Collected:
+        """Sample until enough groups tell something apart, or the rounds are used up."""
+        sampling = self._settings.sampling
+
+        def request(prompts: list[Prompt]) -> Generate:
+            return Generate(
+                step=step,
+                purpose="sample",
+                prompts=prompts,
+                group_size=grpo.group_size,
+                weights=version,
+                temperature=sampling.temperature,
+                max_new_tokens=sampling.max_new_tokens,
+            )
+
+        meter = Meter()
+        collected = Collected(state=state)
+        cursor, ledger, wanted = state.cursor, state.ledger, grpo.prompts_per_step
+        for _ in range(grpo.resample_rounds + 1):
+            prompts = self._pull(cursor, wanted)
+            cursor += len(prompts)
+            ledger = ledger.pull(len(prompts) * grpo.group_size)
+            meter.add("sample_rounds", 1)
+            for _, scored, batch in await self.answer(
+                request, prompts, f"step {step}", meter, learning=True
+            ):
+                dropped, useful = sort_out(scored, grpo)
+                wanted -= useful
+                ledger = settle(ledger, scored, dropped)
+                collected.batches.append(batch)
+                collected.scored.append(scored)
+                collected.dropped.append(dropped)
+            if wanted <= 0:
+                break
+        collected.state = RunState(step=step, cursor=cursor, ledger=ledger)
+        meter.add("staleness_versions", step - 1 - version.version)
+        collected.metrics = {**meter.values, **describe(collected, grpo)}
+        return collected
+
+    async def answer(
+        self,
+        request: Callable[[list[Prompt]], Generate],
+        prompts: list[Prompt],
+        what: str,
+        meter: Meter,
+        *,
+        learning: bool,
+    ) -> list[Part]:
+        """Split prompts over the samplers, have each share scored as it comes; shares in order.
+
+        Raises RunFailed if the verifier failed too many times in a row.
+        """
+        count = min(self._settings.actors.samplers, len(prompts))
+        edges = [i * len(prompts) // count for i in range(count + 1)]
+        shares = [prompts[a:b] for a, b in pairwise(edges)]
+
+        async def one(i: int) -> Part:
+            done, batch = await self._parts.ask_two(
+                "sampler", i, "generate", request(shares[i]), what=f"sampler-{i} to answer {what}"
+            )
+            judge = i % self._settings.actors.verifiers
+            scored = await self._parts.ask(
+                "verifier",
+                judge,
+                "score",
+                batch,
+                shares[i],
+                learning,
+                what=f"verifier-{judge} to score {what}",
+            )
+            return done, scored, batch
+
+        began = time.perf_counter()
+        parts = await together(one(i) for i in range(count))
+        for _, scored, _ in parts:
+            self._watch(scored)
+        meter.add("answer_s", time.perf_counter() - began)
+        meter.add("sampler_busy_s", max(done.seconds for done, _, _ in parts))
+        meter.add("sampler_tokens", sum(done.sampled_tokens for done, _, _ in parts))
+        meter.add("verifier_busy_s", sum(scored.seconds for _, scored, _ in parts))
+        meter.top("gpu_wait_s", max(done.waited_s for done, _, _ in parts))
+        meter.add("weights_load_s", max(done.loaded_s for done, _, _ in parts))
+        meter.top("sampler_memory_bytes", max(done.memory_bytes for done, _, _ in parts))
+        return parts
+
+    def _pull(self, cursor: int, count: int) -> list[Prompt]:
+        return [self._task.prompt("train", cursor + i) for i in range(count)]
+
+    def _watch(self, scored: Scored) -> None:
+        """Count failures in a row; stop at the limit with the first of them."""
+        limit = self._settings.verifier.max_failures
+        for verdict in scored.verdicts:
+            if verdict.failure is None:
+                self._failures_in_row = 0
+                continue
+            if not self._failures_in_row:
+                self._first_failure = f"{verdict.failure}: {verdict.detail}"
+            self._failures_in_row += 1
+            if self._failures_in_row >= limit:
+                raise RunFailed(
+                    f"the reward failed {limit} times in a row (verifier.max_failures); "
+                    f"first it {self._first_failure}"
+                )
+
+
+def sort_out(scored: Scored, grpo: Grpo) -> tuple[list[str | None], int]:
+    """Why each row is not trained on (None for those that are), and how many groups are useful.
+
+    Rows come in whole groups. A row without a verdict has no reason here: it counts as failed.
+    """
+    reasons: list[str | None] = []
+    useful = 0
+    for first in range(0, len(scored.verdicts), grpo.group_size):
+        group = range(first, first + grpo.group_size)
+        rewards = [r for i in group if (r := scored.verdicts[i].reward) is not None]
+        reason = None
+        if len(rewards) < 2:
+            reason = "too_few_scored"
+        elif grpo.drop_zero_variance and not informative(rewards, grpo.zero_variance_tolerance):
+            reason = "zero_variance"
+        useful += reason is None
+        for i in group:
+            cut = grpo.overlong.mask_truncated and scored.stop_reasons[i] == "length"
+            failed = scored.verdicts[i].reward is None
+            reasons.append(None if failed else reason or ("truncated" if cut else None))
+    return reasons, useful
+
+
+def settle(ledger: Ledger, scored: Scored, dropped: list[str | None]) -> Ledger:
+    """The ledger once these rows are learned."""
+    failures = [v.failure for v in scored.verdicts if v.failure is not None]
+    reasons = [reason for reason in dropped if reason is not None]
+    trained = len(dropped) - len(failures) - len(reasons)
+    return ledger.settle(trained, reasons, failures)
+
+
+def describe(collected: Collected, grpo: Grpo) -> dict[str, float]:
+    """What a step's answers were like."""
+    verdicts: list[Verdict] = [v for s in collected.scored for v in s.verdicts]
+    reasons = [r for s in collected.scored for r in s.stop_reasons]
+    lengths = [float(n) for s in collected.scored for n in s.lengths]
+    size = grpo.group_size
+    groups = [verdicts[i : i + size] for i in range(0, len(verdicts), size)]
+    flat = [
+        not informative([v.reward for v in g if v.reward is not None], grpo.zero_variance_tolerance)
+        for g in groups
+    ]
+    return {
+        "reward_mean": mean([v.reward for v in verdicts if v.reward is not None]),
+        "pass_at_1": mean([float(v.passed) for v in verdicts if v.passed is not None]),
+        "failed_share": mean([float(v.failure is not None) for v in verdicts]),
+        "completion_tokens_mean": mean(lengths),
+        "stop_share": mean([float(r == "stop") for r in reasons]),
+        "truncated_share": mean([float(r == "length") for r in reasons]),
+        "zero_variance_share": mean([float(f) for f in flat]),
+        "all_passed_share": mean([float(all(v.passed for v in g)) for g in groups]),
+        "none_passed_share": mean([float(not any(v.passed for v in g)) for g in groups]),
+    }

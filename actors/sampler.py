@@ -1,0 +1,125 @@
+"""The sampler (rollout worker): samples answers with the weights version it is told to use."""
+
+import os
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import pyarrow as pa
+import ray
+
+from actors.logs import open_log
+from actors.messages import Generate, Generated, Hello, WeightsVersion
+from configs.schema import Settings
+from policies import weights
+from policies.decode import Decoder, Sampling, Sequence
+from policies.model import load_policy
+from policies.rows import encode, from_sequence
+from runtime.blas import load_blas
+from runtime.home import home
+from runtime.keys import derive
+from runtime.lease import Lease
+from runtime.trajectory import to_batch
+
+CACHE_BYTES = 2 << 30
+"""What MLX may keep of freed memory within a phase."""
+
+
+class Sampler:
+    """Holds a copy of the model. Stateless towards the run: any of them can do any request again."""
+
+    def __init__(self, settings: Settings, run: str, name: str) -> None:
+        began = time.perf_counter()
+        self._settings = settings
+        self._name = name
+        self._log = open_log(Path(run) / "logs", name)
+        self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
+        self._decoder = Decoder(self._policy, settings.sampling.slots)
+        self._version: int | None = None
+        self._lease = Lease(home() / "gpu", gpu_places())
+        mx.set_cache_limit(CACHE_BYTES)
+        self._log.info("started", pid=os.getpid(), checkpoint=settings.model.path)
+        self._started_s = time.perf_counter() - began
+
+    @ray.method
+    def hello(self) -> Hello:
+        """Answers when the constructor has finished."""
+        return Hello(
+            pid=os.getpid(), backend=load_blas(self._settings.exact), seconds=self._started_s
+        )
+
+    @ray.method(num_returns=2)
+    def generate(self, request: Generate) -> tuple[Generated, pa.RecordBatch]:
+        """Sample; gives what was done and the batch, rows in order of prompt and sample."""
+        who = f"{self._name} for {request.purpose} at step {request.step}"
+        with self._lease.hold(who, self._settings.deadlines.generate_s) as waited_s:
+            loaded_s = self._use(request.weights)
+            began = time.perf_counter()
+            before = (self._decoder.counts.sampled_tokens, self._decoder.counts.prefilled_tokens)
+            batch = self._sample(request)
+            seconds = time.perf_counter() - began
+            memory = mx.get_peak_memory()
+            mx.clear_cache()
+        done = Generated(
+            rows=batch.num_rows,
+            sampled_tokens=self._decoder.counts.sampled_tokens - before[0],
+            prefilled_tokens=self._decoder.counts.prefilled_tokens - before[1],
+            seconds=seconds,
+            waited_s=waited_s,
+            loaded_s=loaded_s,
+            memory_bytes=memory,
+        )
+        self._log.info("generated", step=request.step, purpose=request.purpose, rows=done.rows)
+        return done, batch
+
+    def _use(self, version: WeightsVersion) -> float:
+        """Load a weights version unless it is the present one; gives the seconds it took."""
+        if version.version == self._version:
+            return 0.0
+        began = time.perf_counter()
+        self._policy.load_trained(weights.load(Path(version.path), version.digest))
+        self._version = version.version
+        return time.perf_counter() - began
+
+    def _sample(self, request: Generate) -> pa.RecordBatch:
+        tokens = self._policy.tokenizer
+        limit = self._policy.context_length - request.max_new_tokens
+        sampling = Sampling(
+            temperature=request.temperature,
+            max_new_tokens=request.max_new_tokens,
+            top_k=request.top_k,
+            top_p=request.top_p,
+            min_p=request.min_p,
+        )
+        plan = []
+        for prompt in request.prompts:
+            ids = encode(tokens, prompt, limit)
+            for sample in range(request.group_size):
+                # An evaluation asks the same questions of every version: its keys know no step.
+                step = request.step if request.purpose == "sample" else 0
+                key = derive(self._settings.seed, request.purpose, step, prompt.index, sample)
+                plan.append((prompt, sample, Sequence(prompt=ids, key=key)))
+        self._decoder.run([s for _, _, s in plan], sampling, request.weights.version)
+        rows = [
+            from_sequence(
+                tokens,
+                prompt,
+                sequence,
+                step=request.step,
+                sample=sample,
+                temperature=request.temperature,
+            )
+            for prompt, sample, sequence in plan
+        ]
+        return to_batch(
+            rows,
+            {
+                "pippin.tokenizer": tokens.fingerprint,
+                "pippin.weights": f"{request.weights.version}:{request.weights.digest}",
+            },
+        )
+
+
+def gpu_places() -> int:
+    """How many processes may compute at once: one on a GPU, as many as cores on the CPU backend."""
+    return 1 if mx.default_device() == mx.Device(mx.gpu) else max(os.cpu_count() or 1, 1)

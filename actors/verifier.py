@@ -1,0 +1,71 @@
+"""The verifier: turns answers into rewards. Holds no arrays; any of them can do any batch again."""
+
+import os
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+
+from actors.logs import open_log
+from actors.messages import Hello, Scored
+from configs.schema import Grpo, Settings
+from policies.advantages import overlong_penalty
+from runtime.tasks.open import open_task
+from runtime.tasks.prompt import Prompt, Verdict
+from runtime.trajectory import StopReason, lists
+
+
+class Verifier:
+    """Scores batches with the task's own verifier."""
+
+    def __init__(self, settings: Settings, run: str, name: str) -> None:
+        began = time.perf_counter()
+        self._settings = settings
+        self._log = open_log(Path(run) / "logs", name)
+        self._task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
+        self._log.info("started", pid=os.getpid())
+        self._started_s = time.perf_counter() - began
+
+    @ray.method
+    def hello(self) -> Hello:
+        """Answers when the constructor has finished."""
+        return Hello(pid=os.getpid(), backend="", seconds=self._started_s)
+
+    @ray.method
+    def score(self, batch: pa.RecordBatch, prompts: list[Prompt], learning: bool) -> Scored:
+        """A verdict for each row. `learning` adds what shapes a reward (DAPO's overlong penalty)."""
+        began = time.perf_counter()
+        by_index = {prompt.index: prompt for prompt in prompts}
+        lengths = [int(s.sum()) for s in lists(batch, "sampled")]
+        verdicts = []
+        for index, text, length in zip(
+            batch.column("prompt_index").to_pylist(), batch.column("text").to_pylist(), lengths
+        ):
+            verdict = self._task.verify(by_index[index], text)
+            if verdict.failure:
+                self._log.warning(
+                    "failed", prompt=index, kind=verdict.failure, detail=verdict.detail
+                )
+            verdicts.append(self._shape(verdict, length) if learning else verdict)
+        return Scored(
+            verdicts=verdicts,
+            lengths=lengths,
+            stop_reasons=[StopReason(r) for r in batch.column("stop_reason").to_pylist()],
+            seconds=time.perf_counter() - began,
+        )
+
+    def _shape(self, verdict: Verdict, length: int) -> Verdict:
+        algorithm = self._settings.algorithm
+        if verdict.reward is None or not isinstance(algorithm, Grpo):
+            return verdict
+        overlong = algorithm.overlong
+        if not overlong.penalty_tokens:
+            return verdict
+        limit = self._settings.sampling.max_new_tokens
+        penalty = overlong.penalty * overlong_penalty(length, limit, overlong.penalty_tokens)
+        return Verdict(
+            reward=verdict.reward + penalty,
+            passed=verdict.passed,
+            parts={**verdict.parts, "overlong": penalty},
+        )

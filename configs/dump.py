@@ -1,0 +1,52 @@
+"""Settings as a TOML recipe: every key with its resolved value. `load` of it gives them back."""
+
+import json
+import re
+from typing import Any
+
+from msgspec import Struct, structs
+
+from configs.schema import Settings
+
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as TOML, in the order of the schema."""
+    return "\n".join(_table(settings, ())).strip() + "\n"
+
+
+def _table(record: Struct, key: tuple[str, ...]) -> list[str]:
+    """A table's lines: its own values first, since TOML reads what follows as the sub-table's."""
+    values = {field.name: getattr(record, field.name) for field in structs.fields(record)}
+    config = record.__struct_config__
+    lines = ["", f"[{'.'.join(key)}]"] if key else []
+    if config.tag_field is not None:
+        lines.append(f"{config.tag_field} = {_value(config.tag)}")
+    lines += [f"{n} = {_value(v)}" for n, v in values.items() if not isinstance(v, Struct)]
+    if key and lines[-1].startswith("["):
+        lines = []
+    for name, value in values.items():
+        if isinstance(value, Struct):
+            lines += _table(value, (*key, name))
+    return lines
+
+
+def _value(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list():
+            return f"[{', '.join(map(_value, value))}]"
+        case dict():
+            pairs = ", ".join(f"{_key(name)} = {_value(item)}" for name, item in value.items())
+            return f"{{ {pairs} }}" if pairs else "{}"
+    raise TypeError(f"a setting cannot be of {type(value)}")
+
+
+def _key(name: str) -> str:
+    return name if BARE_KEY.fullmatch(name) else _value(name)

@@ -1,0 +1,137 @@
+"""``pippin check RECIPE``: the resolved settings, what they mean, and whether they fit here.
+
+Answers in a fraction of a second: nothing here imports MLX, Ray, NumPy or transformers. It judges
+a checkpoint by its headers and data by being there; what is inside the data a launch finds out.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from configs import SettingsError, load
+from configs.dump import to_toml
+from configs.schema import Gsm8k, Jsonl, Settings
+from ops.estimate import (
+    GIB,
+    Estimate,
+    Network,
+    assumed_network,
+    assumed_prompt_tokens,
+    estimate,
+    network_of,
+)
+from ops.sentences import explain
+from runtime.checkpoint_files import cached, inspect
+from runtime.errors import BadInput
+
+
+def run(recipe: str, overrides: Sequence[str] = ()) -> int:
+    """Print all that can be said of `recipe` before it runs; 0 if nothing speaks against it.
+
+    Raises BadInput for a recipe that cannot be used, and, after printing, for a checkpoint or a
+    data file that is missing or damaged.
+    """
+    try:
+        settings = load(recipe, overrides)
+    except SettingsError as error:
+        raise BadInput(str(error)) from None
+    prompt_tokens = assumed_prompt_tokens(settings)
+    print(f"# {recipe}, resolved\n\n{to_toml(settings)}")
+    print("# What the numbers mean\n")
+    for sentence in explain(settings, prompt_tokens):
+        print(f"- {sentence}")
+    problems = list(_missing_files(recipe, settings))
+    try:
+        network, assumption = find_network(settings.model.path)
+    except BadInput as error:
+        network, assumption = None, "unknown: the checkpoint cannot be used"
+        problems.insert(0, str(error))
+    print("\n# Memory\n")
+    for line in _memory(settings, network, assumption, prompt_tokens):
+        print(line)
+    if problems:
+        raise BadInput("\n".join(problems))
+    return 0
+
+
+def find_network(path: str) -> tuple[Network | None, str]:
+    """The network of `model.path` and, in words, where that knowledge is from.
+
+    Raises BadInput for a folder that is damaged or missing.
+    """
+    folder = Path(path) if Path(path).is_absolute() else None
+    folder = folder or (cached(path) if "/" in path else None)
+    if folder is not None:
+        network = network_of(inspect(folder))
+        if network is None:
+            return None, f"unknown: {folder / 'config.json'} describes no plain transformer"
+        size = f"{network.parameters / 1e6:,.1f} million parameters"
+        return network, f"from the headers in {folder}: {size}"
+    stand_in = assumed_network(path)
+    if stand_in is None:
+        return None, f"unknown: {path} is not on this machine yet and its name says no size"
+    return stand_in
+
+
+def machine_memory_bytes() -> int:
+    """All memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _missing_files(recipe: str, settings: Settings) -> Iterator[str]:
+    task = settings.task
+    names = ("train", "eval", "reward") if isinstance(task, Jsonl) else ("train", "eval")
+    if not isinstance(task, Gsm8k | Jsonl):
+        return
+    for name in names:
+        path = getattr(task, name)
+        if path and not Path(path).is_file():
+            kind = "a folder" if Path(path).is_dir() else "missing"
+            yield f"{recipe}: task.{name} needs a file, {path} is {kind}"
+
+
+def _memory(
+    settings: Settings, network: Network | None, assumption: str, prompt_tokens: int
+) -> Iterator[str]:
+    yield f"Checkpoint: {assumption}."
+    if network is None:
+        return
+    result = estimate(settings, network, machine_memory_bytes(), prompt_tokens)
+    yield f"Prompts of {prompt_tokens} tokens are assumed, and answers of full length.\n"
+    for item in result.items:
+        phase = "" if item.phase == "always" else f" (while {item.phase})"
+        yield f"  {_gib(item.size_bytes):>10}  {item.what}{phase}"
+    yield f"  {_gib(result.peak_bytes):>10}  at the peak: one phase at a time\n"
+    yield _verdict(settings, result)
+
+
+def _verdict(settings: Settings, result: Estimate) -> str:
+    share = result.peak_bytes / result.memory_bytes
+    line = (
+        f"Verdict: {result.verdict}: about {_gib(result.peak_bytes)} of this machine's "
+        f"{_gib(result.memory_bytes)} ({share:.0%})."
+    )
+    advice = _advice(settings, result) if result.verdict != "fits" else ""
+    return f"{line} {advice}".rstrip()
+
+
+def _advice(settings: Settings, result: Estimate) -> str:
+    """What would shrink the largest part."""
+    largest = max(result.items, key=lambda item: item.size_bytes)
+    if largest.phase == "learning":
+        if not settings.model.gradient_checkpointing:
+            return "Try model.gradient_checkpointing = true, or fewer actors.micro_batch_tokens."
+        return "Try fewer actors.micro_batch_tokens."
+    if largest.phase == "sampling":
+        return "Try fewer sampling.slots."
+    if settings.model.train.__struct_config__.tag == "full":
+        return 'Try model.train.name = "lora": gradients and moments shrink to the adapters\'.'
+    if not settings.model.quantize_bits:
+        return "Try model.quantize_bits = 4."
+    return "Try a smaller checkpoint."
+
+
+def _gib(size_bytes: int) -> str:
+    if size_bytes >= GIB / 10:
+        return f"{size_bytes / GIB:.1f} GiB"
+    return f"{size_bytes / 1024**2:.1f} MiB"

@@ -1,0 +1,142 @@
+"""What the numbers of a recipe mean, a sentence each: what is multiplied by what, and how often."""
+
+from collections.abc import Iterator
+
+from configs.consistency import uncorrected
+from configs.schema import Checkpoint, Grpo, Settings, Sft
+from ops.estimate import micro_batch, rows_per_step
+
+
+def explain(settings: Settings, prompt_tokens: int) -> list[str]:
+    """The sentences, in the order in which a run meets the numbers."""
+    match settings.algorithm:
+        case Grpo() as grpo:
+            lines = list(_grpo(grpo, settings, prompt_tokens))
+        case Sft() as sft:
+            lines = list(_sft(sft, settings, prompt_tokens))
+    return [*lines, _evaluation(settings), _checkpoints(settings.checkpoint)]
+
+
+def _grpo(grpo: Grpo, settings: Settings, prompt_tokens: int) -> Iterator[str]:
+    prompts, trajectories = grpo.prompts_per_step, rows_per_step(settings)
+    updates = grpo.updates_per_step
+    most = trajectories * settings.sampling.max_new_tokens
+    yield (
+        f"{_count(prompts, 'prompt')} × {_count(grpo.group_size, 'sample')} = "
+        f"{_count(trajectories, 'trajectory')} = {_count(updates, 'optimiser step')} "
+        f"({most:,} sampled tokens at most)."
+    )
+    if updates > 1:
+        low, high = prompts // updates, -(-prompts // updates)
+        groups = f"{low}" if low == high else f"{low} or {high}"
+        yield (
+            f"Each of the {updates} optimiser steps takes {groups} of the {prompts} groups; "
+            "from the second on the trajectories are off-policy."
+        )
+    yield (
+        f"{_count(grpo.steps, 'step')} = {_count(grpo.steps * updates, 'optimiser step')} on "
+        f"{_count(grpo.steps * trajectories, 'trajectory')} of "
+        f"{_count(grpo.steps * prompts, 'prompt')} in all."
+    )
+    yield _decoding(settings, trajectories)
+    yield _micro_batches(settings, trajectories // updates, prompt_tokens)
+    yield _lag(grpo)
+    yield _zero_variance(grpo)
+    if uncorrected(grpo):
+        yield (
+            'Note: surrogate "reinforce" has no ratio and correction "bypass" adds none, so '
+            "off-policy trajectories bias its gradient; truncate or mask corrects it."
+        )
+
+
+def _sft(sft: Sft, settings: Settings, prompt_tokens: int) -> Iterator[str]:
+    rows = sft.rows_per_step
+    yield f"{_count(rows, 'row')} = 1 optimiser step, averaged over the tokens of their answers."
+    yield f"{_count(sft.steps, 'step')} = {_count(sft.steps * rows, 'row')} in all."
+    yield _micro_batches(settings, rows, prompt_tokens)
+
+
+def _decoding(settings: Settings, trajectories: int) -> str:
+    slots, samplers = settings.sampling.slots, settings.actors.samplers
+    each = "" if samplers == 1 else f"{samplers} samplers × "
+    if trajectories <= slots * samplers:
+        return f"{each}{_count(slots, 'slot')} decode all {trajectories:,} trajectories at once."
+    return (
+        f"{each}{_count(slots, 'slot')} decode {slots * samplers:,} of the {trajectories:,} "
+        "trajectories at once; a slot that ends takes the next one."
+    )
+
+
+def _micro_batches(settings: Settings, rows: int, prompt_tokens: int) -> str:
+    limit = settings.actors.micro_batch_tokens
+    _, length = micro_batch(settings, prompt_tokens)
+    passes = -(-rows // max(limit // length, 1))
+    return (
+        f"{limit:,} padded tokens a micro-batch: with prompts of {prompt_tokens} tokens "
+        f"(assumed), {_count(passes, 'forward and backward pass')} an optimiser step at most; "
+        "the cut changes memory, not the result."
+    )
+
+
+def _lag(grpo: Grpo) -> str:
+    if grpo.max_lag == 0:
+        return "Lag 0: each step samples with the weights that it trains; nothing is stale."
+    return (
+        f"Lag {grpo.max_lag}: sampling may be {_count(grpo.max_lag, 'weights version')} behind, "
+        f'and the "{grpo.correction.__struct_config__.tag}" correction accounts for it.'
+    )
+
+
+def _zero_variance(grpo: Grpo) -> str:
+    if not grpo.drop_zero_variance:
+        return "Groups whose rewards are all equal stay in the batch, with advantages of 0."
+    if not grpo.resample_rounds:
+        return (
+            "Groups whose rewards are all equal are dropped and counted, and not replaced: "
+            "a step may train on fewer trajectories."
+        )
+    prompts = grpo.prompts_per_step * (1 + grpo.resample_rounds)
+    return (
+        f"Dropped groups are replaced in up to {_count(grpo.resample_rounds, 'round')}: at worst "
+        f"{_count(prompts, 'prompt')} = {_count(prompts * grpo.group_size, 'trajectory')} are "
+        "sampled for a step."
+    )
+
+
+def evaluations(settings: Settings) -> int:
+    """How many evaluations a run makes: the base, every so many steps, and the last weights."""
+    if not settings.eval.prompts:
+        return 0
+    every = settings.eval.every_steps
+    return 2 if every == 0 else 1 + -(-settings.algorithm.steps // every)
+
+
+def _evaluation(settings: Settings) -> str:
+    evaluation = settings.eval
+    count = evaluations(settings)
+    if not count:
+        return "No evaluation: the run will not know whether it got better."
+    answers = evaluation.prompts * evaluation.samples
+    when = f", every {evaluation.every_steps} steps" if evaluation.every_steps else ""
+    how = f"at temperature {evaluation.temperature:g}" if evaluation.temperature else "greedy"
+    limit = evaluation.max_new_tokens or settings.sampling.max_new_tokens
+    return (
+        f"Evaluation: {_count(evaluation.prompts, 'held-out prompt')} × "
+        f"{_count(evaluation.samples, 'answer')} ({how}, up to {_count(limit, 'token')}), of the "
+        f"base{when} and at the end = {_count(count, 'evaluation')} = "
+        f"{_count(count * answers, 'answer')}."
+    )
+
+
+def _checkpoints(checkpoint: Checkpoint) -> str:
+    every = "step" if checkpoint.every_steps == 1 else f"{checkpoint.every_steps} steps"
+    newest = "newest stays" if checkpoint.keep == 1 else f"{checkpoint.keep} newest stay"
+    return f"A checkpoint every {every}: the {newest}, and the best and the last."
+
+
+def _count(number: int, noun: str) -> str:
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith('ss') else 's'}"

@@ -1,0 +1,110 @@
+"""Advantages: how much better an answer was than its group's others, from rewards alone.
+
+Rewards come flat, with the number of the group that each belongs to. NaN is a reward that could
+not be had: it joins no mean and gets no advantage (NaN), which is not an advantage of zero. A group
+with fewer than two rewards has nothing to compare and gets none either.
+
+Shapes: N trajectories, G trajectories of one group. All arithmetic in float64, in numpy.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Method = Literal["group_mean", "group_std", "rloo", "batch_std"]
+
+EPSILON = 1e-4
+"""Added to a standard deviation (TRL's value): float noise in equal rewards stays small."""
+
+
+def advantages(rewards_N: ArrayLike, group_N: ArrayLike, method: Method) -> Floats:
+    """Advantages [N] by `method`; NaN where there is none.
+
+    Raises ValueError if a reward is infinite.
+    """
+    rewards_N, group_N = _checked(rewards_N, group_N)
+    if method == "batch_std":
+        return batch_std(rewards_N, group_N)
+    one_group = {"group_mean": group_mean, "group_std": group_std, "rloo": rloo}[method]
+    result_N = np.full(rewards_N.shape, np.nan)
+    for rows in _groups(rewards_N, group_N):
+        result_N[rows] = one_group(rewards_N[rows])
+    return result_N
+
+
+def group_mean(rewards_G: Floats) -> Floats:
+    """Reward less the group's mean: no division, so no difficulty bias (Dr. GRPO, 2503.20783)."""
+    return rewards_G - rewards_G.mean()
+
+
+def group_std(rewards_G: Floats) -> Floats:
+    """The same in units of the group's standard deviation, ddof 1 (GRPO, 2402.03300)."""
+    return group_mean(rewards_G) / (rewards_G.std(ddof=1) + EPSILON)
+
+
+def rloo(rewards_G: Floats) -> Floats:
+    """Reward less the mean of the others: unbiased in scale as well (RLOO, 2402.14740)."""
+    return group_mean(rewards_G) * (len(rewards_G) / (len(rewards_G) - 1))
+
+
+def batch_std(rewards_N: Floats, group_N: NDArray[np.int64]) -> Floats:
+    """Reward less the group's mean, over the deviation of all compared rewards (2508.08221)."""
+    result_N = advantages(rewards_N, group_N, "group_mean")
+    compared_N = ~np.isnan(result_N)
+    if not compared_N.any():
+        return result_N
+    return result_N / (rewards_N[compared_N].std(ddof=1) + EPSILON)
+
+
+def informative(rewards_G: ArrayLike, tolerance: float) -> bool:
+    """Whether a group's rewards differ by more than `tolerance`: else there is nothing to learn.
+
+    An explicit tolerance, because float noise divided by its own deviation looks like a signal.
+    """
+    rewards_G = np.asarray(rewards_G, np.float64)
+    rewards_G = rewards_G[~np.isnan(rewards_G)]
+    return len(rewards_G) > 1 and float(np.ptp(rewards_G)) > tolerance
+
+
+def informative_rows(
+    rewards_N: ArrayLike, group_N: ArrayLike, tolerance: float
+) -> NDArray[np.bool_]:
+    """True for each scored trajectory of an informative group."""
+    rewards_N, group_N = _checked(rewards_N, group_N)
+    result_N = np.zeros(rewards_N.shape, bool)
+    for rows in _groups(rewards_N, group_N):
+        result_N[rows] = informative(rewards_N[rows], tolerance)
+    return result_N
+
+
+def overlong_penalty(length_tokens: int, limit_tokens: int, zone_tokens: int) -> float:
+    """DAPO's soft punishment of length (2503.14476, eq. 13), to be added to a reward: in [−1, 0].
+
+    Nothing up to ``limit_tokens - zone_tokens``, then linear down to −1 at the limit and beyond
+    it. Without a zone only what exceeds the limit is punished.
+    """
+    excess_tokens = length_tokens - (limit_tokens - zone_tokens)
+    if excess_tokens <= 0:
+        return 0.0
+    return -min(excess_tokens / zone_tokens, 1.0) if zone_tokens else -1.0
+
+
+def _checked(rewards_N: ArrayLike, group_N: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
+    rewards_N, group_N = np.asarray(rewards_N, np.float64), np.asarray(group_N, np.int64)
+    if rewards_N.ndim != 1 or rewards_N.shape != group_N.shape:
+        raise ValueError(
+            "rewards and groups need one shape [N], "
+            f"got {list(rewards_N.shape)} and {list(group_N.shape)}"
+        )
+    if np.isinf(rewards_N).any():
+        raise ValueError(f"a reward needs to be finite or NaN (none), got {rewards_N.tolist()}")
+    return rewards_N, group_N
+
+
+def _groups(rewards_N: Floats, group_N: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The scored rows of each group that has two or more of them."""
+    scored_N = ~np.isnan(rewards_N)
+    groups = (np.flatnonzero(scored_N & (group_N == group)) for group in np.unique(group_N))
+    return [rows for rows in groups if len(rows) > 1]

@@ -1,0 +1,34 @@
+"""Estimators of KL(π‖ref) on sampled tokens. Which one depends on what for: their gradients differ.
+
+With d = log π − log ref on a token sampled from π (Schulman, "Approximating KL divergence", 2020;
+Tang & Munos, 2506.09477):
+
+    estimator          as a value            as a loss, the gradient of
+    k1 = d             unbiased              nothing: its expectation is 0
+    k2 = d²/2          biased                KL(π‖ref), the reverse KL that is wanted
+    k3 = e^−d − 1 + d  unbiased, low noise   KL(ref‖π), the other one
+
+So k1 is taken off the reward, k2 goes into the loss, and k3 is only ever reported.
+
+Shapes: B sequences, T tokens in each. All are 0 off the sampled tokens.
+"""
+
+import mlx.core as mx
+
+from policies.objectives.correction import log_ratio
+
+
+def k1(logprobs_BT: mx.array, reference_logprobs_BT: mx.array, sampled_BT: mx.array) -> mx.array:
+    """d. For the reward: the sum over a sequence, times the coefficient, is taken off it."""
+    return log_ratio(logprobs_BT, reference_logprobs_BT, sampled_BT)
+
+
+def k2(logprobs_BT: mx.array, reference_logprobs_BT: mx.array, sampled_BT: mx.array) -> mx.array:
+    """d²/2. For the loss."""
+    return 0.5 * log_ratio(logprobs_BT, reference_logprobs_BT, sampled_BT) ** 2
+
+
+def k3(logprobs_BT: mx.array, reference_logprobs_BT: mx.array, sampled_BT: mx.array) -> mx.array:
+    """e^−d − 1 + d, never negative. For the report."""
+    d_BT = log_ratio(logprobs_BT, reference_logprobs_BT, sampled_BT)
+    return mx.maximum(mx.expm1(-d_BT) + d_BT, 0.0)

@@ -1,0 +1,97 @@
+"""AdamW on named arrays, with full-precision masters where the weights are in half precision.
+
+A learning rate of 1e-6 moves a bfloat16 weight by less than its last bit: the step would be lost. So the
+optimiser holds float32 masters, steps them, and the model gets them rounded.
+"""
+
+import math
+
+import mlx.core as mx
+import mlx.optimizers as optim
+from mlx.utils import tree_unflatten
+
+from configs.schema import Optimizer
+from policies.model import Arrays, flat, number
+
+
+class AdamW:
+    """MLX's AdamW with bias correction. `state()` is all there is to it; `restore` brings it back."""
+
+    def __init__(self, settings: Optimizer, weights: Arrays, steps: int) -> None:
+        self._settings = settings
+        self._steps = steps
+        self._adam = optim.AdamW(
+            learning_rate=settings.learning_rate,
+            betas=[settings.beta1, settings.beta2],
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            bias_correction=True,
+        )
+        self._dtypes = {name: weight.dtype for name, weight in weights.items()}
+        self._masters = {
+            name: weight.astype(mx.float32)
+            for name, weight in weights.items()
+            if weight.dtype != mx.float32
+        }
+        self.updates = 0
+        self._adam.init({k: self._masters.get(k, w) for k, w in weights.items()})
+
+    def step(self, weights: Arrays, gradients: Arrays) -> tuple[Arrays, float, float]:
+        """New weights, the global norm of the gradient before it was scaled down, and the rate used.
+
+        Raises FloatingPointError, changing nothing, if the gradient is not finite.
+        """
+        squares = sum(mx.square(g.astype(mx.float32)).sum() for g in gradients.values())
+        norm = number(mx.sqrt(mx.array(squares)))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient's norm is {norm}")
+        limit = self._settings.max_grad_norm
+        scale = limit / norm if limit and norm > limit else 1.0
+        rate = self.rate(self.updates)
+        self._adam.learning_rate = mx.array(rate)
+        whole = {k: self._masters.get(k, w) for k, w in weights.items()}
+        scaled = {k: g.astype(mx.float32) * scale for k, g in gradients.items()}
+        new = self._adam.apply_gradients(scaled, whole)
+        self.updates += 1
+        self._masters = {k: new[k] for k in self._masters}
+        rounded = {k: v.astype(self._dtypes[k]) for k, v in new.items()}
+        mx.eval(rounded, self._masters, self._adam.state)
+        return rounded, norm, rate
+
+    def rate(self, update: int) -> float:
+        """The learning rate of update number `update`, from 0: warm-up, then the schedule."""
+        s = self._settings
+        if update < s.warmup_steps:
+            return s.learning_rate * (update + 1) / s.warmup_steps
+        span = max(self._steps - s.warmup_steps, 1)
+        done = min((update - s.warmup_steps) / span, 1.0)
+        match s.schedule:
+            case "constant":
+                share = 1.0
+            case "linear":
+                share = 1 - (1 - s.final_share) * done
+            case "cosine":
+                share = s.final_share + (1 - s.final_share) * (1 + math.cos(math.pi * done)) / 2
+        return s.learning_rate * share
+
+    def state(self) -> Arrays:
+        """Moments, step count and masters, by name."""
+        moments: Arrays = {f"adam.{k}": v for k, v in flat(self._adam.state).items()}
+        moments.pop("adam.learning_rate", None)
+        masters = {f"master.{k}": v for k, v in self._masters.items()}
+        return {**moments, **masters, "updates": mx.array(self.updates, mx.int64)}
+
+    def restore(self, state: Arrays) -> None:
+        """Go on from a saved state. Raises ValueError if it is of another model."""
+        mine, theirs = self.state(), dict(state)
+        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
+            odd = sorted(mine.keys() ^ theirs.keys())[:3] or ["shapes"]
+            raise ValueError(f"optimiser state does not fit this model: {', '.join(odd)}")
+        self.updates = int(number(theirs.pop("updates")))
+        self._masters = {k[7:]: v for k, v in theirs.items() if k.startswith("master.")}
+        moments = [(k[5:], v) for k, v in theirs.items() if k.startswith("adam.")]
+        self._adam.state = {
+            **tree_unflatten(moments),
+            "learning_rate": mx.array(self._settings.learning_rate),
+        }
+        mx.eval(self._masters, self._adam.state)

@@ -1,0 +1,80 @@
+"""Prompts and data as tokens, and finished sequences as trajectories."""
+
+from collections.abc import Sequence as Items
+
+from policies.decode import Sequence
+from policies.model import Tokens
+from runtime.errors import BadInput
+from runtime.tasks.prompt import Prompt
+from runtime.trajectory import StopReason, Trajectory
+
+
+def encode(tokens: Tokens, prompt: Prompt, limit: int) -> tuple[int, ...]:
+    """A prompt's ids. Raises BadInput if it is empty or longer than `limit`."""
+    ids = tuple(tokens.prompt(prompt.messages))
+    if not ids:
+        raise BadInput(f"task {prompt.task}: prompt {prompt.index} is empty")
+    if len(ids) > limit:
+        raise BadInput(
+            f"task {prompt.task}: prompt {prompt.index} has {len(ids)} tokens; the model's context "
+            f"less sampling.max_new_tokens leaves {limit}"
+        )
+    return ids
+
+
+def from_sequence(
+    tokens: Tokens,
+    prompt: Prompt,
+    sequence: Sequence,
+    *,
+    step: int,
+    sample: int,
+    temperature: float,
+) -> Trajectory:
+    """The record of a sampled sequence."""
+    before, sampled = len(sequence.prompt), len(sequence.tokens)
+    assert sequence.stop_reason is not None
+    return Trajectory(
+        step=step,
+        task=prompt.task,
+        prompt_index=prompt.index,
+        sample=sample,
+        key=sequence.key,
+        tokens=[*sequence.prompt, *sequence.tokens],
+        sampled=[False] * before + [True] * sampled,
+        logprobs=[0.0] * before + sequence.logprobs,
+        weights_version=[-1] * before + sequence.versions,
+        prompt_tokens=before,
+        temperature=temperature,
+        stop_reason=sequence.stop_reason,
+        text=tokens.decode(sequence.tokens),
+        seconds=sequence.seconds,
+    )
+
+
+def from_data(tokens: Tokens, prompts: Items[Prompt], *, step: int, limit: int) -> list[Trajectory]:
+    """Records of rows to imitate: prompt, answer, stop token. Rows over `limit` tokens are marked."""
+    rows = []
+    for prompt in prompts:
+        before = tokens.prompt(prompt.messages)
+        text = prompt.demonstration or ""
+        ids = [*before, *tokens.encode(text), tokens.stop_token()]
+        rows.append(
+            Trajectory(
+                step=step,
+                task=prompt.task,
+                prompt_index=prompt.index,
+                sample=0,
+                key=0,
+                tokens=ids,
+                sampled=[False] * len(ids),
+                logprobs=[0.0] * len(ids),
+                weights_version=[-1] * len(ids),
+                prompt_tokens=len(before),
+                temperature=1.0,
+                stop_reason=StopReason.DATA,
+                text=text,
+                dropped="too_long" if len(ids) > limit else None,
+            )
+        )
+    return rows

@@ -1,0 +1,233 @@
+"""One optimiser step: annotated trajectories in, new weights out, blind to the algorithm.
+
+A step is cut into micro-batches of a bounded number of tokens; every denominator is the whole step's,
+so the cut changes memory and nothing else.
+
+Shapes: B rows of a micro-batch, T padded tokens, R padded targets, D hidden width.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pyarrow as pa
+
+from configs.schema import Bypass, Grpo, Settings, Sft
+from kernels.logprobs import score, selected
+from policies.batch import MicroBatch, Row, pack
+from policies.model import Policy, flat
+from policies.objectives.normalise import denominators
+from policies.objectives.terms import (
+    Batch,
+    PolicyGradient,
+    Step,
+    add_up,
+    from_grpo,
+    loss,
+    summary,
+    to_floats,
+)
+from policies.optimizers import AdamW
+from runtime.errors import RunFailed
+from runtime.trajectory import lists
+
+
+def annotate(batch: pa.RecordBatch) -> tuple[list[Row], list[int]]:
+    """The rows that a loss looks at, and the group of each.
+
+    Sampled rows weigh in the policy gradient with their advantage, data rows in the cross-entropy with
+    their answer. Rows that were dropped, or have no advantage, are left out.
+    """
+    tokens, sampled = lists(batch, "tokens"), lists(batch, "sampled")
+    logprobs = lists(batch, "logprobs")
+    rows, groups = [], []
+    for i in range(batch.num_rows):
+        if batch["dropped"][i].is_valid:
+            continue
+        data = batch["stop_reason"][i].as_py() == "data"
+        if not data and not batch["advantage"][i].is_valid:
+            continue
+        if data:
+            positions = np.arange(batch["prompt_tokens"][i].as_py(), len(tokens[i]))
+        else:
+            positions = np.flatnonzero(sampled[i])
+        ones = np.ones(len(positions), np.float32)
+        advantage = 0.0 if data else batch["advantage"][i].as_py()
+        rows.append(
+            Row(
+                tokens=tokens[i],
+                positions=positions,
+                columns={
+                    "behaviour": logprobs[i][positions],
+                    "advantage": ones * np.float32(advantage),
+                    "pg_weight": ones * (not data),
+                    "ce_weight": ones * data,
+                },
+            )
+        )
+        groups.append(batch["prompt_index"][i].as_py())
+    return rows, groups
+
+
+class Updater:
+    """Applies optimiser steps to a policy."""
+
+    def __init__(self, policy: Policy, settings: Settings) -> None:
+        self._policy = policy
+        self._settings = settings
+        algorithm = settings.algorithm
+        self._terms: PolicyGradient | None = None
+        self._updates = 1
+        self._temperature = 1.0
+        self._reference_needed = False
+        if isinstance(algorithm, Grpo):
+            self._terms = from_grpo(algorithm)
+            self._updates = algorithm.updates_per_step
+            self._temperature = settings.sampling.temperature
+            self._reference_needed = algorithm.kl.coefficient > 0
+            if self._reference_needed:
+                policy.remember_reference()
+        self.optimizer = AdamW(
+            settings.optimizer, policy.trained(), algorithm.steps * self._updates
+        )
+
+    def step(self, batch: pa.RecordBatch) -> dict[str, float]:
+        """Train on a batch and return what is to be reported; without rows nothing changes.
+
+        Raises RunFailed if a gradient is not finite; the weights are then those before the update.
+        """
+        rows, groups = annotate(batch)
+        if not rows:
+            return {"trained_tokens": 0.0}
+        order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+        parts = [
+            [row for row, group in zip(rows, groups) if order[group] % self._updates == part]
+            for part in range(self._updates)
+        ]
+        packed = [pack(part, self._settings.actors.micro_batch_tokens) for part in parts if part]
+        fixed = [[self._before_update(micro) for micro in micros] for micros in packed]
+        reports = [self._update(micros, known) for micros, known in zip(packed, fixed)]
+        report = {**reports[-1], **{k: v for k, v in reports[0].items() if "mismatch" in k}}
+        report["trained_tokens"] = float(sum(len(row.positions) for row in rows))
+        report["learner_tokens"] = float(sum(len(row.tokens) for row in rows))
+        return report
+
+    def _before_update(self, micro: MicroBatch) -> dict[str, mx.array]:
+        """Log-probabilities that stay fixed during the step: the learner's own, the reference's."""
+        known: dict[str, mx.array] = {}
+        if self._terms is None:
+            return known
+        if not isinstance(self._terms.correction, Bypass):
+            known["old"] = self._score(micro)
+        if self._reference_needed:
+            with self._policy.reference():
+                known["reference"] = self._score(micro)
+                mx.eval(known)
+        mx.eval(known)
+        return known
+
+    def _score(self, micro: MicroBatch) -> mx.array:
+        hidden_ND = _at_sources(self._policy.hidden(micro.tokens_BT), micro.sources_BR)
+        logprobs_N = score(
+            hidden_ND,
+            self._policy.project,
+            micro.targets_BR.reshape(-1),
+            temperature=self._temperature,
+        )
+        return logprobs_N.reshape(micro.targets_BR.shape)
+
+    def _update(
+        self, micros: list[MicroBatch], known: list[dict[str, mx.array]]
+    ) -> dict[str, float]:
+        model = self._policy.model
+        step = self._denominators(micros)
+        total: dict[str, mx.array] = {}
+        sums: list[dict[str, float]] = []
+        for micro, fixed in zip(micros, known):
+            batch = self._batch(micro, fixed)
+
+            def objective(micro: MicroBatch = micro, batch: Batch = batch):
+                return self._loss(micro, batch, step)
+
+            (_, metrics), gradients = nn.value_and_grad(model, objective)()
+            for name, gradient in flat(gradients).items():
+                gradient = gradient.astype(mx.float32)
+                total[name] = total[name] + gradient if name in total else gradient
+            mx.eval(total)
+            sums.append(to_floats(metrics))
+        try:
+            new, norm, rate = self.optimizer.step(self._policy.trained(), total)
+        except FloatingPointError as error:
+            raise RunFailed(
+                f"{error} at update {self.optimizer.updates + 1}; the weights before it are kept "
+                "(try a lower optimizer.learning_rate)"
+            ) from None
+        self._policy.load_trained(new)
+        return {**named(summary(add_up(sums))), "grad_norm": norm, "learning_rate": rate}
+
+    def _loss(
+        self, micro: MicroBatch, batch: Batch, step: Step
+    ) -> tuple[mx.array, dict[str, mx.array]]:
+        hidden_ND = _at_sources(self._policy.hidden(micro.tokens_BT), micro.sources_BR)
+        logprobs_N, entropy_N = selected(
+            hidden_ND,
+            self._policy.project,
+            self._policy.head_weights(),
+            micro.targets_BR.reshape(-1),
+            temperature=self._temperature,
+            entropy_grad=bool(self._terms and self._terms.entropy_bonus),
+        )
+        shape = micro.targets_BR.shape
+        return loss(logprobs_N.reshape(shape), entropy_N.reshape(shape), batch, self._terms, step)
+
+    def _batch(self, micro: MicroBatch, known: dict[str, mx.array]) -> Batch:
+        columns = micro.columns
+        algorithm = self._settings.algorithm
+        if isinstance(algorithm, Sft):
+            return Batch(sampled_BT=micro.sampled_BR, ce_weight_BT=columns["ce_weight"])
+        advantages_BR = columns["advantage"]
+        if algorithm.kl.coefficient and algorithm.kl.placement == "reward_k1":
+            # k1 to the reference, token by token: in the score function its gradient is reverse KL.
+            gap_BR = (columns["behaviour"] - known["reference"]) * micro.sampled_BR
+            advantages_BR = advantages_BR - algorithm.kl.coefficient * gap_BR
+        return Batch(
+            sampled_BT=micro.sampled_BR,
+            pg_weight_BT=columns["pg_weight"],
+            advantages_BT=advantages_BR,
+            behaviour_logprobs_BT=columns["behaviour"],
+            old_logprobs_BT=known.get("old"),
+            reference_logprobs_BT=known.get("reference"),
+        )
+
+    def _denominators(self, micros: list[MicroBatch]) -> Step:
+        limit = self._settings.sampling.max_new_tokens
+        lengths = {
+            name: np.concatenate(
+                [np.array((micro.columns[name] != 0).sum(axis=-1)) for micro in micros]
+            )
+            for name in ("pg_weight", "ce_weight")
+        }
+        return Step(
+            policy_gradient=denominators(lengths["pg_weight"], limit),
+            cross_entropy=denominators(lengths["ce_weight"], limit),
+        )
+
+
+def named(report: dict[str, float]) -> dict[str, float]:
+    """A step's report under the names of `runtime.metrics`."""
+    names = {
+        "loss": "loss",
+        "entropy": "entropy",
+        "mismatch_k3": "mismatch_kl",
+        "max_mismatch": "mismatch_max",
+        "ratio": "ratio_mean",
+        "bounded": "clipped_share",
+        "ess": "importance_ess",
+        "kl_reference": "kl_reference",
+    }
+    return {names[key]: value for key, value in report.items() if key in names}
+
+
+def _at_sources(hidden_BTD: mx.array, sources_BR: mx.array) -> mx.array:
+    """Hidden states that predict the targets, flat [B·R, D]."""
+    picked_BRD = mx.take_along_axis(hidden_BTD, sources_BR[..., None], axis=1)
+    return picked_BRD.reshape(-1, hidden_BTD.shape[-1])

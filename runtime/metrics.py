@@ -1,0 +1,78 @@
+"""The numbers that a run reports, under names that stay.
+
+Each appears in metrics.jsonl and in `status --json` under the name here, and in Ray's Prometheus export
+as `ray_pippin_NAME` with a label `run`.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+METRICS: dict[str, str] = {
+    "reward_mean": "mean reward of the step's scored answers",
+    "pass_at_1": "share of the step's scored answers that passed",
+    "eval_pass_at_1": "share of held-out answers that passed, at the last evaluation",
+    "completion_tokens_mean": "mean sampled tokens of an answer",
+    "stop_share": "share of answers that ended with a stop token",
+    "truncated_share": "share of answers that reached the length limit",
+    "zero_variance_share": "share of groups whose rewards were all the same",
+    "all_passed_share": "share of groups in which every answer passed",
+    "none_passed_share": "share of groups in which no answer passed",
+    "failed_share": "share of answers that could not be scored",
+    "sample_rounds": "rounds of sampling that the step took (dynamic sampling)",
+    "staleness_versions": "weights versions between what sampled and what was trained",
+    "loss": "loss of the step (no sign of progress in itself)",
+    "grad_norm": "global norm of the gradient before it was scaled down",
+    "learning_rate": "learning rate of the step's last update",
+    "entropy": "mean entropy of the policy at the trained tokens, nats",
+    "mismatch_kl": "KL from the sampler to the learner at the sampled tokens (k3 estimate), nats",
+    "mismatch_max": "largest such difference of one token, nats",
+    "ratio_mean": "mean probability ratio of the policy to its anchor",
+    "clipped_share": "share of tokens whose ratio was clipped or masked",
+    "importance_ess": "effective share of samples under the importance weights",
+    "kl_reference": "KL to the reference policy (k3 estimate), nats per token",
+    "trained_tokens": "tokens that the loss looked at",
+    "sampler_tokens": "tokens sampled for the step",
+    "sampler_tokens_per_s": "tokens sampled per second of decoding",
+    "learner_tokens_per_s": "tokens (prompt and answer) trained per second of learning",
+    "sampler_busy_s": "seconds that the slowest sampler worked",
+    "sampler_wait_s": "seconds of the step in which the samplers had nothing to do",
+    "learner_busy_s": "seconds that the learner worked",
+    "learner_wait_s": "seconds of the step in which the learner had nothing to do",
+    "verifier_busy_s": "seconds that the verifiers worked",
+    "verifier_wait_s": "seconds of the step in which the verifiers had nothing to do",
+    "gpu_wait_s": "longest wait for the GPU lease",
+    "weights_load_s": "seconds to load the weights version in the slowest sampler",
+    "step_seconds": "wall-clock of the step",
+    "sampler_memory_bytes": "peak memory that MLX held in a sampler",
+    "learner_memory_bytes": "peak memory that MLX held in the learner",
+}
+
+
+class Meter:
+    """Collects numbers of one step by name."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def add(self, name: str, value: float) -> None:
+        """Sum."""
+        self.values[name] = self.values.get(name, 0.0) + value
+
+    def top(self, name: str, value: float) -> None:
+        """Largest."""
+        self.values[name] = max(self.values.get(name, value), value)
+
+    @contextlib.contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Add the seconds of a block."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - began)
+
+
+def mean(values: list[float]) -> float:
+    """Mean; 0 of nothing."""
+    return sum(values) / len(values) if values else 0.0

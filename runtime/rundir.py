@@ -1,0 +1,249 @@
+"""The run directory: where everything that a run is lies on disk, and who may write there.
+
+    runs/NAME/
+      run.json            schema version, name, when and with what it was made
+      recipe.toml         the settings, resolved
+      status.json         what the run is doing; replaced whole
+      metrics.jsonl       one object for each step
+      evals.jsonl         one object for each evaluation, and evals/ the answers themselves
+      trajectories.log    every batch that reached the learner
+      weights/            numbered versions; checkpoints/ what a run goes on from
+      logs/               one file for each part; ray.json, ray.token while it runs
+
+One process writes: the holder of `lock`.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.durable import write_file
+from runtime.errors import BadInput
+from runtime.ledger import Ledger
+
+SCHEMA_VERSION = 1
+NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+class EvalResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One evaluation of one weights version."""
+
+    step: int
+    task: str
+    metric: str
+    score: float
+    n: int
+    """Answers that were scored."""
+    stderr: float
+    """Standard error of the score."""
+    mean_tokens: float
+    truncated: float
+    """Share of answers that reached the length limit."""
+    failed: int = 0
+    """Answers that could not be scored; they are not in `n`."""
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """What a run is doing: the content of status.json."""
+
+    name: str
+    state: str = "starting"
+    """starting, running, finished, interrupted or failed; `read_status` adds "died"."""
+    doing: str = ""
+    since: float = 0.0
+    """Unix time of the last change of `doing`."""
+    step: int = 0
+    steps: int = 0
+    message: str = ""
+    """Why it failed: the first cause."""
+    evals: list[EvalResult] = []
+    ledger: dict[str, Any] = msgspec.field(default_factory=lambda: Ledger().as_dict())
+    weights_digest: str = ""
+    optimizer_digest: str = ""
+    trajectories_digest: str = ""
+    metrics: dict[str, float] = {}
+    pids: dict[str, int] = {}
+    dashboard: str = ""
+    seconds: float = 0.0
+    """Wall-clock of the run so far, without the time it was not running."""
+    eta_s: float | None = None
+
+
+class RunDirectory:
+    """Paths of a run, and the few files that are replaced whole."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.name = name
+        self.path = root / name
+        self._lock: int | None = None
+
+    @property
+    def weights(self) -> Path:
+        """Numbered weights versions."""
+        return self.path / "weights"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Published checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """One log file for each part."""
+        return self.path / "logs"
+
+    @property
+    def trajectories(self) -> Path:
+        """The trajectory log."""
+        return self.path / "trajectories.log"
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved settings."""
+        return self.path / "recipe.toml"
+
+    def create(self, recipe: str, about: dict[str, Any]) -> None:
+        """Claim the name and write what does not change. Raises BadInput for a name that is taken,
+        not a plain file name, or a root that cannot be written.
+        """
+        if not self.name or not set(self.name) <= NAME_CHARACTERS or self.name.startswith("."):
+            raise BadInput(
+                f"--name: needs letters, digits, '-', '_' and '.', not at the start; got {self.name!r}"
+            )
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir()
+        except FileExistsError:
+            raise BadInput(
+                f"--name: a run {self.name!r} is there already ({self.path}); choose another name"
+            ) from None
+        except OSError as error:
+            raise BadInput(
+                f"--root: {self.path.parent} cannot be written: {error.strerror}"
+            ) from None
+        for folder in (self.weights, self.checkpoints, self.logs):
+            folder.mkdir()
+        self.recipe.write_text(recipe)
+        made = {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            **about,
+        }
+        write_file(self.path / "run.json", json.dumps(made, indent=2, sort_keys=True).encode())
+
+    def require(self) -> None:
+        """Raises BadInput unless this is a run that this version can read."""
+        path = self.path / "run.json"
+        if not path.is_file():
+            known = [p.name for p in runs(self.path.parent)]
+            hint = f"; there are {', '.join(known)}" if known else ""
+            raise BadInput(f"no run {self.name!r} in {self.path.parent}{hint}")
+        try:
+            version = int(json.loads(path.read_bytes())["schema_version"])
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{path}: is damaged, it names no schema version") from None
+        if version > SCHEMA_VERSION:
+            raise BadInput(
+                f"{path}: schema version {version} is newer than this Pippin knows ({SCHEMA_VERSION})"
+            )
+
+    def lock(self) -> None:
+        """Become the run's one writer until this process ends. Raises BadInput if another is."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"
+            os.close(descriptor)
+            raise BadInput(f"{self.path}: another process is running it (pid {holder})") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        self._lock = descriptor
+
+    def locked(self) -> bool:
+        """Somebody is this run's writer now."""
+        path = self.path / "lock"
+        if self._lock is not None:
+            return True
+        if not path.exists():
+            return False
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+
+    def unlock(self) -> None:
+        """Let another process be the writer."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_status(self, status: Status) -> None:
+        """Replace status.json."""
+        write_file(self.path / "status.json", msgspec.json.encode(status), durable=False)
+
+    def read_status(self) -> Status:
+        """The last status; a run whose writer is gone without a word has `state` "died"."""
+        self.require()
+        alive = self.locked()
+        path = self.path / "status.json"
+        try:
+            status = msgspec.json.decode(path.read_bytes(), type=Status)
+        except FileNotFoundError:
+            status = Status(name=self.name)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise BadInput(f"{path}: is damaged: {error}") from None
+        if status.state in ("starting", "running") and not alive:
+            status.state = "died"
+            status.message = status.message or "its process is gone; see the logs"
+        return status
+
+    def append_line(self, file: str, record: Any) -> None:
+        """Append one JSON object to a .jsonl file of the run."""
+        with (self.path / file).open("ab") as out:
+            out.write(msgspec.json.encode(record) + b"\n")
+
+    def read_lines(self, file: str) -> list[dict[str, Any]]:
+        """The objects of a .jsonl file; a torn last line is left out."""
+        path = self.path / file
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        out = []
+        for line in lines:
+            try:
+                out.append(msgspec.json.decode(line)) if line else None
+            except msgspec.DecodeError:
+                continue
+        return out
+
+    def keep_lines(self, file: str, last_step: int) -> None:
+        """Drop the objects of later steps: those steps are done anew."""
+        kept = [r for r in self.read_lines(file) if r.get("step", 0) <= last_step]
+        content = b"".join(msgspec.json.encode(r) + b"\n" for r in kept)
+        write_file(self.path / file, content)
+
+
+def runs(root: Path) -> list[Path]:
+    """The runs under a root, oldest first."""
+    found = [p.parent for p in root.glob("*/run.json")] if root.is_dir() else []
+    return sorted(found, key=lambda p: (p / "run.json").stat().st_mtime)
+
+
+def free_name(root: Path, stem: str) -> str:
+    """The first of stem-1, stem-2, … that is not taken."""
+    number = 1
+    while (root / f"{stem}-{number}").exists():
+        number += 1
+    return f"{stem}-{number}"

@@ -1,0 +1,85 @@
+"""GSM8K (Cobbe et al. 2021): the answer is the number after the last ``####``.
+
+Numbers are compared as normalised text, never converted: exact at any length, and nothing in a
+completion can be too large. A line with two numbers is no answer, so hedging earns nothing.
+"""
+
+import re
+
+from configs.schema import Gsm8k
+from runtime.jsonl import Row, read_rows
+from runtime.tasks.finite import row_of
+from runtime.tasks.procedural import right_or_wrong
+from runtime.tasks.prompt import Prompt, Split, Verdict
+
+MARK = "####"
+CALCULATOR = re.compile(r"<<[^<>]*>>")
+NUMBER = re.compile(r"[\s*$]*+(-?)\$?([0-9]{1,3}(?:,[0-9]{3})++|[0-9]++)(\.[0-9]++)?+(?!,?\w)")
+"""Sign, whole part with or without thousands separators, decimals; no word sticks to its end. The
+quantifiers are possessive: with backtracking, 10⁵ digits and a letter would take minutes."""
+
+
+class Gsm8kTask:
+    """Questions from two files; raises BadInput if a row's answer has no final number."""
+
+    name = "gsm8k"
+
+    def __init__(self, settings: Gsm8k, seed: int) -> None:
+        self._seed = seed
+        self._instruction = settings.instruction
+        self._rows: dict[Split, list[Row]] = {
+            "train": _checked(settings.train),
+            "eval": _checked(settings.eval),
+        }
+
+    def size(self, split: Split) -> int | None:
+        """The rows of the split's file."""
+        return len(self._rows[split])
+
+    def prompt(self, split: Split, index: int) -> Prompt:
+        """The question, a blank line and the instruction."""
+        rows = self._rows[split]
+        row = rows[row_of(split, index, len(rows), self._seed, self.name)].values
+        return Prompt(
+            task=self.name,
+            index=index,
+            messages=[
+                {"role": "user", "content": f"{row['question']}\n\n{self._instruction}".strip()}
+            ],
+            truth=final_number(row["answer"]),
+            demonstration=CALCULATOR.sub("", row["answer"]),
+        )
+
+    def verify(self, prompt: Prompt, completion: str) -> Verdict:
+        """Right if the final number is; "format" says that there is one."""
+        number = final_number(completion)
+        return right_or_wrong(number == prompt.truth, format=float(number is not None))
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+def final_number(text: str) -> str | None:
+    """The number on the line of the last ``####``, normalised: ``$1,200.00.`` is "1200".
+
+    Words may follow it; None if there is no number, or a second one.
+    """
+    _, mark, tail = text.rpartition(MARK)
+    line = tail.strip().split("\n", 1)[0]
+    found = NUMBER.match(line) if mark else None
+    if not found or any(c.isnumeric() for c in line[found.end() :]):
+        return None
+    sign, whole, decimals = found.groups(default="")
+    whole = whole.replace(",", "").lstrip("0") or "0"
+    decimals = decimals.rstrip("0").rstrip(".")
+    return f"{sign if (whole, decimals) != ('0', '') else ''}{whole}{decimals}"
+
+
+def _checked(path: str) -> list[Row]:
+    rows = read_rows(path, {"question": (str,), "answer": (str,)})
+    for row in rows:
+        if not row.values["question"].strip():
+            raise row.bad('column "question": needed a question, got blank text')
+        if final_number(row.values["answer"]) is None:
+            raise row.bad(f'column "answer": needed a number after "{MARK}", found none')
+    return rows

@@ -1,0 +1,30 @@
+"""From a task's settings to the task: the one place that knows all of them."""
+
+from configs import schema
+from runtime.tasks.addition import open_addition
+from runtime.tasks.chain import open_chain
+from runtime.tasks.countdown import open_countdown
+from runtime.tasks.gsm8k import Gsm8kTask
+from runtime.tasks.prompt import Task
+from runtime.tasks.rows import RowsTask
+from runtime.tasks.sorting import open_sorting
+
+
+def open_task(settings: schema.Task, seed: int, reward_timeout_s: float = 10.0) -> Task:
+    """The task, ready to hand out prompts and to judge. Writes nothing.
+
+    Starts a process if the settings name a reward file: end it with `close`. Raises BadInput.
+    """
+    match settings:
+        case schema.Addition():
+            return open_addition(settings, seed)
+        case schema.Sorting():
+            return open_sorting(settings, seed)
+        case schema.Countdown():
+            return open_countdown(settings, seed)
+        case schema.Chain():
+            return open_chain(settings, seed)
+        case schema.Gsm8k():
+            return Gsm8kTask(settings, seed)
+        case schema.Jsonl():
+            return RowsTask(settings, seed, reward_timeout_s)

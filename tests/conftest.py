@@ -1,0 +1,14 @@
+"""One BLAS for the whole test process, chosen before anything imports MLX.
+
+Fast by default; ``PIPPIN_EXACT=1`` keeps the stock one. Tests of exact mode start a process of their
+own (no OpenBLAS is loaded there).
+"""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MLX_DISABLE_COMPILE"] = "1"
+
+from runtime.blas import load_blas
+
+load_blas(exact=os.environ.get("PIPPIN_EXACT") == "1")

@@ -164,6 +164,8 @@ class Learner:
         if not isinstance(algorithm, Grpo):
             return batch
         rewards = np.array([np.nan if r is None else r for r in batch["reward"].to_pylist()])
+        if algorithm.kl.coefficient and algorithm.kl.placement == "reward_k1":
+            rewards -= algorithm.kl.coefficient * self._updater.reward_kl(batch)
         groups = batch["prompt_index"].to_numpy()
         values = advantages(rewards, groups, algorithm.advantage)
         return with_columns(batch, {"advantage": [None if np.isnan(v) else v for v in values]})

@@ -110,7 +110,5 @@ class Restored(Struct, frozen=True, kw_only=True):
     """All that can still be sampled with."""
     optimizer_digest: str
     trajectories_digest: str
-    parameters: int
-    trained_parameters: int
     note: str = ""
     """A checkpoint that was damaged and passed over, by name."""

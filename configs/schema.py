@@ -26,11 +26,11 @@ class Closed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 # ── the model ────────────────────────────────────────────────────────────────────────────────────
 
 
-class Full(Closed, tag_field="name", tag="full"):
+class Full(Closed, frozen=True, tag_field="name", tag="full"):
     """Train every weight."""
 
 
-class Lora(Closed, tag_field="name", tag="lora"):
+class Lora(Closed, frozen=True, tag_field="name", tag="lora"):
     """Low-rank adapters beside frozen weights; on a quantised base this is QLoRA."""
 
     rank: Count = 8
@@ -42,7 +42,7 @@ class Lora(Closed, tag_field="name", tag="lora"):
     """Module names in a block, such as "self_attn.q_proj"; empty for every linear one."""
 
 
-class Model(Closed):
+class Model(Closed, frozen=True):
     """The policy's checkpoint and which of its weights are trained."""
 
     path: Text = "seedling"
@@ -62,33 +62,33 @@ class Model(Closed):
 # ── tasks ────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Addition(Closed, tag_field="name", tag="addition"):
+class Addition(Closed, frozen=True, tag_field="name", tag="addition"):
     """``a+b=`` with numbers of up to `digits` digits."""
 
     digits: Annotated[int, Meta(ge=1, le=18)] = 2
 
 
-class Sorting(Closed, tag_field="name", tag="sorting"):
+class Sorting(Closed, frozen=True, tag_field="name", tag="sorting"):
     """Digits to be written in ascending order."""
 
     length: Annotated[int, Meta(ge=2, le=64)] = 6
 
 
-class Countdown(Closed, tag_field="name", tag="countdown"):
+class Countdown(Closed, frozen=True, tag_field="name", tag="countdown"):
     """Reach a target with given numbers and + - *: many right answers, so a verifier decides."""
 
     numbers: Annotated[int, Meta(ge=2, le=6)] = 3
     largest: Annotated[int, Meta(ge=2, le=1000)] = 9
 
 
-class Chain(Closed, tag_field="name", tag="chain"):
+class Chain(Closed, frozen=True, tag_field="name", tag="chain"):
     """A chain of additions modulo `modulus`, with the partial results as a scratchpad."""
 
     terms: Annotated[int, Meta(ge=2, le=64)] = 4
     modulus: Annotated[int, Meta(ge=2, le=100)] = 10
 
 
-class Gsm8k(Closed, tag_field="name", tag="gsm8k"):
+class Gsm8k(Closed, frozen=True, tag_field="name", tag="gsm8k"):
     """Grade-school mathematics from local JSONL files with `question` and `answer`."""
 
     train: Text
@@ -96,7 +96,7 @@ class Gsm8k(Closed, tag_field="name", tag="gsm8k"):
     instruction: str = "Solve the problem step by step. End with the line: #### <answer>"
 
 
-class Jsonl(Closed, tag_field="name", tag="jsonl"):
+class Jsonl(Closed, frozen=True, tag_field="name", tag="jsonl"):
     """The user's own: prompts in JSONL, scored by a Python function or only imitated (SFT)."""
 
     train: Text
@@ -119,7 +119,7 @@ Task = Addition | Sorting | Countdown | Chain | Gsm8k | Jsonl
 # ── the GRPO family ──────────────────────────────────────────────────────────────────────────────
 
 
-class Clip(Closed, tag_field="name", tag="clip"):
+class Clip(Closed, frozen=True, tag_field="name", tag="clip"):
     """PPO's clipped surrogate (Schulman 2017), DAPO's two bounds (Yu 2025), dual clip (Ye 2020)."""
 
     low: Annotated[float, Meta(gt=0, le=1)] = 0.2
@@ -128,49 +128,49 @@ class Clip(Closed, tag_field="name", tag="clip"):
     """Bound of the loss where the advantage is negative, as a ratio above 1; 0 for none."""
 
 
-class Cispo(Closed, tag_field="name", tag="cispo"):
+class Cispo(Closed, frozen=True, tag_field="name", tag="cispo"):
     """−sg(min(ratio, max_ratio))·A·log π (MiniMax-M1, 2506.13585): no token loses its gradient."""
 
     max_ratio: Positive = 5.0
     """Absolute cap of the ratio; there is no lower bound."""
 
 
-class Gspo(Closed, tag_field="name", tag="gspo"):
+class Gspo(Closed, frozen=True, tag_field="name", tag="gspo"):
     """Sequence-level ratio, the geometric mean of the tokens', and clip (2507.18071)."""
 
     low: Positive = 3e-4
     high: Positive = 4e-4
 
 
-class DppoTv(Closed, tag_field="name", tag="dppo_tv"):
+class DppoTv(Closed, frozen=True, tag_field="name", tag="dppo_tv"):
     """−sg(min(ratio, cap))·A·log π where the probability has not moved by delta (2602.04879)."""
 
     delta: Annotated[float, Meta(gt=0, le=1)] = 0.2
     max_ratio: Positive = 20.0
 
 
-class Reinforce(Closed, tag_field="name", tag="reinforce"):
+class Reinforce(Closed, frozen=True, tag_field="name", tag="reinforce"):
     """−A·log π (Williams 1992)."""
 
 
-class Bypass(Closed, tag_field="name", tag="bypass"):
+class Bypass(Closed, frozen=True, tag_field="name", tag="bypass"):
     """The ratio is taken straight to what really sampled: it is the correction."""
 
 
-class Truncate(Closed, tag_field="name", tag="truncate"):
+class Truncate(Closed, frozen=True, tag_field="name", tag="truncate"):
     """Decoupled: π_old is computed anew, and each token weighs min(π_old/μ, cap)."""
 
     cap: Annotated[float, Meta(ge=1)] = 2.0
 
 
-class Mask(Closed, tag_field="name", tag="mask"):
+class Mask(Closed, frozen=True, tag_field="name", tag="mask"):
     """Decoupled: a token weighs π_old/μ, or nothing outside [low, high]."""
 
     low: Annotated[float, Meta(gt=0, le=1)] = 0.5
     high: Annotated[float, Meta(ge=1)] = 2.0
 
 
-class Kl(Closed):
+class Kl(Closed, frozen=True):
     """Reverse KL to the reference policy, the model before training."""
 
     coefficient: NotNegative = 0.0
@@ -179,7 +179,7 @@ class Kl(Closed):
     """Half the squared log-ratio in the loss, or the log-ratio taken off the reward: reverse KL."""
 
 
-class Overlong(Closed):
+class Overlong(Closed, frozen=True):
     """What happens to answers that approach or reach the length limit (DAPO)."""
 
     penalty_tokens: Whole = 0
@@ -189,7 +189,7 @@ class Overlong(Closed):
     """Truncated answers give no gradient; their reward still counts in the group's mean."""
 
 
-class Grpo(Closed, tag_field="name", tag="grpo"):
+class Grpo(Closed, frozen=True, tag_field="name", tag="grpo"):
     """Group-relative policy optimisation and its family; presets are recipes."""
 
     steps: Count = 100
@@ -216,7 +216,7 @@ class Grpo(Closed, tag_field="name", tag="grpo"):
     """Weights versions by which sampling may be behind: 0 waits for each step, 1 overlaps one."""
 
 
-class Sft(Closed, tag_field="name", tag="sft"):
+class Sft(Closed, frozen=True, tag_field="name", tag="sft"):
     """Supervised fine-tuning: cross-entropy on the answers, averaged over the step's tokens."""
 
     steps: Count = 100
@@ -229,7 +229,7 @@ Algorithm = Grpo | Sft
 # ── the rest ─────────────────────────────────────────────────────────────────────────────────────
 
 
-class Sampling(Closed):
+class Sampling(Closed, frozen=True):
     """How trajectories to learn from are sampled: from the whole distribution, by design.
 
     Truncated sampling (top-p, top-k, min-p) is an evaluation setting only: the learner would need
@@ -242,7 +242,7 @@ class Sampling(Closed):
     """Sequences decoded at once."""
 
 
-class Optimizer(Closed):
+class Optimizer(Closed, frozen=True):
     """AdamW (Loshchilov & Hutter 2019) with bias correction."""
 
     learning_rate: Positive = 1e-5
@@ -258,7 +258,7 @@ class Optimizer(Closed):
     """Global norm to which gradients are scaled down; 0 for no limit."""
 
 
-class Eval(Closed):
+class Eval(Closed, frozen=True):
     """Held-out evaluation: the base before step 1, every `every_steps`, and the last weights."""
 
     every_steps: Whole = 0
@@ -276,7 +276,7 @@ class Eval(Closed):
     """0: as in training."""
 
 
-class Checkpoint(Closed):
+class Checkpoint(Closed, frozen=True):
     """Saved aside, verified, published by one rename."""
 
     every_steps: Count = 1
@@ -284,7 +284,7 @@ class Checkpoint(Closed):
     """The newest that stay; the best by evaluation and the last stay as well."""
 
 
-class Actors(Closed):
+class Actors(Closed, frozen=True):
     """How many processes play each role."""
 
     samplers: Count = 1
@@ -295,7 +295,7 @@ class Actors(Closed):
     """How often a part may die before the run stops, counted between steps that worked."""
 
 
-class Verifier(Closed):
+class Verifier(Closed, frozen=True):
     """Scoring of answers."""
 
     timeout_s: Seconds = 10.0
@@ -304,7 +304,7 @@ class Verifier(Closed):
     """Failures in a row after which the run stops and names the first."""
 
 
-class Deadlines(Closed):
+class Deadlines(Closed, frozen=True):
     """How long the conductor waits for each part before it calls it stuck, in seconds."""
 
     start_s: Seconds = 180.0
@@ -313,7 +313,7 @@ class Deadlines(Closed):
     learn_s: Seconds = 1800.0
 
 
-class Dashboard(Closed):
+class Dashboard(Closed, frozen=True):
     """Ray's dashboard, on the loopback address behind a token."""
 
     enabled: bool = True
@@ -321,7 +321,7 @@ class Dashboard(Closed):
     """0 takes a free one."""
 
 
-class Settings(Closed, kw_only=True):
+class Settings(Closed, frozen=True, kw_only=True):
     """A run."""
 
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0

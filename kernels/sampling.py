@@ -7,7 +7,10 @@ exponentials that the log-probability needs anyway are used twice. The uniform c
 Shapes: S rows (slots), V vocabulary. All arithmetic in float32.
 """
 
+import math
+
 import mlx.core as mx
+import numpy as np
 
 from kernels.logprobs import normalise
 
@@ -71,11 +74,9 @@ def sample_plain(
     logits_SV: mx.array, uniform_S: mx.array, *, temperature: float
 ) -> tuple[list[int], list[float]]:
     """The reference: each row by itself, in Python floats."""
-    import math
-
     tokens, logprobs = [], []
-    for row, uniform in zip(logits_SV.astype(mx.float32).tolist(), uniform_S.tolist()):
-        scaled = [z / temperature for z in row]
+    for row, uniform in zip(np.array(logits_SV.astype(mx.float32)), np.array(uniform_S)):
+        scaled = [float(z) / temperature for z in row]
         largest = max(scaled)
         mass = [math.exp(z - largest) for z in scaled]
         total = math.fsum(mass)

@@ -110,7 +110,8 @@ class Slots:
                 if window is not None:
                     low_S = np.maximum(low_S, self.column + 1 - window)
                 columns_L = np.arange(self.first, self.column + 1)
-                self._masks[window] = mx.array((columns_L >= low_S[:, None])[:, None, None, :])
+                looks_SL = columns_L >= low_S[:, None]
+                self._masks[window] = mx.array(looks_SL[:, None, None, :].astype(np.bool_))
         return self._masks[window]
 
     @property

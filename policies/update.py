@@ -111,6 +111,24 @@ class Updater:
         report["learner_tokens"] = float(sum(len(row.tokens) for row in rows))
         return report
 
+    def reward_kl(self, batch: pa.RecordBatch) -> np.ndarray:
+        """[N] log-ratio of the sampler to the reference, summed over each row's sampled tokens (k1).
+
+        Taken off the reward it makes the policy gradient that of reverse KL as well (2506.09477).
+        """
+        tokens, sampled = lists(batch, "tokens"), lists(batch, "sampled")
+        logprobs = lists(batch, "logprobs")
+        rows = []
+        for ids, chosen, behaviour in zip(tokens, sampled, logprobs):
+            positions = np.flatnonzero(chosen)
+            rows.append(Row(ids, positions, {"behaviour": behaviour[positions]}))
+        sums = np.zeros(len(rows))
+        for micro in pack(rows, self._settings.actors.micro_batch_tokens):
+            with self._policy.reference():
+                gap_BR = (micro.columns["behaviour"] - self._score(micro)) * micro.sampled_BR
+                sums[micro.rows] = np.array(gap_BR.sum(axis=-1))
+        return sums
+
     def _before_update(self, micro: MicroBatch) -> dict[str, mx.array]:
         """Log-probabilities that stay fixed during the step: the learner's own, the reference's."""
         known: dict[str, mx.array] = {}
@@ -184,15 +202,10 @@ class Updater:
         algorithm = self._settings.algorithm
         if isinstance(algorithm, Sft):
             return Batch(sampled_BT=micro.sampled_BR, ce_weight_BT=columns["ce_weight"])
-        advantages_BR = columns["advantage"]
-        if algorithm.kl.coefficient and algorithm.kl.placement == "reward_k1":
-            # k1 to the reference, token by token: in the score function its gradient is reverse KL.
-            gap_BR = (columns["behaviour"] - known["reference"]) * micro.sampled_BR
-            advantages_BR = advantages_BR - algorithm.kl.coefficient * gap_BR
         return Batch(
             sampled_BT=micro.sampled_BR,
             pg_weight_BT=columns["pg_weight"],
-            advantages_BT=advantages_BR,
+            advantages_BT=columns["advantage"],
             behaviour_logprobs_BT=columns["behaviour"],
             old_logprobs_BT=known.get("old"),
             reference_logprobs_BT=known.get("reference"),

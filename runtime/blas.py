@@ -13,6 +13,9 @@ from pathlib import Path
 
 LIBRARY = "libopenblas.so.0"
 
+EXACT_VARIABLE = "PIPPIN_EXACT"
+"""Set to 1 by whoever starts worker processes that are to be in exact mode."""
+
 _loaded = ""
 
 
@@ -33,13 +36,25 @@ def load_blas(exact: bool) -> str:
     return _loaded
 
 
+def load_for_worker() -> None:
+    """The same for a Ray worker, before it imports any of our modules: as the launcher asked."""
+    load_blas(os.environ.get(EXACT_VARIABLE) == "1")
+
+
 def _load_openblas() -> str:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    unpacked = Path(sys.prefix, "lib", "openblas").rglob(LIBRARY)
-    for candidate in (LIBRARY, *map(str, unpacked)):
-        try:
-            ctypes.CDLL(candidate, ctypes.RTLD_GLOBAL)
-        except OSError:
-            continue
+    if _opened(LIBRARY):
         return "openblas"
-    return "reference"
+    unpacked = Path(sys.prefix, "lib", "openblas")  # where the set-up puts it without root
+    for needed in ("libquadmath.so.0", "libgfortran.so.5"):
+        any(_opened(str(file)) for file in unpacked.rglob(needed))
+    found = any(_opened(str(file)) for file in unpacked.rglob(LIBRARY))
+    return "openblas" if found else "reference"
+
+
+def _opened(library: str) -> bool:
+    try:
+        ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True

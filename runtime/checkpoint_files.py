@@ -169,11 +169,9 @@ def _check_tokenizer(files: CheckpointFiles) -> None:
 
 def _largest_id(tokenizer: _Tokenizer) -> int:
     vocabulary = tokenizer.model.vocab
-    if isinstance(vocabulary, dict):
-        largest = max(vocabulary.values(), default=-1)
-    else:
-        largest = len(vocabulary) - 1
-    return max([largest, *(token.id for token in tokenizer.added_tokens)])
+    # WordPiece and BPE give each token its id; Unigram lists them in order.
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    return max([max(ids, default=-1), *(token.id for token in tokenizer.added_tokens)])
 
 
 def _json(path: Path, kind: Any, what: str) -> Any:

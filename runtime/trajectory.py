@@ -9,7 +9,7 @@ log-probability are kept. Null is not zero: an unscored reward, an unassigned ad
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 
@@ -162,7 +162,7 @@ def merge(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
     return merged
 
 
-def with_columns(batch: pa.RecordBatch, columns: dict[str, Sequence]) -> pa.RecordBatch:
+def with_columns(batch: pa.RecordBatch, columns: Mapping[str, Sequence]) -> pa.RecordBatch:
     """The batch with some columns replaced; the others are shared, not copied."""
     arrays = [
         pa.array([_plain(v) for v in columns[f.name]], type=f.type)

@@ -32,8 +32,14 @@ def test_a_recipe_decodes_and_is_consistent(path: Path) -> None:
     assert isinstance(load(path), Settings)
 
 
+PINNED = {"seedling"}
+"""Spelled out, because what it makes is kept: it must not change when a default does."""
+
+
 @each_recipe
 def test_a_recipe_holds_only_what_differs_from_the_defaults(path: Path) -> None:
+    if path.stem in PINNED:
+        return
     assert restated(tomllib.loads(path.read_text()), load(path)) == []
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from kernels.logprobs import normalise, score, selected, selected_plain
 
 N, D, V = 37, 16, 97
+ROOT = Path(__file__).parents[2]
 
 
 def arrays(n: int = N, v: int = V, dtype: mx.Dtype = mx.float32):
@@ -199,5 +201,6 @@ print("equal")
     sys.platform != "linux", reason="exact mode is a promise of the stock CPU wheel"
 )
 def test_in_exact_mode_a_row_does_not_depend_on_its_batch_or_chunk():
-    done = subprocess.run([sys.executable, "-c", EXACT], capture_output=True, text=True)
+    command = [sys.executable, "-c", EXACT]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "equal\n", done.stderr

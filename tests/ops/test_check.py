@@ -77,7 +77,7 @@ def test_it_says_what_the_numbers_mean_and_whether_they_fit(
 
 
 @pytest.mark.parametrize(
-    ("gib", "verdict"), [(4096, "fits: "), (45, "tight: "), (4, "does not fit: ")]
+    ("gib", "verdict"), [(4096, "fits: "), (70, "tight: "), (4, "does not fit: ")]
 )
 def test_the_verdict_is_against_this_machine(
     gib: int,

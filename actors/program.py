@@ -1,0 +1,175 @@
+"""The topology: which classes play which roles, and where they live. The only file that says ray.remote.
+
+A conductor (async actor) owns all others; the process that launches a run owns the conductor and Ray's
+own daemons (`address="local"`), so that when it goes, all of it goes. Nothing in Ray is durable and
+nothing is restarted by Ray: what an actor knows comes from the run directory.
+
+    launcher ── owns ──▶ Ray session ── hosts ──▶ conductor ── owns ──▶ learner, samplers, verifiers, …
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import exceptions as ray_errors
+from ray.util import metrics as ray_metrics
+
+from actors.conductor import Conductor
+from actors.evaluator import Evaluator
+from actors.fleet import LocalFleet, PartDied
+from actors.reader import Reader
+from actors.verifier import Verifier
+from configs.schema import Settings
+from runtime.errors import PippinError, RunFailed
+from runtime.metrics import METRICS
+from runtime.rundir import RunDirectory
+
+OBJECT_STORE_BYTES = 256 << 20
+"""Trajectories only: weights travel as files. Ray spills what exceeds it."""
+SETUP_HOOK = "runtime.blas.load_for_worker"
+
+
+def role_class(role: str) -> type:
+    """The plain class of a role. Imported late: the conductor's process has no arrays."""
+    match role:
+        case "learner":
+            from actors.learner import Learner
+
+            return Learner
+        case "sampler":
+            from actors.sampler import Sampler
+
+            return Sampler
+        case "verifier":
+            return Verifier
+        case "evaluator":
+            return Evaluator
+        case "reader":
+            return Reader
+    raise ValueError(f"no role {role!r}")
+
+
+def local_fleet(settings: Settings, run: RunDirectory) -> LocalFleet:
+    """All actors as plain objects in this process: for tests and the seedling."""
+
+    def make(role: str, index: int) -> Any:
+        return role_class(role)(settings, str(run.path), f"{role}-{index}")
+
+    return LocalFleet(make)
+
+
+class RayFleet:
+    """Actors as processes of a Ray session. They live as long as their owner, the conductor."""
+
+    def __init__(self, settings: Settings, run: RunDirectory) -> None:
+        self._settings = settings
+        self._run = run
+        self._handles: dict[tuple[str, int], Any] = {}
+
+    def start(self, role: str, index: int) -> Any:
+        """Begin to start an actor under a readable name; one that is there already is killed."""
+        if (old := self._handles.pop((role, index), None)) is not None:
+            with contextlib.suppress(Exception):
+                ray.kill(old)
+        name = f"{role}-{index}"
+        cls = role_class(role)
+        self._handles[role, index] = (
+            ray.remote(cls)
+            .options(
+                name=f"{name}-{secrets.token_hex(2)}",
+                num_cpus=0,
+                max_restarts=0,
+                max_task_retries=0,
+                enable_task_events=False,
+            )
+            .remote(self._settings, str(self._run.path), name)
+        )
+        return self._handles[role, index]
+
+    def part(self, role: str, index: int = 0) -> Any:
+        """The handle of an actor."""
+        return self._handles[role, index]
+
+    async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
+        """The value of a reference; see `fleet.Fleet.wait` for what it raises."""
+        try:
+            return await asyncio.wait_for(_value(reference), timeout_s)
+        except TimeoutError:
+            raise RunFailed(f"waited {timeout_s:.0f} s for {what}") from None
+        except ray_errors.RayTaskError as error:
+            raise first_cause(error, what) from None
+        except (ray_errors.RayActorError, ray_errors.ObjectLostError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PartDied(f"died while we waited for {what} ({reason[:200]})") from None
+
+    def stop(self) -> None:
+        """End all actors."""
+        for handle in self._handles.values():
+            with contextlib.suppress(Exception):
+                ray.kill(handle)
+        self._handles.clear()
+
+
+async def _value(reference: Any) -> Any:
+    return await reference
+
+
+def first_cause(error: ray_errors.RayTaskError, what: str) -> PippinError:
+    """What an actor raised, as it raised it; a mistake of ours as one sentence."""
+    cause = error.cause
+    while isinstance(cause, ray_errors.RayTaskError):
+        cause = cause.cause
+    if isinstance(cause, PippinError):
+        return cause
+    return RunFailed(f"an error while we waited for {what}: {type(cause).__name__}: {cause}")
+
+
+class RayConductor:
+    """The conductor as an async Ray actor: a method can be called while `run` is under way."""
+
+    def __init__(self, settings: Settings, root: str, name: str) -> None:
+        run = RunDirectory(Path(root), name)
+        gauges = {
+            metric: ray_metrics.Gauge(f"pippin_{metric}", description, tag_keys=("run",))
+            for metric, description in METRICS.items()
+        }
+
+        def report(values: dict[str, float]) -> None:
+            for metric, value in values.items():
+                gauges[metric].set(value, tags={"run": name})
+
+        self._fleet = RayFleet(settings, run)
+        self._conductor = Conductor(settings, run, self._fleet, report)
+
+    async def pid(self) -> int:
+        """Answers when the constructor has finished."""
+        return os.getpid()
+
+    async def run(self, dashboard: str) -> None:
+        """Run to the end; raises what the conductor raises."""
+        try:
+            await self._conductor.run(dashboard)
+        finally:
+            self._fleet.stop()
+
+    async def stop(self) -> None:
+        """Stop at the next boundary between two phases."""
+        self._conductor.stop()
+
+
+def start_conductor(settings: Settings, run: RunDirectory) -> Any:
+    """Begin to start a run's conductor; gives its handle."""
+    return (
+        ray.remote(RayConductor)
+        .options(
+            name=f"conductor-{secrets.token_hex(2)}",
+            num_cpus=0,
+            max_restarts=0,
+            enable_task_events=False,
+        )
+        .remote(settings, str(run.path.parent), run.name)
+    )

@@ -1,0 +1,199 @@
+"""One run's private Ray session: loopback only, behind a token, cleared away when it ends.
+
+Everything here that concerns the environment must happen before `import ray`, which is why that import
+is inside the functions.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from configs.schema import Settings
+from runtime.blas import EXACT_VARIABLE
+from runtime.durable import write_file
+from runtime.errors import BadInput, RunFailed
+from runtime.home import home
+from runtime.rundir import RunDirectory
+
+LONGEST_TEMP_PATH = 41
+"""Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
+STOP_S = 8.0
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a running session is found: the content of ray.json."""
+
+    address: str
+    dashboard: str
+    token_path: str
+    temp_dir: str
+    metrics: str
+    """Address of the Prometheus export, without a token by Ray's design."""
+
+
+@contextlib.contextmanager
+def ray_session(settings: Settings, run: RunDirectory) -> Iterator[Session]:
+    """Start Ray for a run and stop it, its processes and its files afterwards.
+
+    Raises BadInput for a dashboard port in use, RunFailed if Ray does not start.
+    """
+    port = settings.dashboard.port
+    if settings.dashboard.enabled:
+        port = port or free_port()
+        require_free(port)
+    token_path = run.path / "ray.token"
+    _write_token(token_path)
+    temp = _temp_dir()
+    metrics_port = free_port()
+    os.environ.update(environment(settings, token_path))
+    import ray
+
+    from actors.program import OBJECT_STORE_BYTES, SETUP_HOOK
+
+    try:
+        context = ray.init(
+            address="local",
+            num_cpus=os.cpu_count(),
+            num_gpus=0,
+            include_dashboard=settings.dashboard.enabled,
+            dashboard_host="127.0.0.1",
+            dashboard_port=port or None,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level="error",
+            namespace=run.name,
+            runtime_env={"worker_process_setup_hook": SETUP_HOOK},
+            _temp_dir=str(temp),
+            _metrics_export_port=metrics_port,
+        )
+        url = context.dashboard_url
+        session = Session(
+            address=context.address_info["gcs_address"],
+            dashboard=f"http://{url}" if url else "",
+            token_path=str(token_path),
+            temp_dir=str(temp),
+            metrics=f"http://127.0.0.1:{metrics_port}/metrics",
+        )
+        write_file(run.path / "ray.json", msgspec.json.encode(session), durable=False)
+        yield session
+    except (ConnectionError, TimeoutError, ray.exceptions.RaySystemError) as error:
+        raise RunFailed(f"Ray did not start: {str(error).splitlines()[0]}") from None
+    finally:
+        ray.shutdown()
+        end_processes(str(temp))
+        _keep_logs(temp, run)
+        shutil.rmtree(temp, ignore_errors=True)
+        for file in ("ray.json", "ray.token"):
+            (run.path / file).unlink(missing_ok=True)
+
+
+def environment(settings: Settings, token_path: Path) -> dict[str, str]:
+    """What Ray's processes must find in their environment."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every socket on the loopback address
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_BACKEND_LOG_LEVEL": "error",
+        "RAY_worker_niceness": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_metrics_report_interval_ms": "2000",
+        "OPENBLAS_NUM_THREADS": "1",
+        "VECLIB_MAXIMUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",  # the launcher has fetched what there was to fetch
+        "NO_PROXY": "127.0.0.1,localhost",
+        EXACT_VARIABLE: "1" if settings.exact else "0",
+    }
+
+
+def read_session(run: RunDirectory) -> Session:
+    """The session of a run that is under way. Raises BadInput if it is not."""
+    run.require()
+    path = run.path / "ray.json"
+    if not path.exists() or not run.locked():
+        raise BadInput(f"run {run.name!r} is not running: it has no dashboard now")
+    return msgspec.json.decode(path.read_bytes(), type=Session)
+
+
+def free_port() -> int:
+    """A port on the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def require_free(port: int) -> None:
+    """Raises BadInput if somebody listens on the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BadInput(
+                f"dashboard.port: {port} cannot be used ({error.strerror}); 0 takes a free one"
+            ) from None
+
+
+def end_processes(marker: str) -> None:
+    """End processes whose command line names the session's folder: Ray leaves its agents behind."""
+    deadline = time.monotonic() + STOP_S
+    sent = signal.SIGTERM
+    while pids := processes_naming(marker):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, sent)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.2)
+        sent = signal.SIGKILL if time.monotonic() > deadline - STOP_S + 1 else signal.SIGTERM
+
+
+def processes_naming(marker: str) -> list[int]:
+    """Processes of this user, other than this one, with `marker` in their command line."""
+    listing = subprocess.run(
+        ["ps", "-xww", "-o", "pid=,command="], capture_output=True, text=True, check=False
+    ).stdout
+    found = [line.strip().partition(" ") for line in listing.splitlines() if marker in line]
+    return [
+        int(pid)
+        for pid, _, command in found
+        if int(pid) != os.getpid() and "ps -xww" not in command
+    ]
+
+
+def _write_token(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(secrets.token_hex(32))
+
+
+def _temp_dir() -> Path:
+    """A short folder of our own: under Pippin's home, or under /tmp where that path is too long."""
+    name = secrets.token_hex(3)
+    for parent in (home() / "r", Path(f"/tmp/pippin-{os.getuid()}")):
+        if len(str(parent / name)) <= LONGEST_TEMP_PATH:
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (parent / name).mkdir(mode=0o700)
+            return parent / name
+    raise RunFailed(f"no folder with a path of at most {LONGEST_TEMP_PATH} bytes for Ray's sockets")
+
+
+def _keep_logs(temp: Path, run: RunDirectory) -> None:
+    """Keep what Ray's processes said when something went wrong in them."""
+    for file in sorted(temp.glob("session_*/logs/*.err")):
+        if file.is_symlink() or not file.stat().st_size:
+            continue
+        shutil.copyfile(file, run.logs / f"ray-{file.name}")

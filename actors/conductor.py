@@ -51,6 +51,8 @@ class Conductor:
         self._stopping = False
         self._versions: dict[int, WeightsVersion] = {}
         self._clock = time.monotonic()
+        self._seconds = 0.0
+        """Of all steps so far, evaluations not counted."""
         grpo = settings.algorithm
         self._lag = grpo.max_lag if isinstance(grpo, Grpo) else 0
 
@@ -103,7 +105,7 @@ class Conductor:
                 ahead = None
                 if self._lag and step < self._status.steps:
                     ahead = asyncio.create_task(self._collect(step + 1, collected.state))
-                learned = await self._learn(step, collected, state, meter)
+                learned = await self._learn(step, collected, meter)
                 state = collected.state
                 self._note(state, collected, learned, meter)
                 await self._evaluate_if_due(step)
@@ -121,6 +123,7 @@ class Conductor:
             msgspec.convert(line, EvalResult) for line in self._run.read_lines("evals.jsonl")
         ]
         status.step, status.ledger = state.step, state.ledger.as_dict()
+        self._seconds = state.seconds
         status.weights_digest = restored.weights.digest
         status.optimizer_digest = restored.optimizer_digest
         status.trajectories_digest = restored.trajectories_digest
@@ -138,12 +141,10 @@ class Conductor:
                 version = self._versions[max(step - 1 - self._lag, 0)]
                 return await self._rollouts.collect_samples(step, state, grpo, version)
 
-    async def _learn(
-        self, step: int, collected: Collected, before: RunState, meter: Meter
-    ) -> Learned:
+    async def _learn(self, step: int, collected: Collected, meter: Meter) -> Learned:
         self._doing(f"learning step {step}")
         collected.state = msgspec.structs.replace(
-            collected.state, seconds=before.seconds + time.monotonic() - self._clock
+            collected.state, seconds=self._seconds + time.monotonic() - self._clock
         )
         request = Learn(
             step=step,
@@ -226,8 +227,9 @@ class Conductor:
         status.weights_digest = learned.weights.digest
         status.optimizer_digest = learned.optimizer_digest or status.optimizer_digest
         status.trajectories_digest = learned.trajectories_digest
-        status.seconds = state.seconds
-        status.eta_s = state.seconds / state.step * (status.steps - state.step)
+        self._seconds += seconds
+        status.seconds = self._seconds
+        status.eta_s = self._seconds / state.step * (status.steps - state.step)
         self._run.append_line("metrics.jsonl", {"step": state.step, **metrics})
         self._report(metrics)
         self._write()

@@ -5,6 +5,7 @@ is inside the functions.
 """
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -56,6 +57,7 @@ def ray_session(settings: Settings, run: RunDirectory) -> Iterator[Session]:
     metrics_port = free_port()
     os.environ.update(environment(settings, token_path))
     import ray
+    from ray.exceptions import AuthenticationError, RaySystemError
 
     from actors.program import OBJECT_STORE_BYTES, SETUP_HOOK
 
@@ -69,7 +71,7 @@ def ray_session(settings: Settings, run: RunDirectory) -> Iterator[Session]:
             dashboard_port=port or None,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             namespace=run.name,
             runtime_env={"worker_process_setup_hook": SETUP_HOOK},
             _temp_dir=str(temp),
@@ -77,7 +79,7 @@ def ray_session(settings: Settings, run: RunDirectory) -> Iterator[Session]:
         )
         url = context.dashboard_url
         session = Session(
-            address=context.address_info["gcs_address"],
+            address=ray.get_runtime_context().gcs_address,
             dashboard=f"http://{url}" if url else "",
             token_path=str(token_path),
             temp_dir=str(temp),
@@ -85,8 +87,8 @@ def ray_session(settings: Settings, run: RunDirectory) -> Iterator[Session]:
         )
         write_file(run.path / "ray.json", msgspec.json.encode(session), durable=False)
         yield session
-    except (ConnectionError, TimeoutError, ray.exceptions.RaySystemError) as error:
-        raise RunFailed(f"Ray did not start: {str(error).splitlines()[0]}") from None
+    except (ConnectionError, TimeoutError, RaySystemError, AuthenticationError) as error:
+        raise RunFailed(f"Ray failed: {str(error).splitlines()[0]}") from None
     finally:
         ray.shutdown()
         end_processes(str(temp))
@@ -104,7 +106,6 @@ def environment(settings: Settings, token_path: Path) -> dict[str, str]:
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every socket on the loopback address
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_BACKEND_LOG_LEVEL": "error",
         "RAY_worker_niceness": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_metrics_report_interval_ms": "2000",

@@ -111,7 +111,7 @@ class Slots:
                     low_S = np.maximum(low_S, self.column + 1 - window)
                 columns_L = np.arange(self.first, self.column + 1)
                 looks_SL = columns_L >= low_S[:, None]
-                self._masks[window] = mx.array(looks_SL[:, None, None, :].astype(np.bool_))
+                self._masks[window] = mx.array(looks_SL[:, None, None, :])  # type: ignore[arg-type]
         return self._masks[window]
 
     @property

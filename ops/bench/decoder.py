@@ -1,0 +1,201 @@
+"""The decoder against mlx-lm's BatchGenerator on a GRPO-shaped load, in one process on one BLAS.
+
+``python -m ops.bench.decoder [--json FILE] [--rounds N]``: 4 prompts × 16 samples, all decoded at
+once, temperature 1, the log-probability of each sampled token kept by both.
+
+What makes the comparison even: in every round each of the 64 sequences has the same length on both
+sides. Ours ends at stop tokens (a fixed random 2 % of the vocabulary, of which the random model makes
+ragged lengths up to 96); an untimed pass finds the lengths, which BatchGenerator then gets as its
+`max_tokens`, so that it has no stop token to look for. It gets its best settings: all rows in one
+completion batch, all prompts in one prefill batch, one sampler for all rows, and the cheapest way we
+found to pick a log-probability from its [V] rows. "shared" gives it each prompt's cache, computed
+once and copied, as a careful user would. Rounds are interleaved, in alternating order.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ops.bench.report import print_table, write_json
+from runtime.blas import load_blas
+from runtime.keys import Stream, derive
+
+PROMPT_TOKENS = (16, 24, 32, 40)
+SAMPLES = 16
+MAX_NEW_TOKENS = 96
+STOP_SHARE = 0.02
+SHAPES: dict[str, dict[str, int]] = {
+    "d128 L4 V512": {"hidden_size": 128, "num_hidden_layers": 4, "vocab_size": 512},
+    "d256 L6 V8192": {"hidden_size": 256, "num_hidden_layers": 6, "vocab_size": 8192},
+}
+SMALLEST_RATIO = 1.0
+"""Of our tokens per second to the better of BatchGenerator's two."""
+
+Contender = Callable[[int, list[int]], list[int]]
+"""Decodes round `n` with at most the given number of tokens each; returns each one's length."""
+
+
+def measure(shape: dict[str, int], rounds: int) -> dict[str, Any]:
+    """Tokens per second of each contender in each round, their medians, and the ratio."""
+    contenders = make_contenders(shape)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    tokens = []
+    for n in range(-1, rounds):  # round -1 warms up
+        lengths = contenders["pippin"](n, [])
+        names = sorted(contenders, reverse=bool(n % 2))
+        for name in names:
+            start = time.perf_counter()
+            did = contenders[name](n, lengths)
+            seconds[name].append(time.perf_counter() - start)
+            if abs(sum(did) - sum(lengths)) > 0.02 * sum(lengths):
+                raise AssertionError(f"{name} decoded {sum(did)} tokens, not {sum(lengths)}")
+        tokens.append(sum(lengths))
+    speeds = {
+        name: [count / s for count, s in zip(tokens, spent)][1:] for name, spent in seconds.items()
+    }
+    peers = [name for name in speeds if name != "pippin"]
+    ratios = [
+        ours / max(speeds[peer][n] for peer in peers) for n, ours in enumerate(speeds["pippin"])
+    ]
+    return {
+        "shape": shape,
+        "tokens": tokens[1:],
+        "tokens_per_second": speeds,
+        "median": {name: statistics.median(each) for name, each in speeds.items()},
+        "ratio_to_best": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+    }
+
+
+def make_contenders(shape: dict[str, int]) -> dict[str, Contender]:
+    """The same network behind both decoders."""
+    import mlx.core as mx
+    from mlx_lm.generate import BatchGenerator
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.sample_utils import make_sampler
+
+    from configs.schema import Model
+    from policies.characters import write_tokenizer
+    from policies.decode import Decoder, Sampling, Sequence
+    from policies.model import create_checkpoint, load_policy
+
+    BatchGenerator.__init__.__globals__["maybe_set_recommended_wired_limit"] = lambda: None
+    with tempfile.TemporaryDirectory() as name:
+        create_checkpoint(Path(name), config(shape), seed=0)
+        write_tokenizer(Path(name))
+        policy = load_policy(Model(path=name), Path(name), seed=0)
+    vocabulary = shape["vocab_size"]
+    stream = Stream("bench", "decoder", vocabulary)
+    drawn = stream.shuffled(range(vocabulary))
+    stops = drawn[: round(STOP_SHARE * vocabulary)]
+    policy.tokenizer.stop_tokens = frozenset(stops)
+    prompts = [[stream.integer(0, vocabulary - 1) for _ in range(n)] for n in PROMPT_TOKENS]
+    decoder = Decoder(policy, slots=len(prompts) * SAMPLES)
+
+    def ours(n: int, lengths: list[int]) -> list[int]:
+        sequences = [
+            Sequence(prompt=tuple(prompt), key=derive(n, i, sample))
+            for i, prompt in enumerate(prompts)
+            for sample in range(SAMPLES)
+        ]
+        decoder.run(sequences, Sampling(temperature=1.0, max_new_tokens=MAX_NEW_TOKENS))
+        return [len(sequence.logprobs) for sequence in sequences]
+
+    sampler = make_sampler(temp=1.0)
+
+    def drain(insert: Callable[[BatchGenerator], None]) -> list[int]:
+        count = len(prompts) * SAMPLES
+        generator = BatchGenerator(
+            policy.model,
+            sampler=sampler,
+            completion_batch_size=count,
+            prefill_batch_size=count,
+        )
+        insert(generator)
+        logprobs: list[list[float]] = [[] for _ in range(count)]
+        tokens: list[list[int]] = [[] for _ in range(count)]
+        while responses := generator.next_generated():
+            for response in responses:
+                row = np.array(response.logprobs, copy=False)
+                tokens[response.uid].append(response.token)
+                logprobs[response.uid].append(float(row[response.token]))
+        generator.close()
+        return [len(each) for each in logprobs]
+
+    def theirs(n: int, lengths: list[int]) -> list[int]:
+        each = [prompt for prompt in prompts for _ in range(SAMPLES)]
+        return drain(lambda generator: void(generator.insert(each, max_tokens=lengths)))
+
+    def shared(n: int, lengths: list[int]) -> list[int]:
+        caches, lasts = [], []
+        for prompt in prompts:
+            cache = make_prompt_cache(policy.model)
+            policy.model(mx.array(prompt[:-1])[None], cache=cache)
+            mx.eval([c.state for c in cache])
+            caches += [copy.deepcopy(cache) for _ in range(SAMPLES)]
+            lasts += [prompt[-1:]] * SAMPLES
+        return drain(
+            lambda generator: void(generator.insert(lasts, max_tokens=lengths, caches=caches))
+        )
+
+    return {"pippin": ours, "mlx-lm": theirs, "mlx-lm, shared": shared}
+
+
+def void(_: object) -> None:
+    """Nothing, of anything."""
+
+
+def config(shape: dict[str, int]) -> dict[str, Any]:
+    """config.json of the Qwen3 architecture in this shape."""
+    width = shape["hidden_size"]
+    return {
+        "model_type": "qwen3",
+        "intermediate_size": 3 * width,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": width // 4,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        **shape,
+    }
+
+
+def main() -> int:
+    """Print the table; exit code 1 if the decoder is not ahead."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    blas = load_blas(exact=False)
+    results = {name: measure(shape, options.rounds) for name, shape in SHAPES.items()}
+    if options.json:
+        write_json(options.json, {"blas": blas, "rounds": options.rounds, "shapes": results})
+    print(f"{len(PROMPT_TOKENS)} prompts × {SAMPLES} samples, to {MAX_NEW_TOKENS} tokens; {blas}")
+    print(f"median tokens per second of {options.rounds} interleaved rounds")
+    print_table(
+        ["shape", *next(iter(results.values()))["median"], "ratio", "(range)"],
+        [
+            [
+                name,
+                *(f"{speed:,.0f}" for speed in result["median"].values()),
+                f"{result['ratio_to_best']:.2f}",
+                "{:.2f}-{:.2f}".format(*result["ratio_range"]),
+            ]
+            for name, result in results.items()
+        ],
+    )
+    return int(any(result["ratio_to_best"] < SMALLEST_RATIO for result in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

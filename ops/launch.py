@@ -1,0 +1,91 @@
+"""`pippin launch`: check everything, claim the name, then run here or in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from configs import SettingsError, load
+from configs.dump import to_toml
+from configs.schema import Settings
+from ops.preflight import check_name, check_run, with_model
+from runtime.blas import load_blas
+from runtime.errors import BadInput, RunFailed
+from runtime.rundir import RunDirectory, free_name
+
+START_S = 60.0
+
+
+def prepare(
+    recipe: str, overrides: Sequence[str], name: str | None, root: Path
+) -> tuple[RunDirectory, Settings]:
+    """A run directory that is ready to be run. Raises BadInput, with nothing written, for anything
+    that can be known to be wrong now.
+    """
+    try:
+        settings = load(recipe, overrides)
+    except SettingsError as error:
+        raise BadInput(str(error)) from None
+    name = name or free_name(root, Path(recipe).stem)
+    check_name(root, name)
+    slow = load_blas(settings.exact) == "reference" and not settings.exact
+    if slow:
+        say(
+            "OpenBLAS is not installed: MLX computes with its reference BLAS, about 15 times slower"
+        )
+        say("  (`make setup` installs it; Debian: apt-get install libopenblas0-pthread)")
+    settings = with_model(settings, find_checkpoint(settings))
+    check_run(settings, root)
+    run = RunDirectory(root, name)
+    run.create(to_toml(settings), {"pippin": version("pippin"), "recipe": Path(recipe).name})
+    return run, settings
+
+
+def find_checkpoint(settings: Settings) -> Path:
+    """The checkpoint's folder; the seedling is raised if it is asked for and not there yet."""
+    if settings.model.path != "seedling":
+        from policies.model import locate
+
+        return locate(settings.model.path)
+    from ops.seed import seedling_folder
+
+    if not seedling_folder().is_dir():
+        say("raising the seedling (a small model, some seconds, only this once)")
+        # In a process of its own: the warm start imports Ray, whose environment is not set here yet.
+        raised = subprocess.run([sys.executable, "-m", "ops.cli", "seed"], check=False)
+        if raised.returncode:
+            raise RunFailed("the seedling could not be raised; try: pippin seed")
+    return seedling_folder()
+
+
+def detach(run: RunDirectory) -> int:
+    """Run in a process of its own that outlives this terminal; returns its pid once it has the run.
+
+    Raises RunFailed if it ends before.
+    """
+    with (run.logs / "supervisor.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "ops.supervise", str(run.path.absolute())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=os.path.abspath(os.sep),
+        )
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            break
+        if run.locked():
+            return child.pid
+        time.sleep(0.1)
+    tail = (run.logs / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:]
+    raise RunFailed(f"the run did not start: {' '.join(tail) or 'no word from its process'}")
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)

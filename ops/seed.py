@@ -1,0 +1,88 @@
+"""`pippin seed`: raise the seedling, once; later calls find it in Pippin's home."""
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from configs import load
+from configs.dump import to_toml
+from configs.schema import Settings
+from runtime.durable import publish_folder
+from runtime.home import home
+from runtime.rundir import RunDirectory, Status
+
+RECIPE = Path(__file__).parent.parent / "configs" / "seedling.toml"
+Progress = Callable[[Status], None]
+
+
+def seedling_folder(seed: int = 0) -> Path:
+    """Where the seedling of this recipe and seed is, or will be."""
+    told = f"{RECIPE.read_text()}{architecture_text()}{seed}"
+    return home() / "seedlings" / hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def architecture_text() -> str:
+    """The network's source, so that a change of it makes a new seedling."""
+    return (RECIPE.parent.parent / "policies" / "seedling.py").read_text()
+
+
+def ensure_seedling(seed: int = 0, progress: Progress | None = None) -> tuple[Path, bool]:
+    """The seedling's folder, and whether it had to be raised now (some seconds).
+
+    The warm start is a run like any other, with its actors as plain objects of this process.
+    """
+    target = seedling_folder(seed)
+    if target.is_dir():
+        return target, False
+    from actors.conductor import Conductor
+    from actors.program import local_fleet
+    from ops.export import export
+    from policies.seedling import write_blank
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".raising-", dir=target.parent))
+    try:
+        write_blank(work / "blank", seed)
+        settings = with_seed(load(RECIPE, [f'model.path="{work / "blank"}"']), seed)
+        run = RunDirectory(work, "warm-start")
+        run.create(to_toml(settings), {})
+        fleet = local_fleet(settings, run)
+        report = (lambda _: progress(run.read_status())) if progress else None
+        try:
+            asyncio.run(Conductor(settings, run, fleet, report).run())
+        finally:
+            fleet.stop()
+        export(run, work / "seedling", step=None, adapters=False, dequantize=False)
+        about = {"made_by": "pippin seed", "seed": seed, "recipe": RECIPE.name}
+        (work / "seedling" / "pippin.json").write_text(json.dumps(about, sort_keys=True))
+        if not target.exists():
+            publish_folder(work / "seedling", target)
+    except OSError:
+        if not target.is_dir():  # else another process was first; its seedling is the same
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target, True
+
+
+def with_seed(settings: Settings, seed: int) -> Settings:
+    """The settings under another seed."""
+    return msgspec.structs.replace(settings, seed=seed)
+
+
+def remove_seedlings() -> int:
+    """Delete all seedlings; they can be raised again. Returns how many there were."""
+    folder = home() / "seedlings"
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    for path in found:
+        trash = path.with_name(f".trash-{path.name}-{os.getpid()}")
+        path.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+    return len(found)

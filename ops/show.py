@@ -1,0 +1,154 @@
+"""What a person sees of a run in a terminal: a live line, a table of runs, a status in words."""
+
+import sys
+import time
+from collections.abc import Callable
+
+from runtime.rundir import EvalResult, Status
+
+BAR = 24
+
+
+class LiveLine:
+    """One line that is rewritten while the run goes on; one line per change where there is no terminal."""
+
+    def __init__(self, out=sys.stderr) -> None:
+        self._out = out
+        self._live = out.isatty()
+        self._shown: tuple[int, str, int] = (-1, "", 0)
+        self._width = 0
+
+    def __call__(self, status: Status) -> None:
+        """Show a status, if it says something new."""
+        for result in status.evals[self._shown[2] :]:
+            self._print(eval_line(result, status.evals[0]))
+        now = (status.step, status.doing, len(status.evals))
+        if self._live:
+            self._rewrite(progress_line(status))
+        elif status.step != self._shown[0] and self._due(status):
+            self._print(progress_line(status))
+        elif status.step == 0 and status.doing != self._shown[1]:
+            self._print(status.doing)
+        self._shown = now
+
+    def end(self) -> None:
+        """Leave the last line standing."""
+        if self._live and self._width:
+            self._out.write("\n")
+            self._width = 0
+
+    def _due(self, status: Status) -> bool:
+        return status.step % max(status.steps // 20, 1) == 0 or status.step == status.steps
+
+    def _print(self, line: str) -> None:
+        if self._live and self._width:
+            self._out.write("\r" + " " * self._width + "\r")
+            self._width = 0
+        self._out.write(line + "\n")
+        self._out.flush()
+
+    def _rewrite(self, line: str) -> None:
+        self._out.write("\r" + line.ljust(self._width))
+        self._width = len(line)
+        self._out.flush()
+
+
+def progress_line(status: Status) -> str:
+    """Step, reward, pass@1, tokens per second and time left, in one line."""
+    m = status.metrics
+    done = int(BAR * status.step / max(status.steps, 1))
+    if not status.steps:
+        return status.doing or status.state
+    parts = [f"[{'█' * done}{'·' * (BAR - done)}] {status.step}/{status.steps}"]
+    if "reward_mean" in m:
+        parts += [f"reward {m['reward_mean']:.3f}", f"pass@1 {m['pass_at_1']:.3f}"]
+    elif "loss" in m:
+        parts.append(f"loss {m['loss']:.4f}")
+    if m.get("sampler_tokens_per_s"):
+        parts.append(f"sample {m['sampler_tokens_per_s']:,.0f} tok/s")
+    if m.get("learner_tokens_per_s"):
+        parts.append(f"learn {m['learner_tokens_per_s']:,.0f} tok/s")
+    if status.eta_s is not None and status.state == "running":
+        parts.append(f"{duration(status.eta_s)} left")
+    if status.state != "running" or not status.step:
+        parts.append(status.doing)
+    return "  ".join(parts)
+
+
+def eval_line(result: EvalResult, base: EvalResult) -> str:
+    """One evaluation, against the base."""
+    gain = "" if result.step == base.step else f"  ({result.score - base.score:+.3f} over the base)"
+    who = "the base" if result.step == 0 else f"step {result.step}"
+    return (
+        f"held-out {result.metric} of {who}: {result.score:.3f} ± {result.stderr:.3f} "
+        f"(n = {result.n}, {result.mean_tokens:.1f} tokens){gain}"
+    )
+
+
+def status_text(status: Status) -> str:
+    """A status for reading."""
+    since = duration(max(time.time() - status.since, 0)) if status.since else "?"
+    lines = [f"{status.name}: {status.state}, step {status.step} of {status.steps}"]
+    if status.doing:
+        lines.append(f"  {status.doing}, for {since}")
+    if status.message:
+        lines.append(f"  {status.message}")
+    lines += [f"  {eval_line(e, status.evals[0])}" for e in status.evals]
+    ledger = status.ledger
+    gone = {**_counts(ledger.get("dropped")), **_counts(ledger.get("failed"))}
+    reasons = "".join(f", {count:,} {reason}" for reason, count in gone.items())
+    lines.append(
+        f"  trajectories: {ledger.get('pulled', 0):,} pulled = {ledger.get('trained', 0):,} trained"
+        f"{reasons}, {ledger.get('in_flight', 0):,} in flight"
+    )
+    if status.metrics:
+        lines.append("  " + progress_line(status))
+    if status.state == "running" and status.dashboard:
+        lines.append(f"  dashboard: {status.dashboard} (pippin dashboard {status.name})")
+    return "\n".join(lines)
+
+
+def runs_table(statuses: list[Status]) -> str:
+    """One line a run."""
+    head = ("run", "state", "step", "base", "last pass@1", "doing")
+    rows = [
+        (
+            s.name,
+            s.state,
+            f"{s.step}/{s.steps}",
+            f"{s.evals[0].score:.3f}" if s.evals else "",
+            f"{s.evals[-1].score:.3f}" if len(s.evals) > 1 else "",
+            s.doing if s.state == "running" else s.message[:60],
+        )
+        for s in statuses
+    ]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in (head, *rows)
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    seconds = int(seconds + 0.5)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def follow(read: Callable[[], Status], show: LiveLine, poll_s: float = 0.5) -> Status:
+    """Show a run until it ends; returns the last status."""
+    while True:
+        status = read()
+        show(status)
+        if status.state not in ("starting", "running"):
+            show.end()
+            return status
+        time.sleep(poll_s)
+
+
+def _counts(value: object) -> dict[str, int]:
+    return {str(k): int(v) for k, v in value.items()} if isinstance(value, dict) else {}

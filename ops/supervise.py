@@ -1,0 +1,129 @@
+"""The process that a run lives in: it holds the run's lock, Ray's session and the conductor.
+
+Ctrl-C and SIGTERM ask the conductor to stop between two phases; a second one leaves at once. Either way the
+newest checkpoint stays, and `pippin resume` goes on from it.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from configs import load
+from configs.schema import Settings
+from ops.session import ray_session
+from runtime.errors import Interrupted, PippinError, RunFailed
+from runtime.rundir import RunDirectory, Status
+
+POLL_S = 0.25
+CONDUCTOR_RESTARTS = 3
+Show = Callable[[Status], None]
+
+
+def supervise(run: RunDirectory, show: Show | None = None) -> Status:
+    """Run to the end in this process; `show` is called a few times a second with the status.
+
+    Raises RunFailed with the first cause, Interrupted if somebody asked to stop, BadInput if another
+    process has the run.
+    """
+    run.lock()
+    try:
+        settings = load(run.recipe)
+        with ray_session(settings, run) as session:
+            _drive(settings, run, session.dashboard, show or (lambda status: None))
+        return run.read_status()
+    except Interrupted:
+        _settle(run, "interrupted", "")
+        raise
+    except PippinError as error:
+        _settle(run, "failed", str(error))
+        raise
+    except Exception as error:
+        _settle(run, "failed", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        run.unlock()
+
+
+def _drive(settings: Settings, run: RunDirectory, dashboard: str, show: Show) -> None:
+    """Start the conductor and wait for its end; one that died goes on from the checkpoint."""
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    from actors.program import first_cause, start_conductor
+
+    with _stop_signals() as asked:
+        deaths = 0
+        while True:
+            conductor = start_conductor(settings, run)
+            ending = conductor.run.remote(dashboard)
+            told = False
+            try:
+                while not ray.wait([ending], timeout=POLL_S)[0]:
+                    show(run.read_status())
+                    if asked.is_set() and not told:
+                        conductor.stop.remote()
+                        told = True
+                ray.get(ending)
+                show(run.read_status())
+                return
+            except RayTaskError as error:
+                raise first_cause(error, "the conductor") from None
+            except RayActorError as error:
+                if told:
+                    raise Interrupted("stopped") from None
+                deaths += 1
+                if deaths > CONDUCTOR_RESTARTS:
+                    reason = str(error).strip().splitlines()[0]
+                    raise RunFailed(f"the conductor died {deaths} times: {reason}") from None
+                time.sleep(0.2 * 2**deaths)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM sets the event, the second ends this process."""
+    asked = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        if asked.is_set():
+            os._exit(128 + number)
+        asked.set()
+
+    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _settle(run: RunDirectory, state: str, message: str) -> None:
+    """Write the end down if the conductor could not."""
+    status = run.read_status()
+    if status.state != state:
+        status.state, status.doing, status.since = state, "", time.time()
+        status.message = status.message or message
+        run.write_status(status)
+
+
+def main(path: str) -> int:
+    """The body of a detached run: everything goes to the run's own log."""
+    run = RunDirectory(Path(path).parent, Path(path).name)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        supervise(run)
+    except Interrupted:
+        return 130
+    except PippinError as error:
+        print(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main(sys.argv[1]))

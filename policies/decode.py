@@ -31,8 +31,10 @@ from runtime.trajectory import StopReason
 
 PREFILL_TOKENS = 8192
 """Padded prompt tokens of one prefill pass."""
-SMALLEST_BATCH = 4
-"""The tail is gathered into ever smaller batches, halving down to this."""
+BATCH_MULTIPLE = 4
+"""A tail is gathered into batches that are multiples of this: few shapes."""
+SHRINK_SHARE = 1 / 8
+"""Empty slots stay until they are this share of all: gathering copies the key-value memory."""
 REFILL_SHARE = 1 / 8
 """Free slots wait until they are this share of all."""
 
@@ -326,18 +328,14 @@ class _Wave:
                 sequence.seconds = time.perf_counter() - self.began
 
     def shrink(self) -> None:
-        """When nothing waits any more and half the rows are empty, go on with a smaller batch."""
+        """When nothing waits any more and some rows are empty, go on with a smaller batch.
+
+        A step in flight is not waited for: it knows whose tokens it computes.
+        """
         busy = [i for i, row in enumerate(self.rows) if row is not None]
-        if self.queue or not busy or len(self.rows) < 2 * max(len(busy), SMALLEST_BATCH):
+        size = -(-len(busy) // BATCH_MULTIPLE) * BATCH_MULTIPLE
+        if self.queue or not busy or len(self.rows) - size < len(self.rows) * SHRINK_SHARE:
             return
-        while self.flight:
-            self.read()
-        busy = [i for i, row in enumerate(self.rows) if row is not None]
-        if not busy:
-            return
-        size = SMALLEST_BATCH
-        while size < len(busy):
-            size *= 2
         spare = [i for i, row in enumerate(self.rows) if row is None]
         keep = np.array(sorted(busy + spare[: size - len(busy)]))
         self.slots.select(keep)

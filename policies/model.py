@@ -72,8 +72,8 @@ class Policy:
 
     def project(self, hidden_CD: mx.array, *head_weights: mx.array) -> mx.array:
         """Logits [C, V] of hidden states, through everything that the architecture does there."""
-        names = self._head_names()
-        before = [self._parameter(name) for name in names] if head_weights else []
+        names = self._head_names() if head_weights else []
+        before = [self._parameter(name) for name in names]
         object.__setattr__(self._outer, "model", _Given(self._trunk, hidden_CD[None]))
         try:
             for name, weight in zip(names, head_weights):

@@ -1,0 +1,24 @@
+"""`pippin bench NAME`: each benchmark is a module beside this file with a `main()`."""
+
+import subprocess
+import sys
+
+from runtime.errors import BadInput
+
+BENCHMARKS = {
+    "quickstart": "held-out pass@1 before and after the quickstart, for three seeds",
+    "decoder": "tokens per second against mlx-lm's BatchGenerator, in one process",
+    "loss_memory": "peak memory of the loss against the plain computation",
+}
+
+
+def run(name: str, options: list[str]) -> int:
+    """Run one benchmark in a process of its own (its BLAS must be chosen first); its exit code."""
+    if name == "list":
+        for known, what in BENCHMARKS.items():
+            print(f"pippin bench {known:12} {what}")
+        return 0
+    if name not in BENCHMARKS:
+        raise BadInput(f"bench: needs one of {', '.join(BENCHMARKS)}, got {name!r}")
+    command = [sys.executable, "-m", f"ops.bench.{name}", *options]
+    return subprocess.run(command, check=False).returncode

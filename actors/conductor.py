@@ -11,6 +11,7 @@ or the conductor dies, the run goes on from the checkpoint.
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable
@@ -47,7 +48,9 @@ class Conductor:
         self._task.close()  # hands out prompts; judging them is the verifiers' work
         self._parts = Parts(settings, fleet, self._log)
         self._rollouts = Rollouts(settings, self._parts, self._task)
-        self._status = Status(name=run.name, steps=settings.algorithm.steps)
+        self._status = run.read_status()
+        self._status.steps, self._status.message = settings.algorithm.steps, ""
+        self._launcher = {k: v for k, v in self._status.pids.items() if k == "supervisor"}
         self._stopping = False
         self._versions: dict[int, WeightsVersion] = {}
         self._clock = time.monotonic()
@@ -63,15 +66,18 @@ class Conductor:
             self._doing("starting the actors", "starting")
             await self._parts.start()
             while True:
+                learner = self._parts.learner()
                 try:
                     await self._go_on()
                     break
                 except PartDied as death:  # the learner: all others are asked again where they died
-                    await self._parts.revive("learner", 0, death)
+                    await self._parts.revive("learner", 0, learner, death)
         except Interrupted:
             self._doing("stopped", "interrupted")
             raise
         except PippinError as error:
+            if error.__cause__ is not None:  # an actor's, with the stack that it had there
+                self._log.error("a part failed", trace=str(error.__cause__))
             self._fail(str(error))
             raise
         except Exception as error:
@@ -112,6 +118,7 @@ class Conductor:
         finally:
             if ahead is not None:
                 ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
 
     def _adopt(self, restored: Restored) -> RunState:
         """Make the run directory say what the checkpoint says; what came later is done anew."""
@@ -212,7 +219,8 @@ class Conductor:
         )
         self._status.evals.append(result)
         self._run.append_line("evals.jsonl", result)
-        self._report({"eval_pass_at_1": result.score})
+        if result.score is not None:
+            self._report({"eval_pass_at_1": result.score})
         self._write()
 
     # ── what it says ─────────────────────────────────────────────────────────────────────────────
@@ -236,8 +244,8 @@ class Conductor:
 
     def _best(self) -> list[int]:
         """The step of the best evaluation so far: its checkpoint stays."""
-        scored = [e for e in self._status.evals if e.step and e.score == e.score]
-        return [max(scored, key=lambda e: e.score).step] if scored else []
+        scored = [(e.score, e.step) for e in self._status.evals if e.step and e.score is not None]
+        return [max(scored, key=lambda one: one[0])[1]] if scored else []
 
     def _fail(self, cause: str) -> None:
         self._log.error("failed", cause=cause)
@@ -252,7 +260,7 @@ class Conductor:
             raise Interrupted(f"stopped before {doing}; {self._status.step} steps are done")
 
     def _write(self) -> None:
-        self._status.pids = {"conductor": os.getpid(), **self._parts.pids}
+        self._status.pids = {**self._launcher, "conductor": os.getpid(), **self._parts.pids}
         self._run.write_status(self._status)
 
 
@@ -268,7 +276,8 @@ def step_metrics(raw: dict[str, float], seconds: float) -> dict[str, float]:
     values["learner_tokens_per_s"] = _rate(
         values.pop("learner_tokens", 0), values["learner_busy_s"]
     )
-    return {name: float(values[name]) for name in METRICS if name in values}
+    # JSON has no NaN: a number that is none is left out.
+    return {n: float(values[n]) for n in METRICS if n in values and math.isfinite(values[n])}
 
 
 def _rate(count: float, seconds: float) -> float:

@@ -68,8 +68,8 @@ class Evaluator:
         lines = b"".join(msgspec.json.encode(a) + b"\n" for a in answers)
         write_file(self._folder / f"step-{step:06d}.jsonl", lines, durable=False)
         means = [sum(group) / len(group) for group in by_prompt.values()]
-        score = sum(means) / len(means) if means else float("nan")
-        variance = sum((m - score) ** 2 for m in means) / max(len(means) - 1, 1)
+        score = sum(means) / len(means) if means else None
+        variance = sum((m - (score or 0.0)) ** 2 for m in means) / max(len(means) - 1, 1)
         lengths = [a["tokens"] for a in answers]
         return EvalResult(
             step=step,

@@ -50,6 +50,8 @@ class LocalFleet:
 
     def start(self, role: str, index: int) -> Any:
         """Construct the object."""
+        if (old := self._parts.pop((role, index), None)) is not None:
+            old.close()
         self._parts[role, index] = _LocalPart(self._make(role, index))
         return self._parts[role, index]
 
@@ -64,15 +66,18 @@ class LocalFleet:
     def stop(self) -> None:
         """Forget the objects, closing what they hold."""
         for part in self._parts.values():
-            close = getattr(part.target, "close", None)
-            if close:
-                close()
+            part.close()
         self._parts.clear()
 
 
 class _LocalPart:
     def __init__(self, target: Any) -> None:
         self.target = target
+
+    def close(self) -> None:
+        """Let the object go, as the end of its process would."""
+        if close := getattr(self.target, "close", None):
+            close()
 
     def __getattr__(self, name: str) -> Any:
         return _LocalMethod(getattr(self.target, name))

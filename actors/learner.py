@@ -28,7 +28,7 @@ from policies.model import load_policy
 from policies.update import Updater
 from runtime import checkpoint
 from runtime.blas import load_blas
-from runtime.errors import Damaged, RunFailed
+from runtime.errors import RunFailed
 from runtime.home import home
 from runtime.lease import Lease
 from runtime.rundir import RunDirectory
@@ -85,8 +85,9 @@ class Learner:
         )
         self._trajectories.restore(state["log_size"], state["log_chain"])
         self._step = run.step
-        self._versions = self._older_versions(state["versions"])
+        self._versions = self._older_versions(state["versions"], found.path)
         self._versions.append(self._publish(run.step))
+        self._clear_others()
         note = f"passed over: {'; '.join(passed_over)}" if passed_over else ""
         self._log.info("restored", step=run.step, note=note)
         return Restored(
@@ -177,6 +178,7 @@ class Learner:
         self._trajectories.restore(0, EMPTY_CHAIN)
         self._step = 0
         self._versions = [self._publish(0)]
+        self._clear_others()
         return Restored(
             state=RunState(),
             weights=self._versions[0],
@@ -193,17 +195,24 @@ class Learner:
     def _version_path(self, version: int) -> Path:
         return self._run.weights / f"v{version:06d}.safetensors"
 
-    def _older_versions(self, named: dict[str, str]) -> list[WeightsVersion]:
-        """Versions before the checkpoint's that a lagging sampler still needs, if they are intact."""
+    def _older_versions(self, named: dict[str, str], folder: Path) -> list[WeightsVersion]:
+        """Versions before the checkpoint's that a lagging sampler still needs: it holds them too,
+        because the run went on after it and has retired them.
+        """
         kept = []
         for version, digest in sorted((int(v), d) for v, d in named.items()):
             path = self._version_path(version)
-            try:
-                weights.load(path, digest)
-            except Damaged:
-                raise RunFailed(f"{path}: needed to sample the next step, is damaged") from None
+            path.unlink(missing_ok=True)
+            _link(folder / path.name, path)
             kept.append(WeightsVersion(version=version, path=str(path), digest=digest))
         return kept
+
+    def _clear_others(self) -> None:
+        """Delete weights files that nobody knows: of steps that are done anew, of a killed writer."""
+        known = {version.path for version in self._versions}
+        for file in self._run.weights.iterdir():
+            if str(file) not in known:
+                file.unlink()
 
     def _checkpoint(self, request: Learn) -> str:
         self._trajectories.sync()
@@ -221,11 +230,9 @@ class Learner:
         }
 
         def write(folder: Path) -> None:
-            target = folder / "weights.safetensors"
-            try:
-                os.link(newest.path, target)
-            except OSError:  # a volume without hard links
-                shutil.copyfile(newest.path, target)
+            _link(Path(newest.path), folder / "weights.safetensors")
+            for version in older:
+                _link(Path(version.path), folder / Path(version.path).name)
             weights.save(folder / "optimizer.safetensors", optimizer)
 
         checkpoint.publish(self._run.checkpoints, request.step, state, write)
@@ -237,3 +244,10 @@ class Learner:
         for version in [v for v in self._versions if v.version < oldest]:
             self._versions.remove(version)
             Path(version.path).unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a volume without hard links
+        shutil.copyfile(source, target)

@@ -25,6 +25,7 @@ class Parts:
         self._fleet = fleet
         self._log = log
         self._deaths = 0
+        self._reviving: dict[tuple[str, int], asyncio.Lock] = {}
         self.pids: dict[str, int] = {}
 
     async def start(self) -> None:
@@ -33,6 +34,10 @@ class Parts:
         for role, index in roles:
             self._fleet.start(role, index)
         await together(self._greet(role, index) for role, index in roles)
+
+    def learner(self) -> Any:
+        """The handle of the learner that lives now."""
+        return self._fleet.part("learner", 0)
 
     def step_done(self) -> None:
         """A step worked: earlier deaths count no more."""
@@ -50,39 +55,55 @@ class Parts:
         value, references = await self._ask(role, index, method, arguments, what)
         return value, references[1]
 
-    async def revive(self, role: str, index: int, death: PartDied) -> None:
-        """Start an actor that died, after a pause. Raises RunFailed when it has died too often."""
-        self._deaths += 1
-        name = f"{role}-{index}"
-        self._log.warning("part died", part=name, cause=str(death), deaths=self._deaths)
-        if self._deaths > self._settings.actors.restarts:
-            raise RunFailed(f"{name} died {self._deaths} times without a step done: {death}")
-        await asyncio.sleep(min(BACKOFF_S * 2**self._deaths, LONGEST_BACKOFF_S))
-        self._fleet.start(role, index)
-        await self._greet(role, index)
+    async def revive(self, role: str, index: int, dead: Any, death: PartDied) -> None:
+        """Start an actor again in the place of `dead`, after a pause.
+
+        Several calls to one actor see the same death: the first starts it, the others find it there.
+        Raises RunFailed when actors have died too often.
+        """
+        async with self._reviving.setdefault((role, index), asyncio.Lock()):
+            while self._fleet.part(role, index) is dead:
+                self._deaths += 1
+                name = f"{role}-{index}"
+                self._log.warning("part died", part=name, cause=str(death), deaths=self._deaths)
+                if self._deaths > self._settings.actors.restarts:
+                    raise RunFailed(
+                        f"{name} died {self._deaths} times without a step done: {death}"
+                    )
+                await asyncio.sleep(min(BACKOFF_S * 2**self._deaths, LONGEST_BACKOFF_S))
+                dead = self._fleet.start(role, index)
+                try:
+                    await self._hello(role, index)
+                    return
+                except PartDied as again:
+                    death = again
 
     async def _ask(
         self, role: str, index: int, method: str, arguments: tuple[Any, ...], what: str
     ) -> tuple[Any, Any]:
         while True:
-            references = getattr(self._fleet.part(role, index), method).remote(*arguments)
+            part = self._fleet.part(role, index)
+            references = getattr(part, method).remote(*arguments)
             first = references[0] if isinstance(references, list) else references
             try:
                 return await self._fleet.wait(first, self._limit_s(role), what), references
             except PartDied as death:
                 if role == "learner":
                     raise
-                await self.revive(role, index, death)
+                await self.revive(role, index, part, death)
 
     async def _greet(self, role: str, index: int) -> None:
+        part = self._fleet.part(role, index)
+        try:
+            await self._hello(role, index)
+        except PartDied as death:
+            await self.revive(role, index, part, death)
+
+    async def _hello(self, role: str, index: int) -> None:
         name = f"{role}-{index}"
         reference = self._fleet.part(role, index).hello.remote()
         limit_s = self._settings.deadlines.start_s
-        try:
-            hello: Hello = await self._fleet.wait(reference, limit_s, f"{name} to start")
-        except PartDied as death:
-            await self.revive(role, index, death)
-            return
+        hello: Hello = await self._fleet.wait(reference, limit_s, f"{name} to start")
         self.pids[name] = hello.pid
         self._log.info("part started", part=name, pid=hello.pid, backend=hello.backend)
 

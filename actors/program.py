@@ -99,9 +99,9 @@ class RayFleet:
         try:
             return await asyncio.wait_for(_value(reference), timeout_s)
         except TimeoutError:
-            raise RunFailed(f"waited {timeout_s:.0f} s for {what}") from None
+            raise RunFailed(f"waited {timeout_s:g} s for {what}") from None
         except ray_errors.RayTaskError as error:
-            raise first_cause(error, what) from None
+            raise first_cause(error, what) from error
         except (ray_errors.RayActorError, ray_errors.ObjectLostError) as error:
             reason = str(error).strip().splitlines()[0]
             raise PartDied(f"died while we waited for {what} ({reason[:200]})") from None

@@ -35,7 +35,7 @@ class Sampler:
         self._log = open_log(Path(run) / "logs", name)
         self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
         self._decoder = Decoder(self._policy, settings.sampling.slots)
-        self._version: int | None = None
+        self._loaded = ""
         self._lease = Lease(home() / "gpu", gpu_places())
         mx.set_cache_limit(CACHE_BYTES)
         self._log.info("started", pid=os.getpid(), checkpoint=settings.model.path)
@@ -74,11 +74,11 @@ class Sampler:
 
     def _use(self, version: WeightsVersion) -> float:
         """Load a weights version unless it is the present one; gives the seconds it took."""
-        if version.version == self._version:
+        if version.digest == self._loaded:  # a number alone may be of a step that was done anew
             return 0.0
         began = time.perf_counter()
         self._policy.load_trained(weights.load(Path(version.path), version.digest))
-        self._version = version.version
+        self._loaded = version.digest
         return time.perf_counter() - began
 
     def _sample(self, request: Generate) -> pa.RecordBatch:

@@ -55,6 +55,11 @@ class Verifier:
             seconds=time.perf_counter() - began,
         )
 
+    @ray.method
+    def close(self) -> None:
+        """End the process of a user's reward function."""
+        self._task.close()
+
     def _shape(self, verdict: Verdict, length: int) -> Verdict:
         algorithm = self._settings.algorithm
         if verdict.reward is None or not isinstance(algorithm, Grpo):

@@ -46,11 +46,11 @@ def sample(
 def invert(mass_SV: mx.array, uniform_S: mx.array) -> mx.array:
     """The first token at which the cumulative mass exceeds its share `uniform_S` of the total.
 
-    Never a token of mass zero: the sum does not rise there.
+    Never a token of mass zero, not even where a GPU's parallel sum rises by a rounding there.
     """
     cumulative_SV = mx.cumsum(mass_SV, axis=-1)
     threshold_S1 = uniform_S[:, None] * cumulative_SV[:, -1:]
-    return mx.argmax(cumulative_SV > threshold_S1, axis=-1).astype(mx.int32)
+    return mx.argmax((cumulative_SV > threshold_S1) & (mass_SV > 0), axis=-1).astype(mx.int32)
 
 
 def kept(exp_SV: mx.array, top_k: int, top_p: float, min_p: float) -> mx.array:

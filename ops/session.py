@@ -28,6 +28,7 @@ from runtime.rundir import RunDirectory
 LONGEST_TEMP_PATH = 41
 """Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
 STOP_S = 8.0
+OWNER = "launcher.pid"
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,14 +183,33 @@ def _write_token(path: Path) -> None:
 
 
 def _temp_dir() -> Path:
-    """A short folder of our own: under Pippin's home, or under /tmp where that path is too long."""
+    """A short folder of our own: under Pippin's home, or under /tmp where that path is too long.
+
+    Folders of launchers that were killed are cleared away, with what is left of their processes.
+    """
     name = secrets.token_hex(3)
     for parent in (home() / "r", Path(f"/tmp/pippin-{os.getuid()}")):
         if len(str(parent / name)) <= LONGEST_TEMP_PATH:
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (parent / name).mkdir(mode=0o700)
-            return parent / name
+            for old in parent.glob(f"*/{OWNER}"):
+                if not _alive(old):
+                    end_processes(str(old.parent))
+                    shutil.rmtree(old.parent, ignore_errors=True)
+            aside = parent / f".{name}"
+            aside.mkdir(mode=0o700)
+            (aside / OWNER).write_text(str(os.getpid()))
+            return aside.rename(parent / name)
     raise RunFailed(f"no folder with a path of at most {LONGEST_TEMP_PATH} bytes for Ray's sockets")
+
+
+def _alive(owner: Path) -> bool:
+    try:
+        os.kill(int(owner.read_text()), 0)
+    except (ProcessLookupError, ValueError, FileNotFoundError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _keep_logs(temp: Path, run: RunDirectory) -> None:

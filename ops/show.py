@@ -77,8 +77,12 @@ def progress_line(status: Status) -> str:
 
 def eval_line(result: EvalResult, base: EvalResult) -> str:
     """One evaluation, against the base."""
-    gain = "" if result.step == base.step else f"  ({result.score - base.score:+.3f} over the base)"
     who = "the base" if result.step == 0 else f"step {result.step}"
+    if result.score is None:
+        return f"held-out {result.metric} of {who}: none, no answer could be scored"
+    gain = ""
+    if result.step != base.step and base.score is not None:
+        gain = f"  ({result.score - base.score:+.3f} over the base)"
     return (
         f"held-out {result.metric} of {who}: {result.score:.3f} ± {result.stderr:.3f} "
         f"(n = {result.n}, {result.mean_tokens:.1f} tokens){gain}"
@@ -116,8 +120,8 @@ def runs_table(statuses: list[Status]) -> str:
             s.name,
             s.state,
             f"{s.step}/{s.steps}",
-            f"{s.evals[0].score:.3f}" if s.evals else "",
-            f"{s.evals[-1].score:.3f}" if len(s.evals) > 1 else "",
+            _score(s.evals[:1]),
+            _score(s.evals[1:][-1:]),
             s.doing if s.state == "running" else s.message[:60],
         )
         for s in statuses
@@ -148,6 +152,10 @@ def follow(read: Callable[[], Status], show: LiveLine, poll_s: float = 0.5) -> S
             show.end()
             return status
         time.sleep(poll_s)
+
+
+def _score(results: list[EvalResult]) -> str:
+    return "".join("none" if r.score is None else f"{r.score:.3f}" for r in results)
 
 
 def _counts(value: object) -> dict[str, int]:

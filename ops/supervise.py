@@ -32,6 +32,7 @@ def supervise(run: RunDirectory, show: Show | None = None) -> Status:
     run.lock()
     try:
         settings = load(run.recipe)
+        _say_starting(run, settings)
         with ray_session(settings, run) as session:
             _drive(settings, run, session.dashboard, show or (lambda status: None))
         return run.read_status()
@@ -98,6 +99,15 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say_starting(run: RunDirectory, settings: Settings) -> None:
+    """What came before stays visible while Ray starts."""
+    status = run.read_status()
+    status.state, status.doing, status.since = "starting", "starting Ray", time.time()
+    status.message, status.pids = "", {"supervisor": os.getpid()}
+    status.steps = settings.algorithm.steps
+    run.write_status(status)
 
 
 def _settle(run: RunDirectory, state: str, message: str) -> None:

@@ -266,6 +266,7 @@ def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
         model, config = mlx_lm_utils.load_model(folder, lazy=True)
     except (ValueError, KeyError, TypeError, RuntimeError, ModuleNotFoundError) as error:
         raise BadInput(f"{folder}: mlx-lm cannot load it: {str(error).splitlines()[0]}") from None
+    _check_attention(model, config, folder)
     policy = Policy(model, config, load_tokens(settings, folder), folder)
     if settings.dtype != "checkpoint":
         model.set_dtype(DTYPES[settings.dtype])
@@ -273,7 +274,7 @@ def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
         _quantize(policy, settings.quantize_bits)
     model.eval()
     mx.eval(model.parameters())
-    _check_architecture(policy)
+    _check_split(policy)
     match settings.train:
         case Lora() as lora:
             _add_adapters(policy, lora, seed)
@@ -318,13 +319,19 @@ def _add_adapters(policy: Policy, lora: Lora, seed: int) -> None:
     policy.lora = lora
 
 
-def _check_architecture(policy: Policy) -> None:
-    kind = policy.config.get("model_type", "?")
-    caches = make_prompt_cache(policy.model)
-    if not all(isinstance(c, KVCache | RotatingKVCache) for c in caches):
+def _check_attention(model: nn.Module, config: dict[str, Any], folder: Path) -> None:
+    trunk = getattr(getattr(model, "language_model", model), "model", None)
+    caches = make_prompt_cache(model)
+    attends = all(isinstance(c, KVCache | RotatingKVCache) for c in caches)
+    if not attends or len(getattr(trunk, "layers", ())) != len(caches):
         raise BadInput(
-            f"{policy.folder}: {kind} is not a dense attention model, which Pippin needs"
+            f"{folder}: {config.get('model_type', '?')} is not a dense attention model with one "
+            "key-value cache a layer, which Pippin needs"
         )
+
+
+def _check_split(policy: Policy) -> None:
+    kind = policy.config.get("model_type", "?")
     tokens = mx.array([[1, 2, 3, 1]]) % policy.vocabulary
     whole = policy.model(tokens)[0].astype(mx.float32)
     split = policy.project(policy.hidden(tokens)[0]).astype(mx.float32)

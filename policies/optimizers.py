@@ -5,13 +5,13 @@ optimiser holds float32 masters, steps them, and the model gets them rounded.
 """
 
 import math
+from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx.utils import tree_unflatten
 
 from configs.schema import Optimizer
-from policies.model import Arrays, flat, number
+from policies.model import Arrays, number
 
 
 class AdamW:
@@ -76,22 +76,21 @@ class AdamW:
 
     def state(self) -> Arrays:
         """Moments, step count and masters, by name."""
-        moments: Arrays = {f"adam.{k}": v for k, v in flat(self._adam.state).items()}
-        moments.pop("adam.learning_rate", None)
-        masters = {f"master.{k}": v for k, v in self._masters.items()}
-        return {**moments, **masters, "updates": mx.array(self.updates, mx.int64)}
+        adam: Any = self._adam.state
+        moments = {f"{m}.{name}": adam[name][m] for name in self._dtypes for m in ("m", "v")}
+        masters = {f"master.{name}": array for name, array in self._masters.items()}
+        counts = {"updates": mx.array(self.updates, mx.int64), "step": adam["step"]}
+        return {**moments, **masters, **counts}
 
     def restore(self, state: Arrays) -> None:
         """Go on from a saved state. Raises ValueError if it is of another model."""
-        mine, theirs = self.state(), dict(state)
+        mine, theirs = self.state(), state
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
             odd = sorted(mine.keys() ^ theirs.keys())[:3] or ["shapes"]
             raise ValueError(f"optimiser state does not fit this model: {', '.join(odd)}")
-        self.updates = int(number(theirs.pop("updates")))
-        self._masters = {k[7:]: v for k, v in theirs.items() if k.startswith("master.")}
-        moments = [(k[5:], v) for k, v in theirs.items() if k.startswith("adam.")]
-        self._adam.state = {
-            **tree_unflatten(moments),
-            "learning_rate": mx.array(self._settings.learning_rate),
-        }
+        self.updates = int(number(theirs["updates"]))
+        self._masters = {name: theirs[f"master.{name}"] for name in self._masters}
+        moments = {name: {m: theirs[f"{m}.{name}"] for m in ("m", "v")} for name in self._dtypes}
+        rate = mx.array(self._settings.learning_rate)
+        self._adam.state = {**moments, "step": theirs["step"], "learning_rate": rate}
         mx.eval(self._masters, self._adam.state)

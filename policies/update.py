@@ -14,7 +14,7 @@ import pyarrow as pa
 from configs.schema import Bypass, Grpo, Settings, Sft
 from kernels.logprobs import score, selected
 from policies.batch import MicroBatch, Row, pack
-from policies.model import Policy, flat
+from policies.model import Arrays, Policy, flat
 from policies.objectives.normalise import denominators
 from policies.objectives.terms import (
     Batch,
@@ -111,6 +111,13 @@ class Updater:
         report["learner_tokens"] = float(sum(len(row.tokens) for row in rows))
         return report
 
+    def gradients(self, batch: pa.RecordBatch) -> Arrays:
+        """Gradient of the whole batch's loss by name, float32, as one update; changes nothing."""
+        rows, _ = annotate(batch)
+        micros = pack(rows, self._settings.actors.micro_batch_tokens)
+        total, _ = self._gradients(micros, [self._before_update(micro) for micro in micros])
+        return total
+
     def reward_kl(self, batch: pa.RecordBatch) -> np.ndarray:
         """[N] log-ratio of the sampler to the reference, summed over each row's sampled tokens (k1).
 
@@ -156,9 +163,24 @@ class Updater:
     def _update(
         self, micros: list[MicroBatch], known: list[dict[str, mx.array]]
     ) -> dict[str, float]:
+        total, sums = self._gradients(micros, known)
+        try:
+            new, norm, rate = self.optimizer.step(self._policy.trained(), total)
+        except FloatingPointError as error:
+            raise RunFailed(
+                f"{error} at update {self.optimizer.updates + 1}; the weights before it are kept "
+                "(try a lower optimizer.learning_rate)"
+            ) from None
+        self._policy.load_trained(new)
+        return {**named(summary(add_up(sums))), "grad_norm": norm, "learning_rate": rate}
+
+    def _gradients(
+        self, micros: list[MicroBatch], known: list[dict[str, mx.array]]
+    ) -> tuple[Arrays, list[dict[str, float]]]:
+        """Summed over the micro-batches of one update, with the sums that each reports."""
         model = self._policy.model
         step = self._denominators(micros)
-        total: dict[str, mx.array] = {}
+        total: Arrays = {}
         sums: list[dict[str, float]] = []
         for micro, fixed in zip(micros, known):
             batch = self._batch(micro, fixed)
@@ -172,15 +194,7 @@ class Updater:
                 total[name] = total[name] + gradient if name in total else gradient
             mx.eval(total)
             sums.append(to_floats(metrics))
-        try:
-            new, norm, rate = self.optimizer.step(self._policy.trained(), total)
-        except FloatingPointError as error:
-            raise RunFailed(
-                f"{error} at update {self.optimizer.updates + 1}; the weights before it are kept "
-                "(try a lower optimizer.learning_rate)"
-            ) from None
-        self._policy.load_trained(new)
-        return {**named(summary(add_up(sums))), "grad_norm": norm, "learning_rate": rate}
+        return total, sums
 
     def _loss(
         self, micro: MicroBatch, batch: Batch, step: Step

@@ -3,6 +3,7 @@
     checkpoints/step-000012/
       weights.safetensors     what is trained
       optimizer.safetensors   its moments (and full-precision masters)
+      v000011.safetensors     older weights, where sampling lags behind
       state.json              where the run stands
       manifest.json           SHA-256 of each of the others
 
@@ -40,7 +41,8 @@ def publish(root: Path, step: int, state: dict[str, Any], write: Callable[[Path]
     """
     target = root / f"step-{step:06d}"
     aside = root / f".writing-{step:06d}-{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
+    for leftover in (*root.glob(".writing-*"), *root.glob(".trash-*")):  # of a writer that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     with full_disk_explained(root):
         aside.mkdir()
         try:
@@ -70,6 +72,8 @@ def read(root: Path, step: int) -> Checkpoint:
         files, written = dict(manifest["files"]), int(manifest["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{folder / MANIFEST}: cannot be read ({type(error).__name__})") from None
+    if "state.json" not in files:
+        raise Damaged(f"{folder / MANIFEST}: does not name state.json")
     if written != step:
         raise Damaged(f"{folder / MANIFEST}: is of step {written}, not {step}")
     for name, expected in sorted(files.items()):

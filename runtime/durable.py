@@ -36,10 +36,14 @@ def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace a file in one step: a reader sees the old content or the new, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with full_disk_explained(path):
-        aside.write_bytes(content)
-        if durable:
-            sync(aside)
-        os.replace(aside, path)
+        try:
+            aside.write_bytes(content)
+            if durable:
+                sync(aside)
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
         if durable:
             sync(path.parent)
 

@@ -24,15 +24,18 @@ class Journal:
         self.path = path
         path.touch()
         self.size = sum(HEADER.size + len(record) for record in records(path))
-        self._file = path.open("r+b")
+        self._file = path.open("r+b", buffering=0)
         self._file.truncate(self.size)
         self._file.seek(self.size)
 
     def append(self, payload: bytes) -> int:
         """Write one record and return the offset behind it. Durable only after `sync`."""
         with full_disk_explained(self.path):
-            self._file.write(HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload)
-            self._file.flush()
+            try:
+                self._write(HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload)
+            except OSError:
+                self.cut(self.size)  # a half record before a whole one would read as damage
+                raise
         self.size += HEADER.size + len(payload)
         return self.size
 
@@ -52,6 +55,11 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _write(self, content: bytes) -> None:
+        left = memoryview(content)
+        while left:
+            left = left[self._file.write(left) :]
 
 
 def records(path: Path) -> Iterator[bytes]:

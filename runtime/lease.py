@@ -55,7 +55,7 @@ class Lease:
                     os.close(descriptor)
             if time.monotonic() - began > deadline_s:
                 holders = ", ".join(self.holders()) or "somebody unknown"
-                raise RunFailed(f"{who} waited {deadline_s:.0f} s for the GPU, held by {holders}")
+                raise RunFailed(f"{who} waited {deadline_s:g} s for the GPU, held by {holders}")
             time.sleep(POLL_S)
 
     def holders(self) -> list[str]:

@@ -28,6 +28,7 @@ from runtime.errors import BadInput
 from runtime.ledger import Ledger
 
 SCHEMA_VERSION = 1
+PROBE_S = 0.2
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -37,7 +38,8 @@ class EvalResult(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     task: str
     metric: str
-    score: float
+    score: float | None
+    """None if no answer could be scored."""
     n: int
     """Answers that were scored."""
     stderr: float
@@ -119,11 +121,12 @@ class RunDirectory:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir()
-        except FileExistsError:
-            raise BadInput(
-                f"--name: a run {self.name!r} is there already ({self.path}); choose another name"
-            ) from None
         except OSError as error:
+            if self.path.parent.is_dir() and os.path.lexists(self.path):
+                raise BadInput(
+                    f"--name: a run {self.name!r} is there already ({self.path}); "
+                    "choose another name"
+                ) from None
             raise BadInput(
                 f"--root: {self.path.parent} cannot be written: {error.strerror}"
             ) from None
@@ -159,12 +162,10 @@ class RunDirectory:
     def lock(self) -> None:
         """Become the run's one writer until this process ends. Raises BadInput if another is."""
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked_within(descriptor, PROBE_S):
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"
             os.close(descriptor)
-            raise BadInput(f"{self.path}: another process is running it (pid {holder})") from None
+            raise BadInput(f"{self.path}: another process is running it (pid {holder})")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         self._lock = descriptor
@@ -176,9 +177,9 @@ class RunDirectory:
             return True
         if not path.exists():
             return False
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:  # shared: two who look at once do not take each other for the writer
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
         except BlockingIOError:
             return True
@@ -233,6 +234,19 @@ class RunDirectory:
         kept = [r for r in self.read_lines(file) if r.get("step", 0) <= last_step]
         content = b"".join(msgspec.json.encode(r) + b"\n" for r in kept)
         write_file(self.path / file, content)
+
+
+def _locked_within(descriptor: int, seconds: float) -> bool:
+    """Try for so long: whoever looks whether a run is locked holds its lock for an instant."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)
 
 
 def runs(root: Path) -> list[Path]:

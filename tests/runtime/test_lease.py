@@ -67,7 +67,7 @@ def test_a_waiter_gives_up_at_its_deadline_and_names_the_holder(tmp_path, holder
         pytest.fail("it was held by another process")
     assert 0.3 <= time.monotonic() - began < 5
     assert str(caught.value) == (
-        "learner-0 for step 4 waited 0 s for the GPU, "
+        "learner-0 for step 4 waited 0.3 s for the GPU, "
         f"held by sampler-0 for step 3 (pid {holder.pid})"
     )
 

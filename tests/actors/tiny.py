@@ -1,0 +1,183 @@
+"""Runs so small that a test can have many: one layer of width 32, answers of six characters, four steps."""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from actors.conductor import Conductor
+from actors.fleet import Fleet, LocalFleet, PartDied
+from actors.program import local_fleet, role_class
+from configs.consistency import check
+from configs.schema import Settings
+from policies.characters import write_tokenizer
+from policies.model import create_checkpoint
+from runtime.errors import Interrupted
+from runtime.keys import derive
+from runtime.rundir import RunDirectory, Status
+
+SHAPE: dict[str, Any] = {
+    "model_type": "qwen3",
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "vocab_size": 102,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+}
+DIGESTS = ("weights_digest", "optimizer_digest", "trajectories_digest")
+
+
+def checkpoint(folder: Path, **shape: Any) -> Path:
+    """A random checkpoint in `folder`."""
+    if not folder.exists():
+        create_checkpoint(folder, SHAPE | shape, seed=1)
+        write_tokenizer(folder)
+    return folder
+
+
+GRADED = """
+def reward(prompt, completion, row):
+    return sum(ord(c) % 2 == 0 for c in completion) / max(len(completion), 1)
+"""
+"""Likes even-numbered characters: something that even a random network can learn in four steps."""
+COARSE = """
+def reward(prompt, completion, row):
+    return float(sum(map(ord, completion)) % 3 == 0)
+"""
+"""Often the same for a whole group."""
+
+
+def settings(folder: Path, *, reward: str = GRADED, **changes: Any) -> Settings:
+    """A GRPO run of four steps, in `folder`. `changes` are table__key=value, or whole tables."""
+    raw: dict[str, Any] = {
+        "seed": 5,
+        "model": {"path": str(checkpoint(folder / "model"))},
+        "task": {
+            "name": "jsonl",
+            "train": str(prompts(folder)),
+            "reward": str(reward_file(folder, reward)),
+            "pass_at": 0.5,
+        },
+        "algorithm": {"name": "grpo", "steps": 4, "prompts_per_step": 3, "group_size": 4},
+        "sampling": {"max_new_tokens": 6, "slots": 8},
+        "optimizer": {"learning_rate": 1e-2},
+        "eval": {"prompts": 3, "every_steps": 2},
+        "checkpoint": {"keep": 3},
+        "actors": {"samplers": 2, "verifiers": 2},
+    }
+    for name, value in changes.items():
+        table, _, key = name.partition("__")
+        if key:
+            raw.setdefault(table, {})[key] = value
+        else:
+            raw[table] = value
+    result = msgspec.convert(raw, Settings)
+    check(result)
+    return result
+
+
+def reward_file(folder: Path, source: str) -> Path:
+    """The reward function, in a file of its own."""
+    path = folder / f"reward-{derive(source):x}.py"
+    path.write_text(source)
+    return path
+
+
+def prompts(folder: Path) -> Path:
+    """Forty prompts, of which four are held out."""
+    path = folder / "prompts.jsonl"
+    if not path.exists():
+        lines = [msgspec.json.encode({"prompt": f"{i}+{i * 7 % 10}="}) for i in range(40)]
+        path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def new_run(folder: Path, name: str = "run") -> RunDirectory:
+    """A run directory, made unless it is there."""
+    run = RunDirectory(folder / "runs", name)
+    if not run.path.exists():
+        run.create("", {})
+    return run
+
+
+def go(
+    settings: Settings,
+    run: RunDirectory,
+    fleet: Fleet | None = None,
+    *,
+    stop_after: int | None = None,
+) -> Status:
+    """Run to the end in this process, or stop behind a step; gives the status that is on disk then."""
+    fleet = fleet or local_fleet(settings, run)
+
+    def report(metrics: dict[str, float]) -> None:
+        if "step_seconds" in metrics:
+            reports.append(metrics)
+            if len(reports) == stop_after:
+                conductor.stop()
+
+    reports: list[dict[str, float]] = []
+    run.lock()
+    try:
+        conductor = Conductor(settings, run, fleet, report)
+        if stop_after is None:
+            asyncio.run(conductor.run())
+        else:
+            with contextlib.suppress(Interrupted):
+                asyncio.run(conductor.run())
+    finally:
+        run.unlock()
+        fleet.stop()
+    return run.read_status()
+
+
+class Death(msgspec.Struct):
+    """An actor's end, in the middle of its `nth` call of `method`."""
+
+    role: str
+    method: str
+    nth: int = 1
+    after: bool = False
+    """The method has done its work, but nobody hears of it."""
+    calls: int = 0
+
+
+def mortal_fleet(settings: Settings, run: RunDirectory, deaths: list[Death]) -> LocalFleet:
+    """Actors in this process, each of `deaths` happening once."""
+
+    def make(role: str, index: int) -> Any:
+        actor = role_class(role)(settings, str(run.path), f"{role}-{index}")
+        for death in deaths:
+            if death.role == role:
+                setattr(actor, death.method, _mortal(getattr(actor, death.method), death))
+        return actor
+
+    return LocalFleet(make)
+
+
+def _mortal(method: Callable[..., Any], death: Death) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*arguments: Any) -> Any:
+        death.calls += 1
+        if death.calls != death.nth:
+            return method(*arguments)
+        if death.after:
+            method(*arguments)
+        raise PartDied(f"{death.role} died in call {death.nth} of {death.method}")
+
+    return call
+
+
+def digests(status: Status) -> list[str]:
+    """The three by which two runs are compared."""
+    return [getattr(status, name) for name in DIGESTS]

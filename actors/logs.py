@@ -1,9 +1,12 @@
 """A part's own log: JSON lines in the run directory, with its name, and its stack if it crashes."""
 
 import faulthandler
+import io
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
+import ray
 import structlog
 
 
@@ -12,7 +15,7 @@ def open_log(folder: Path, name: str) -> Any:
     file = (folder / f"{name}.log").open("a", buffering=1)
     faulthandler.enable(file)
     return structlog.wrap_logger(
-        structlog.WriteLogger(file),
+        structlog.WriteLogger(cast(TextIO, _Tee(file)) if ray.is_initialized() else file),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -21,3 +24,18 @@ def open_log(folder: Path, name: str) -> Any:
         ],
         part=name,
     )
+
+
+class _Tee(io.TextIOBase):
+    """Writes to the log and to the process's output, which Ray's dashboard shows."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        sys.stdout.write(text)
+        return self._file.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+        self._file.flush()

@@ -10,7 +10,7 @@ nothing is restarted by Ray: what an actor knows comes from the run directory.
 import asyncio
 import contextlib
 import os
-import secrets
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,11 @@ def local_fleet(settings: Settings, run: RunDirectory) -> LocalFleet:
 class RayFleet:
     """Actors as processes of a Ray session. They live as long as their owner, the conductor."""
 
-    def __init__(self, settings: Settings, run: RunDirectory) -> None:
+    def __init__(self, settings: Settings, run: RunDirectory, generation: int) -> None:
         self._settings = settings
         self._run = run
+        self._generation = generation
+        self._starts: Counter[str] = Counter()
         self._handles: dict[tuple[str, int], Any] = {}
 
     def start(self, role: str, index: int) -> Any:
@@ -76,11 +78,12 @@ class RayFleet:
             with contextlib.suppress(Exception):
                 ray.kill(old)
         name = f"{role}-{index}"
+        self._starts[name] += 1
         cls = role_class(role)
         self._handles[role, index] = (
             ray.remote(cls)
             .options(
-                name=f"{name}-{secrets.token_hex(2)}",
+                name=readable(name, self._generation, self._starts[name] - 1),
                 num_cpus=0,
                 max_restarts=0,
                 max_task_retries=0,
@@ -103,6 +106,9 @@ class RayFleet:
         except ray_errors.RayTaskError as error:
             raise first_cause(error, what) from error
         except (ray_errors.RayActorError, ray_errors.ObjectLostError) as error:
+            if error.args and isinstance(error.args[0], ray_errors.RayTaskError):
+                # It raised in its constructor, and would again.
+                raise first_cause(error.args[0], what) from error
             reason = str(error).strip().splitlines()[0]
             raise PartDied(f"died while we waited for {what} ({reason[:200]})") from None
 
@@ -112,6 +118,11 @@ class RayFleet:
             with contextlib.suppress(Exception):
                 ray.kill(handle)
         self._handles.clear()
+
+
+def readable(name: str, generation: int, restarts: int) -> str:
+    """An actor's name for the dashboard. A name is taken for a while after its actor's death."""
+    return name if not generation + restarts else f"{name} (restart {generation}.{restarts})"
 
 
 async def _value(reference: Any) -> Any:
@@ -131,7 +142,7 @@ def first_cause(error: ray_errors.RayTaskError, what: str) -> PippinError:
 class RayConductor:
     """The conductor as an async Ray actor: a method can be called while `run` is under way."""
 
-    def __init__(self, settings: Settings, root: str, name: str) -> None:
+    def __init__(self, settings: Settings, root: str, name: str, generation: int) -> None:
         run = RunDirectory(Path(root), name)
         gauges = {
             metric: ray_metrics.Gauge(f"pippin_{metric}", description, tag_keys=("run",))
@@ -142,7 +153,7 @@ class RayConductor:
             for metric, value in values.items():
                 gauges[metric].set(value, tags={"run": name})
 
-        self._fleet = RayFleet(settings, run)
+        self._fleet = RayFleet(settings, run, generation)
         self._conductor = Conductor(settings, run, self._fleet, report)
 
     async def pid(self) -> int:
@@ -161,15 +172,15 @@ class RayConductor:
         self._conductor.stop()
 
 
-def start_conductor(settings: Settings, run: RunDirectory) -> Any:
-    """Begin to start a run's conductor; gives its handle."""
+def start_conductor(settings: Settings, run: RunDirectory, generation: int = 0) -> Any:
+    """Begin to start a run's conductor, for the `generation`th time; gives its handle."""
     return (
         ray.remote(RayConductor)
         .options(
-            name=f"conductor-{secrets.token_hex(2)}",
+            name=readable("conductor", generation, 0),
             num_cpus=0,
             max_restarts=0,
             enable_task_events=False,
         )
-        .remote(settings, str(run.path.parent), run.name)
+        .remote(settings, str(run.path.parent), run.name, generation)
     )

@@ -59,7 +59,7 @@ def _drive(settings: Settings, run: RunDirectory, dashboard: str, show: Show) ->
     with _stop_signals() as asked:
         deaths = 0
         while True:
-            conductor = start_conductor(settings, run)
+            conductor = start_conductor(settings, run, deaths)
             ending = conductor.run.remote(dashboard)
             told = False
             try:

@@ -128,11 +128,10 @@ class Decoder:
                 f"prompt of {length} tokens and {sampling.max_new_tokens} new ones exceed the model's "
                 f"context of {self._policy.context_length}"
             )
-        if not 0 <= min(sequence.prompt) <= max(sequence.prompt) < self._policy.vocabulary:
-            raise ValueError(
-                f"prompt token {max(sequence.prompt)} is outside the vocabulary of "
-                f"{self._policy.vocabulary}"
-            )
+        vocabulary = self._policy.vocabulary
+        for token in (min(sequence.prompt), max(sequence.prompt)):
+            if not 0 <= token < vocabulary:
+                raise ValueError(f"prompt token {token} is outside the vocabulary of {vocabulary}")
 
 
 class _Wave:

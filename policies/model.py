@@ -27,7 +27,6 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
-from mlx_lm.tuner.trainer import grad_checkpoint
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from configs.schema import Full, Lora, Model
@@ -58,6 +57,8 @@ class Policy:
         self.tokenizer = tokenizer
         self.folder = folder
         self.lora: Lora | None = None
+        self.recompute = False
+        """Gradient checkpointing: blocks keep their inputs and are computed again backwards."""
         self.context_length = context_length(folder)
         self.vocabulary = int(config.get("text_config", config)["vocab_size"])
         self._outer: Any = getattr(model, "language_model", model)
@@ -68,6 +69,9 @@ class Policy:
 
     def hidden(self, tokens_BT: mx.array, cache: list[Any] | None = None) -> mx.array:
         """Hidden states [B, T, D] before the head. Rows are right-padded: attention is causal."""
+        if self.recompute and cache is None:
+            with _recomputed({type(layer) for layer in self._trunk.layers}):
+                return self._trunk(tokens_BT, cache=cache)
         return self._trunk(tokens_BT, cache=cache)
 
     def project(self, hidden_CD: mx.array, *head_weights: mx.array) -> mx.array:
@@ -208,6 +212,30 @@ class _Given:
         return getattr(self._trunk, name)
 
 
+@contextlib.contextmanager
+def _recomputed(classes: set[type]) -> Iterator[None]:
+    """While a graph is built, blocks of these classes keep nothing but their inputs for backwards.
+
+    mlx-lm's own patches the class for good, for every model of that class in the process.
+    """
+    whole = {cls: cls.__call__ for cls in classes}
+
+    def checkpointed(block: Any, *inputs: Any, **named: Any) -> Any:
+        def forward(parameters: Any, *inputs: Any) -> Any:
+            block.update(parameters)
+            return whole[type(block)](block, *inputs, **named)
+
+        return mx.checkpoint(forward)(block.trainable_parameters(), *inputs)
+
+    for cls in classes:
+        cls.__call__ = checkpointed
+    try:
+        yield
+    finally:
+        for cls, call in whole.items():
+            cls.__call__ = call
+
+
 # ── loading ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -284,8 +312,7 @@ def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
                     'model.train: quantised weights cannot be trained, use name = "lora"'
                 )
             model.unfreeze()
-    if settings.gradient_checkpointing:
-        grad_checkpoint(policy._trunk.layers[0])
+    policy.recompute = settings.gradient_checkpointing
     mx.eval(model.parameters())
     return policy
 

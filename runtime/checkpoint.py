@@ -41,7 +41,10 @@ def publish(root: Path, step: int, state: dict[str, Any], write: Callable[[Path]
     """
     target = root / f"step-{step:06d}"
     aside = root / f".writing-{step:06d}-{os.getpid()}"
-    for leftover in (*root.glob(".writing-*"), *root.glob(".trash-*")):  # of a writer that was killed
+    for leftover in (
+        *root.glob(".writing-*"),
+        *root.glob(".trash-*"),
+    ):  # of a writer that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     with full_disk_explained(root):
         aside.mkdir()

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ops.bench.report import print_table, write_json
 from runtime.blas import load_blas
 
 TOKENS, WIDTH, VOCABULARY = 8 * 1024, 256, 32_768
@@ -89,7 +90,7 @@ def main() -> int:
         return 0
     result = compare(options.chunk_tokens)
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     _print(result)
     missed = result["share_of_plain"] > LARGEST_SHARE
     return int(missed or max(result["gradient_error"].values()) > LARGEST_ERROR)
@@ -97,9 +98,13 @@ def main() -> int:
 
 def _print(result: dict[str, Any]) -> None:
     print(f"{TOKENS:,} tokens, width {WIDTH}, vocabulary {VOCABULARY:,}; forward and backward")
-    for name, row in result["contenders"].items():
-        megabytes = row["peak_bytes"] / 2**20
-        print(f"  {name:8} peak {megabytes:8,.0f} MiB   {row['seconds']:6.1f} s   {row['blas']}")
+    print_table(
+        ["", "peak MiB", "seconds", "BLAS"],
+        [
+            [name, f"{row['peak_bytes'] / 2**20:,.0f}", f"{row['seconds']:.1f}", row["blas"]]
+            for name, row in result["contenders"].items()
+        ],
+    )
     print(f"  kernel / plain: {result['share_of_plain']:.3f} (at most {LARGEST_SHARE})")
     for name, error in result["gradient_error"].items():
         print(f"  gradient of {name}: relative error {error:.1e} (at most {LARGEST_ERROR:.0e})")

@@ -52,7 +52,7 @@ def reward(prompt, completion, row):
 """Likes even-numbered characters: something that even a random network can learn in four steps."""
 COARSE = """
 def reward(prompt, completion, row):
-    return float(sum(map(ord, completion)) % 3 == 0)
+    return float(sum(map(ord, completion)) % 5 == 0)
 """
 """Often the same for a whole group."""
 

@@ -97,18 +97,21 @@ def test_what_is_kept_is_what_plain_python_keeps(options):
         kept(exp, options.get("top_k", 0), options.get("top_p", 1.0), options.get("min_p", 0.0))
     )
     for row, keeps in zip(np.array(logits()), keep):
-        assert np.flatnonzero(keeps).tolist() == np.flatnonzero(truncated(row, 0.9, **options)).tolist()
+        assert (
+            np.flatnonzero(keeps).tolist()
+            == np.flatnonzero(truncated(row, 0.9, **options)).tolist()
+        )
 
 
 @pytest.mark.parametrize("options", [{}, *TRUNCATIONS], ids=str)
 def test_probabilities_within_the_kept_set_add_up_to_one(options):
     row = logits(1, 31)
     grid = mx.array((np.arange(20_000) + 0.5) / 20_000, mx.float32)
-    tokens, logprobs = sample(
-        mx.broadcast_to(row, (20_000, 31)), grid, temperature=1.3, **options
-    )
+    tokens, logprobs = sample(mx.broadcast_to(row, (20_000, 31)), grid, temperature=1.3, **options)
     each = dict(zip(np.array(tokens).tolist(), np.array(logprobs).tolist()))
-    assert sum(map(math.exp, each.values())) == pytest.approx(1, abs=2e-3)  # a grid may miss rare ones
+    assert sum(map(math.exp, each.values())) == pytest.approx(
+        1, abs=2e-3
+    )  # a grid may miss rare ones
 
 
 def test_ties_at_the_edge_are_all_kept():

@@ -8,19 +8,23 @@ import contextlib
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_unflatten
+from mlx_lm.models.llama import TransformerBlock
 
 from configs.schema import Full, Lora, Model
+from policies.characters import write_tokenizer
 from policies.model import (
     Policy,
+    create_checkpoint,
     flat,
     load_policy,
     load_tokens,
+    number,
     save_adapters,
     save_checkpoint,
 )
@@ -28,10 +32,15 @@ from runtime.errors import BadInput
 from tests.policies.checkpoints import FAMILIES, VOCABULARY, write
 
 CLOSE = 2e-5
-HALF = 2e-2
-"""The same for 4-bit weights, whose scales are rounded once more when they are written fused."""
 KINDS = [(family, False) for family in FAMILIES] + [("qwen3", True)]
 each_kind = pytest.mark.parametrize(("family", "quantized"), KINDS, ids=str)
+each_training = pytest.mark.parametrize(
+    ("family", "quantized", "how"),
+    [(*kind, Lora(rank=2)) for kind in KINDS] + [(family, False, Full()) for family in FAMILIES],
+    ids=lambda value: (
+        type(value).__name__.lower() if isinstance(value, Lora | Full) else str(value)
+    ),
+)
 TOKENS = mx.array([[5, 77, 31, 8, 100, 2, 64, 9, 30, 31, 32, 33, 120, 1], [7] * 14])
 
 
@@ -107,7 +116,7 @@ def test_full_training_reaches_every_weight(tmp_path, family):
     policy = load(write(tmp_path, family))
     gradients = train(policy)
     assert gradients.keys() == policy.trained().keys() == flat(policy.model.parameters()).keys()
-    assert all(mx.abs(gradient).max().item() > 0 for gradient in gradients.values())
+    assert all(number(mx.abs(gradient).max()) > 0 for gradient in gradients.values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -135,7 +144,7 @@ def test_lora_trains_adapters_and_nothing_else(tmp_path, family, quantized):
     assert gradients.keys() == policy.trained().keys()
     assert {name.rpartition(".")[2] for name in gradients} == {"lora_a", "lora_b"}
     for name, gradient in gradients.items():  # where B is 0, A has no gradient yet
-        assert (mx.abs(gradient).max().item() > 0) is name.endswith("lora_b"), name
+        assert (number(mx.abs(gradient).max()) > 0) is name.endswith("lora_b"), name
     for name, after in flat(policy.model.parameters()).items():
         assert mx.array_equal(after, before[name]).item() is (name not in gradients), name
     assert policy.head_weights() == ()
@@ -175,8 +184,9 @@ def test_a_base_can_be_quantised_when_it_is_loaded(tmp_path):
     np.testing.assert_allclose(np.array(again(TOKENS)), logits(policy), atol=CLOSE)
 
 
-def test_recomputing_blocks_does_not_change_the_gradient(tmp_path):
-    # mlx-lm changes the block's class for good, so the plain one comes first.
+def test_recomputing_blocks_does_not_change_the_gradient(tmp_path, monkeypatch):
+    # mlx-lm changes the block's class, for good but for this:
+    monkeypatch.setattr(TransformerBlock, "__call__", TransformerBlock.__call__)
     folder = write(tmp_path, "llama")
     plain = train(load(folder), steps=1)
     spare = train(load(folder, gradient_checkpointing=True), steps=1)
@@ -193,11 +203,8 @@ def test_weights_can_be_held_in_another_precision(tmp_path, dtype):
 # ── the reference ────────────────────────────────────────────────────────────────────────────────
 
 
-@each_kind
-@pytest.mark.parametrize("how", [Lora(rank=2), Full()], ids=["lora", "full"])
+@each_training
 def test_the_reference_is_the_model_before_training(tmp_path, family, quantized, how):
-    if quantized and isinstance(how, Full):
-        pytest.skip("quantised weights are not trained")
     policy = load(write(tmp_path, family, quantized=quantized), train=how)
     policy.remember_reference()
     base = logits(policy)
@@ -233,11 +240,8 @@ def test_weights_of_another_shape_are_refused(tmp_path):
 # ── saving ───────────────────────────────────────────────────────────────────────────────────────
 
 
-@each_kind
-@pytest.mark.parametrize("how", [Lora(rank=2), Full()], ids=["lora", "full"])
+@each_training
 def test_a_saved_checkpoint_is_the_policy(tmp_path, family, quantized, how):
-    if quantized and isinstance(how, Full):
-        pytest.skip("quantised weights are not trained")
     policy = load(write(tmp_path / "in", family, quantized=quantized), train=how)
     base = logits(policy)
     train(policy)
@@ -318,7 +322,8 @@ def test_pickles_are_refused(tmp_path):
 
 @pytest.mark.parametrize("key", ["auto_map", "model_file"])
 def test_code_that_comes_with_a_checkpoint_is_refused(tmp_path, key):
-    write(tmp_path, "qwen3", **{key: "evil.py"})
+    evil: dict[str, Any] = {key: "evil.py"}
+    write(tmp_path, "qwen3", **evil)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     assert f"{key} asks for Python code" in refusal(tmp_path)
     assert not (tmp_path / "ran").exists()
@@ -347,9 +352,6 @@ def test_an_unknown_architecture_is_refused(tmp_path):
 
 
 def test_a_network_without_attention_is_refused(tmp_path):
-    from policies.characters import write_tokenizer
-    from policies.model import create_checkpoint
-
     mamba = {
         "model_type": "mamba",
         "vocab_size": VOCABULARY,
@@ -400,4 +402,3 @@ def test_a_chat_ends_where_the_assistant_begins(tmp_path):
 def test_trained_weights_are_sorted_by_name(tmp_path):
     names = list(load(write(tmp_path, "llama")).trained())
     assert names == sorted(names)
-    tree_unflatten([(name, mx.zeros(1)) for name in names])

@@ -102,8 +102,16 @@ def test_a_flip_of_any_bit_of_a_manifest_is_noticed(root):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "null", "{}", '{"step": 10}', '{"step": 10, "files": 3}',
-                '{"step": "x", "files": {}}', '{"step": 10, "files": {}}']  # fmt: skip
+    "content",
+    [
+        "[]",
+        "null",
+        "{}",
+        '{"step": 10}',
+        '{"step": 10, "files": 3}',
+        '{"step": "x", "files": {}}',
+        '{"step": 10, "files": {}}',
+    ],  # fmt: skip
 )
 def test_a_manifest_of_another_form_is_damaged(root, content):
     (root / "step-000010" / "manifest.json").write_text(content)

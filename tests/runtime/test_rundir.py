@@ -69,7 +69,9 @@ def test_a_name_in_use_is_refused_and_left_alone(run):
     assert sorted(p.name for p in run.path.iterdir()) == before
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../a", "a b", "ä", "a\n", "a\0"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".hidden", "a/b", "../a", "a b", "ä", "a\n", "a\0"]
+)
 def test_a_name_is_a_plain_file_name(tmp_path, name):
     sentence = complaint(RunDirectory(tmp_path, name).create, "", {})
     assert sentence.startswith("--name: needs letters, digits, '-', '_' and '.'")

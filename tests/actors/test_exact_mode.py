@@ -1,0 +1,89 @@
+"""In exact mode a run repeats bit for bit: again, from a checkpoint, and with actors that died."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.blas import EXACT_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+AS_PLAIN = [
+    "plain again", "one sampler", "stopped behind 1", "stopped behind 2", "stopped twice",
+    "stopped and damaged", "stopped before a checkpoint", "stopped behind a checkpoint",
+    "sampler died", "sampler died unheard", "verifier died", "evaluator died",
+    "learner died before its work", "learner died before its checkpoint",
+    "learner died behind its checkpoint", "learner died unheard",
+    "learner died before any checkpoint", "learner died while it was restored", "all died",
+]  # fmt: skip
+AS_LAGGING = [
+    "lagging, stopped", "lagging, stopped long behind a checkpoint", "lagging, stopped and damaged",
+    "lagging, learner died",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.actors.exact_runs", str(tmp_path_factory.mktemp("exact"))],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+        env={**os.environ, EXACT_VARIABLE: "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+
+    def run(name: str) -> dict:
+        assert "error" not in results[name], results[name]["error"]
+        assert results[name]["state"] == "finished"
+        return results[name]
+
+    return run
+
+
+def assert_same(one: dict, other: dict) -> None:
+    for part in ("step", "digests", "ledger", "evals", "log"):
+        assert one[part] == other[part], part
+
+
+@pytest.mark.parametrize("name", AS_PLAIN)
+def test_it_ends_as_the_undisturbed_run_does(runs, name):
+    assert_same(runs(name), runs("plain"))
+
+
+@pytest.mark.parametrize("name", AS_LAGGING)
+def test_a_lagging_run_ends_as_the_undisturbed_one_does(runs, name):
+    assert_same(runs(name), runs("lagging"))
+
+
+@pytest.mark.parametrize("name", ["dynamic", "two updates"])
+def test_so_does_one_with_more_rounds_or_more_updates(runs, name):
+    assert_same(runs(f"{name}, stopped"), runs(name))
+
+
+def test_another_seed_or_another_setting_is_another_run(runs):
+    names = ["plain", "another seed", "lagging", "dynamic", "two updates"]
+    for which in range(3):
+        assert len({runs(name)["digests"][which] for name in names}) == len(names)
+
+
+def test_sampler_and_learner_log_probabilities_are_equal_bit_for_bit(runs):
+    for name in ("plain", "another seed", "one sampler", "dynamic"):
+        assert [line["mismatch_max"] for line in runs(name)["metrics"]] == [0.0] * 4
+        assert all(line["mismatch_kl"] == 0.0 for line in runs(name)["metrics"])
+
+
+def test_lagging_samplers_are_as_many_versions_behind_as_was_asked(runs):
+    lines = runs("lagging")["metrics"]
+    assert [line["staleness_versions"] for line in lines] == [0, 1, 1, 1, 1, 1]
+    assert lines[0]["mismatch_max"] == 0 < min(line["mismatch_max"] for line in lines[1:])
+
+
+def test_dynamic_sampling_replaces_groups_that_tell_nothing(runs):
+    result = runs("dynamic")
+    rounds = [line["sample_rounds"] for line in result["metrics"]]
+    assert max(rounds) > 1 and all(1 <= n <= 3 for n in rounds)
+    assert result["ledger"]["dropped"]["zero_variance"] > 0
+    assert result["ledger"]["pulled"] > 4 * 4 * 2

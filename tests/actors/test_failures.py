@@ -1,0 +1,224 @@
+"""What goes wrong is counted by kind, redone, or ends the run with its first cause."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from actors.fleet import PartDied
+from actors.logs import open_log
+from actors.messages import Hello
+from actors.parts import Parts, together
+from actors.program import RayFleet
+from runtime.errors import RunFailed
+from runtime.trajectory import to_rows
+from runtime.trajectory_log import batches
+from tests.actors.tiny import Death, go, mortal_fleet, new_run, settings
+
+SOMETIMES = """
+import time
+def reward(prompt, completion, row):
+    if len(completion) % 3 == 0:
+        {what}
+    return float(len(completion))
+"""
+KINDS = {
+    "raise ValueError('no such word')": "raised",
+    "time.sleep(60)": "timed_out",
+    "return float('nan')": "not_a_number",
+    "__import__('os')._exit(3)": "died",
+}
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_a_reward_that_fails_is_counted_by_kind_and_is_no_zero(tmp_path, what):
+    wanted = settings(
+        tmp_path, reward=SOMETIMES.format(what=what), algorithm__steps=2, eval={"prompts": 0},
+        verifier={"timeout_s": 0.3, "max_failures": 100}, sampling__max_new_tokens=3,
+    )  # fmt: skip
+    run = new_run(tmp_path)
+    status = go(wanted, run)
+    rows = [row for batch in batches(run.trajectories) for row in to_rows(batch)]
+    failed = [row for row in rows if row.failure is not None]
+    assert status.ledger["failed"] == {KINDS[what]: len(failed)} and failed
+    assert {row.failure for row in failed} == {KINDS[what]}
+    for row in failed:
+        assert (row.reward, row.passed, row.advantage, row.dropped) == (None, None, None, None)
+    assert all(row.reward is not None for row in rows if row.failure is None)
+    ledger = status.ledger
+    assert ledger["in_flight"] == 0
+    assert ledger["trained"] == sum(r.failure is None and r.dropped is None for r in rows)
+    shares = [line["failed_share"] for line in run.read_lines("metrics.jsonl")]
+    assert sum(shares) / 2 == pytest.approx(len(failed) / len(rows))
+
+
+def test_failures_in_a_row_stop_the_run_with_the_first_of_them(tmp_path):
+    broken = (
+        "calls = []\n"
+        "def reward(prompt, completion, row):\n"
+        "    calls.append(1)\n"
+        "    raise ValueError(f'cause number {len(calls)}')\n"
+    )
+    wanted = settings(tmp_path, reward=broken, verifier={"max_failures": 5},
+                      eval={"prompts": 0}, actors={})  # fmt: skip
+    run = new_run(tmp_path)
+    with pytest.raises(RunFailed) as caught:
+        go(wanted, run)
+    sentence = str(caught.value)
+    assert sentence.startswith(
+        "the reward failed 5 times in a row (verifier.max_failures); first it"
+    )
+    assert "raised: " in sentence and "cause number 1" in sentence and "\n" not in sentence
+    assert (run.read_status().state, run.read_status().message) == ("failed", sentence)
+
+
+def test_an_evaluation_without_any_score_says_so_and_the_run_goes_on(tmp_path):
+    on_held_out = (
+        "def reward(prompt, completion, row):\n"
+        "    if int(prompt.split('+')[0]) >= 36: raise KeyError('held out')\n"
+        "    return float(len(completion))\n"
+    )
+    run = new_run(tmp_path)
+    status = go(settings(tmp_path, reward=on_held_out), run)
+    assert status.state == "finished" and status.ledger["failed"] == {}
+    assert [(e.score, e.n, e.failed) for e in status.evals] == [(None, 0, 3)] * 3
+
+
+@pytest.mark.parametrize("role", ["sampler", "verifier", "learner", "evaluator"])
+def test_too_many_deaths_end_the_run_and_name_the_part(tmp_path, monkeypatch, role):
+    monkeypatch.setattr("actors.parts.BACKOFF_S", 0.001)
+    method = {"sampler": "generate", "verifier": "score", "learner": "learn",
+              "evaluator": "prompts"}[role]  # fmt: skip
+    wanted = settings(tmp_path, actors={"restarts": 2})
+    run = new_run(tmp_path)
+    deaths = [Death(role, method, nth) for nth in (1, 2, 3, 4)]
+    with pytest.raises(RunFailed, match=rf"{role}-0 died 3 times without a step done: {role} died"):
+        go(wanted, run, mortal_fleet(wanted, run, deaths))
+    assert run.read_status().state == "failed"
+
+
+def test_deaths_between_steps_that_worked_do_not_add_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("actors.parts.BACKOFF_S", 0.001)
+    wanted = settings(tmp_path, actors={"restarts": 1}, eval={"prompts": 0})
+    run = new_run(tmp_path)
+    deaths = [Death("verifier", "score", nth) for nth in (1, 3, 5, 7)]
+    assert go(wanted, run, mortal_fleet(wanted, run, deaths)).state == "finished"
+    assert all(death.calls >= death.nth for death in deaths)
+
+
+def test_an_actor_that_dies_as_it_starts_is_started_again(tmp_path):
+    wanted = settings(tmp_path, algorithm__steps=1)
+    run = new_run(tmp_path)
+    deaths = [Death(role, "hello") for role in ("learner", "sampler", "evaluator")]
+    assert go(wanted, run, mortal_fleet(wanted, run, deaths)).state == "finished"
+
+
+class AsyncFleet:
+    """Actors that take a while to start and to answer, and die on command, with all their calls."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.handles: dict[tuple[str, int], Any] = {}
+
+    def start(self, role: str, index: int) -> Any:
+        self.started += 1
+        if (role, index) in self.handles:
+            self.handles[role, index].die()
+        self.handles[role, index] = AsyncPart()
+        return self.handles[role, index]
+
+    def part(self, role: str, index: int = 0) -> Any:
+        return self.handles[role, index]
+
+    async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
+        try:
+            return await asyncio.wait_for(asyncio.shield(reference), timeout_s)
+        except TimeoutError:
+            raise RunFailed(f"waited {timeout_s:g} s for {what}") from None
+
+    def stop(self) -> None: ...
+
+
+class AsyncPart:
+    def __init__(self) -> None:
+        self.dead = asyncio.Event()
+        self.begins = time.monotonic() + 0.3
+
+    def die(self) -> None:
+        self.dead.set()
+
+    def __getattr__(self, name: str) -> Any:
+        part = self
+
+        class Method:
+            def remote(self, *arguments: Any) -> Any:
+                return asyncio.ensure_future(part.answer(name, *arguments))
+
+        return Method()
+
+    async def answer(self, name: str, *arguments: Any) -> Any:
+        await asyncio.sleep(max(self.begins - time.monotonic(), 0))
+        if name == "hello":
+            if self.dead.is_set():
+                raise PartDied("killed as it started")
+            return Hello(pid=1, backend="", seconds=0.0)
+        work = asyncio.ensure_future(asyncio.sleep(arguments[0]))
+        death = asyncio.ensure_future(self.dead.wait())
+        await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
+        if self.dead.is_set():
+            raise PartDied("killed")
+        return "answer"
+
+
+async def test_calls_that_share_a_dead_actor_restart_it_once(tmp_path):
+    fleet = AsyncFleet()
+    parts = Parts(
+        settings(tmp_path, actors={"restarts": 1}), fleet, open_log(tmp_path, "conductor")
+    )
+    fleet.start("sampler", 0)
+
+    async def kill() -> None:
+        await asyncio.sleep(0.4)
+        fleet.part("sampler", 0).die()
+
+    calls = [parts.ask("sampler", 0, "generate", 0.5, what="an answer") for _ in range(5)]
+    *answers, _ = await together([*calls, kill()])
+    assert answers == ["answer"] * 5
+    assert fleet.started == 2
+
+
+async def test_a_deadline_names_what_is_awaited(tmp_path):
+    fleet = AsyncFleet()
+    wanted = settings(tmp_path, deadlines={"generate_s": 0.4, "start_s": 0.1})
+    parts = Parts(wanted, fleet, open_log(tmp_path, "conductor"))
+    fleet.start("sampler", 0)
+    with pytest.raises(RunFailed, match=r"^waited 0\.4 s for sampler-0 to answer step 3$"):
+        await parts.ask("sampler", 0, "generate", 9, what="sampler-0 to answer step 3")
+    with pytest.raises(RunFailed, match=r"^waited 0\.1 s for \w+-0 to start$"):
+        await parts.start()
+
+
+async def test_the_fleet_on_ray_has_the_same_deadline(tmp_path):
+    fleet = RayFleet(settings(tmp_path), new_run(tmp_path))
+    never = asyncio.get_running_loop().create_future()
+    with pytest.raises(RunFailed, match=r"^waited 0\.05 s for verifier-1 to score step 7$"):
+        await fleet.wait(never, 0.05, "verifier-1 to score step 7")
+
+
+async def test_the_first_failure_of_many_ends_the_others():
+    ended = []
+
+    async def slow(i: int) -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append(i)
+
+    async def fails() -> None:
+        await asyncio.sleep(0.01)
+        raise RunFailed("first")
+
+    with pytest.raises(RunFailed, match="first"):
+        await together([slow(0), fails(), slow(1)])
+    assert ended == [0, 1]

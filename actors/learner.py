@@ -20,7 +20,7 @@ import ray
 
 from actors.logs import open_log
 from actors.messages import Hello, Learn, Learned, Restored, RunState, Scored, WeightsVersion
-from actors.sampler import CACHE_BYTES, gpu_places
+from actors.sampler import CACHE_BYTES, gpu_lease
 from configs.schema import Grpo, Settings
 from policies import weights
 from policies.advantages import advantages
@@ -29,8 +29,6 @@ from policies.update import Updater
 from runtime import checkpoint
 from runtime.blas import load_blas
 from runtime.errors import RunFailed
-from runtime.home import home
-from runtime.lease import Lease
 from runtime.rundir import RunDirectory
 from runtime.trajectory import merge, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog
@@ -45,11 +43,12 @@ class Learner:
         self._name = name
         self._run = RunDirectory(Path(run).parent, Path(run).name)
         self._log = open_log(self._run.logs, name)
-        self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
-        self._updater = Updater(self._policy, settings)
+        self._lease = gpu_lease()
+        with self._lease.hold(f"{name} to load the model", 0.9 * settings.deadlines.start_s):
+            self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
+            self._updater = Updater(self._policy, settings)
         self._base = self._policy.trained()
         self._trajectories = TrajectoryLog(self._run.trajectories)
-        self._lease = Lease(home() / "gpu", gpu_places())
         self._step = -1
         self._versions: list[WeightsVersion] = []
         algorithm = settings.algorithm
@@ -107,7 +106,7 @@ class Learner:
                 f"the learner stands at step {self._step}, was asked for {request.step}"
             )
         who = f"{self._name} for step {request.step}"
-        with self._lease.hold(who, self._settings.deadlines.learn_s) as waited_s:
+        with self._lease.hold(who, 0.9 * self._settings.deadlines.learn_s) as waited_s:
             began = time.perf_counter()
             mx.reset_peak_memory()
             batch = merge(

@@ -33,10 +33,11 @@ class Sampler:
         self._settings = settings
         self._name = name
         self._log = open_log(Path(run) / "logs", name)
-        self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
+        self._lease = gpu_lease()
+        with self._lease.hold(f"{name} to load the model", 0.9 * settings.deadlines.start_s):
+            self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
         self._decoder = Decoder(self._policy, settings.sampling.slots)
         self._loaded = ""
-        self._lease = Lease(home() / "gpu", gpu_places())
         mx.set_cache_limit(CACHE_BYTES)
         self._log.info("started", pid=os.getpid(), checkpoint=settings.model.path)
         self._started_s = time.perf_counter() - began
@@ -52,7 +53,7 @@ class Sampler:
     def generate(self, request: Generate) -> tuple[Generated, pa.RecordBatch]:
         """Sample; gives what was done and the batch, rows in order of prompt and sample."""
         who = f"{self._name} for {request.purpose} at step {request.step}"
-        with self._lease.hold(who, self._settings.deadlines.generate_s) as waited_s:
+        with self._lease.hold(who, 0.9 * self._settings.deadlines.generate_s) as waited_s:
             loaded_s = self._use(request.weights)
             began = time.perf_counter()
             before = (self._decoder.counts.sampled_tokens, self._decoder.counts.prefilled_tokens)
@@ -120,6 +121,11 @@ class Sampler:
         )
 
 
-def gpu_places() -> int:
-    """How many processes may compute at once: one on a GPU, as many as cores on the CPU backend."""
-    return 1 if mx.default_device() == mx.Device(mx.gpu) else max(os.cpu_count() or 1, 1)
+def gpu_lease() -> Lease:
+    """This machine's: one process at once on a GPU, as many as there are cores on the CPU backend.
+
+    Waits for it are a little shorter than the conductor's for the whole call, so that the error
+    that is seen is the one that names the holder.
+    """
+    on_gpu = mx.default_device() == mx.Device(mx.gpu)
+    return Lease(home() / "gpu", 1 if on_gpu else os.cpu_count() or 1)

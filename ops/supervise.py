@@ -60,9 +60,12 @@ def _drive(settings: Settings, run: RunDirectory, dashboard: str, show: Show) ->
         deaths = 0
         while True:
             conductor = start_conductor(settings, run, deaths)
-            ending = conductor.run.remote(dashboard)
             told = False
             try:
+                limit_s = settings.deadlines.start_s
+                if not ray.wait([conductor.pid.remote()], timeout=limit_s)[0]:
+                    raise RunFailed(f"waited {limit_s:.0f} s for the conductor to start")
+                ending = conductor.run.remote(dashboard)
                 while not ray.wait([ending], timeout=POLL_S)[0]:
                     show(run.read_status())
                     if asked.is_set() and not told:

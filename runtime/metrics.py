@@ -25,7 +25,8 @@ METRICS: dict[str, str] = {
     "grad_norm": "global norm of the gradient before it was scaled down",
     "learning_rate": "learning rate of the step's last update",
     "entropy": "mean entropy of the policy at the trained tokens, nats",
-    "mismatch_kl": "KL from the sampler to the learner at the sampled tokens (k3 estimate), nats",
+    "mismatch_kl": "KL from the sampler to the learner at the sampled tokens (k3 estimate), nats; with "
+    "max_lag the staleness is in it",
     "mismatch_max": "largest such difference of one token, nats",
     "ratio_mean": "mean probability ratio of the policy to its anchor",
     "clipped_share": "share of tokens whose ratio was clipped or masked",

@@ -188,7 +188,7 @@ def config(shape: dict[str, int]) -> dict[str, Any]:
 
 def main() -> int:
     """Print the table; exit code 1 if the decoder is not ahead."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()

@@ -13,11 +13,11 @@ def encode(tokens: Tokens, prompt: Prompt, limit: int) -> tuple[int, ...]:
     """A prompt's ids. Raises BadInput if it is empty or longer than `limit`."""
     ids = tuple(tokens.prompt(prompt.messages))
     if not ids:
-        raise BadInput(f"task {prompt.task}: prompt {prompt.index} is empty")
+        raise BadInput(f"{prompt.place}: needs a prompt of at least one token, got none")
     if len(ids) > limit:
         raise BadInput(
-            f"task {prompt.task}: prompt {prompt.index} has {len(ids)} tokens; the model's context "
-            f"less sampling.max_new_tokens leaves {limit}"
+            f"{prompt.place}: the prompt has {len(ids)} tokens, but the model's context less "
+            f"sampling.max_new_tokens leaves {limit}"
         )
     return ids
 

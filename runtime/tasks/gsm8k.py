@@ -39,15 +39,15 @@ class Gsm8kTask:
     def prompt(self, split: Split, index: int) -> Prompt:
         """The question, a blank line and the instruction."""
         rows = self._rows[split]
-        row = rows[row_of(split, index, len(rows), self._seed, self.name)].values
+        row = rows[row_of(split, index, len(rows), self._seed, self.name)]
+        question, answer = row.values["question"], row.values["answer"]
         return Prompt(
             task=self.name,
             index=index,
-            messages=[
-                {"role": "user", "content": f"{row['question']}\n\n{self._instruction}".strip()}
-            ],
-            truth=final_number(row["answer"]),
-            demonstration=CALCULATOR.sub("", row["answer"]),
+            source=f"{row.path}, line {row.line}",
+            messages=[{"role": "user", "content": f"{question}\n\n{self._instruction}".strip()}],
+            truth=final_number(answer),
+            demonstration=CALCULATOR.sub("", answer),
         )
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:

@@ -23,6 +23,13 @@ class Prompt(Struct, frozen=True, kw_only=True):
     """What the verifier compares with, as JSON values; never shown to the policy."""
     demonstration: str | None = None
     """An answer to imitate (SFT), where the task has one."""
+    source: str = ""
+    """File and line that it came from; empty for a procedural one."""
+
+    @property
+    def place(self) -> str:
+        """For an error: where a person finds it."""
+        return self.source or f"task {self.task}, prompt {self.index}"
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

@@ -52,6 +52,7 @@ class RowsTask:
         return Prompt(
             task=self.name,
             index=index,
+            source=f"{row.path}, line {row.line}",
             messages=_messages(row, self._settings.prompt),
             truth=row.values,
             demonstration=row.values[response] if response else None,

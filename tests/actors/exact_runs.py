@@ -15,8 +15,16 @@ from runtime.blas import load_blas
 
 assert load_blas(exact=True) in ("reference", "metal")
 
-from runtime.rundir import RunDirectory, Status
-from tests.actors.tiny import COARSE, Death, digests, go, mortal_fleet, new_run, settings
+from runtime.rundir import RunDirectory, Status  # noqa: E402
+from tests.actors.tiny import (  # noqa: E402
+    COARSE,
+    Death,
+    digests,
+    go,
+    mortal_fleet,
+    new_run,
+    settings,
+)
 
 Scenario = Callable[[Path], tuple[RunDirectory, Status]]
 SCENARIOS: dict[str, Scenario] = {}

@@ -200,7 +200,7 @@ async def test_a_deadline_names_what_is_awaited(tmp_path):
 
 
 async def test_the_fleet_on_ray_has_the_same_deadline(tmp_path):
-    fleet = RayFleet(settings(tmp_path), new_run(tmp_path))
+    fleet = RayFleet(settings(tmp_path), new_run(tmp_path), 0)
     never = asyncio.get_running_loop().create_future()
     with pytest.raises(RunFailed, match=r"^waited 0\.05 s for verifier-1 to score step 7$"):
         await fleet.wait(never, 0.05, "verifier-1 to score step 7")

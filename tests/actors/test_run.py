@@ -34,7 +34,7 @@ def test_it_ends_finished(done: Done):
     assert status.message == "" and not run.locked()
     assert all(len(digest) == 64 for digest in
                (status.weights_digest, status.optimizer_digest, status.trajectories_digest))  # fmt: skip
-    assert 0 < status.seconds and status.eta_s == 0
+    assert status.seconds > 0 and status.eta_s == 0
     assert set(status.pids) == {
         "conductor", "learner-0", "sampler-0", "sampler-1", "verifier-0", "verifier-1",
         "evaluator-0",
@@ -42,7 +42,7 @@ def test_it_ends_finished(done: Done):
 
 
 def test_the_ledger_is_what_the_trajectory_log_holds(done: Done):
-    wanted, run, status = done
+    _, run, status = done
     rows = [row for batch in batches(run.trajectories) for row in to_rows(batch)]
     ledger = status.ledger
     assert ledger["pulled"] == len(rows) == 4 * 3 * 4
@@ -66,7 +66,7 @@ def test_every_prompt_of_the_stream_is_asked_once(done: Done):
 
 
 def test_records_are_token_preserving(done: Done):
-    wanted, run, _ = done
+    _, run, _ = done
     for batch in batches(run.trajectories):
         assert set(batch.schema.metadata) == {
             b"pippin.schema",
@@ -106,7 +106,7 @@ def test_metrics_have_documented_names_only(done: Done):
 
 
 def test_evaluations_begin_with_the_base(done: Done):
-    wanted, run, status = done
+    _, run, status = done
     assert [e.step for e in status.evals] == [0, 2, 4]
     assert all((e.task, e.metric, e.n, e.failed) == ("jsonl", "pass@1", 3, 0) for e in status.evals)
     assert [line["step"] for line in run.read_lines("evals.jsonl")] == [0, 2, 4]

@@ -45,7 +45,7 @@ def test_the_largest_and_smallest_draws_stay_within_the_vocabularys_mass(v):
     mass[:, : v // 5] = 0
     mass[:, -v // 5 :] = 0
     tokens = invert(mass, mx.array([0.0, 1.0 - 2**-24]))
-    assert all(mass[row, token].item() > 0 for row, token in enumerate(np.array(tokens).tolist()))
+    assert (np.array(mass)[[0, 1], np.array(tokens)] > 0).all()
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])

@@ -4,6 +4,7 @@
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from runtime.blas import load_blas
@@ -63,8 +64,8 @@ def decode(policy: Policy, slots: int, tokens_between: int | None = None) -> lis
     sequences = fresh()
     decoder = Decoder(policy, slots)
     while not all(sequence.finished for sequence in sequences):
-        left = iter([0] * tokens_between) if tokens_between else None
-        decoder.run(sequences, SAMPLING, 0, (lambda: next(left, None)) if left else None)  # noqa: B023
+        left = iter([0] * (tokens_between or 1000))
+        decoder.run(sequences, SAMPLING, 0, partial(next, left, None))
     return sequences
 
 

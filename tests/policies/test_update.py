@@ -225,7 +225,7 @@ def test_a_gradient_that_is_not_finite_stops_and_keeps_the_weights(policy, base,
     updater = Updater(policy, wanted)
     broken = with_columns(sampled, {"advantage": [float("inf")] * 16})
     with pytest.raises(
-        RunFailed, match="norm is (nan|inf) at update 1; the weights before it are kept"
+        RunFailed, match=r"norm is (nan|inf) at update 1; the weights before it are kept"
     ):
         updater.step(broken)
     assert digest(policy.trained()) == digest(base) and updater.optimizer.updates == 0

@@ -46,7 +46,7 @@ def test_the_newest_is_the_highest_step(root):
 
 def test_there_may_be_none(tmp_path):
     assert checkpoint.newest(tmp_path) == (None, [])
-    with pytest.raises(Damaged, match="manifest.json: cannot be read"):
+    with pytest.raises(Damaged, match=r"manifest\.json: cannot be read"):
         checkpoint.read(tmp_path, 1)
 
 
@@ -111,7 +111,7 @@ def test_a_flip_of_any_bit_of_a_manifest_is_noticed(root):
         '{"step": 10, "files": 3}',
         '{"step": "x", "files": {}}',
         '{"step": 10, "files": {}}',
-    ],  # fmt: skip
+    ],
 )
 def test_a_manifest_of_another_form_is_damaged(root, content):
     (root / "step-000010" / "manifest.json").write_text(content)

@@ -92,9 +92,12 @@ def test_it_is_released_when_the_block_raises(tmp_path):
 
 def test_as_many_hold_it_as_there_are_places(tmp_path, holder):
     two = Lease(tmp_path / "gpu", 2)
-    with two.hold("b", 1), pytest.raises(RunFailed, match="held by sampler-0.*, b"):
-        with two.hold("c", 0.1):
-            pytest.fail("both places were taken")
+    with (
+        two.hold("b", 1),
+        pytest.raises(RunFailed, match=r"held by sampler-0.*, b"),
+        two.hold("c", 0.1),
+    ):
+        pytest.fail("both places were taken")
 
 
 def test_the_seconds_waited_are_given(tmp_path):

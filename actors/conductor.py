@@ -106,14 +106,14 @@ class Conductor:
         try:
             while state.step < self._status.steps:
                 self._clock = time.monotonic()
-                step, meter = state.step + 1, Meter()
+                step = state.step + 1
                 collected = await (ahead or self._collect(step, state))
                 ahead = None
                 if self._lag and step < self._status.steps:
                     ahead = asyncio.create_task(self._collect(step + 1, collected.state))
-                learned = await self._learn(step, collected, meter)
+                learned = await self._learn(step, collected)
                 state = collected.state
-                self._note(state, collected, learned, meter)
+                self._note(state, collected, learned)
                 await self._evaluate_if_due(step)
         finally:
             if ahead is not None:
@@ -135,6 +135,11 @@ class Conductor:
         status.optimizer_digest = restored.optimizer_digest
         status.trajectories_digest = restored.trajectories_digest
         self._versions = {version.version: version for version in restored.versions}
+        noted = self._run.read_lines("metrics.jsonl")
+        if state.step and (not noted or noted[-1]["step"] != state.step):
+            # The learner had checkpointed the step when somebody died before it was noted.
+            line = {"step": state.step, **step_metrics(restored.metrics)}
+            self._run.append_line("metrics.jsonl", line)
         self._log.info("restored", step=state.step, note=restored.note)
         return state
 
@@ -148,7 +153,7 @@ class Conductor:
                 version = self._versions[max(step - 1 - self._lag, 0)]
                 return await self._rollouts.collect_samples(step, state, grpo, version)
 
-    async def _learn(self, step: int, collected: Collected, meter: Meter) -> Learned:
+    async def _learn(self, step: int, collected: Collected) -> Learned:
         self._doing(f"learning step {step}")
         collected.state = msgspec.structs.replace(
             collected.state, seconds=self._seconds + time.monotonic() - self._clock
@@ -161,16 +166,16 @@ class Conductor:
             checkpoint=step == self._status.steps
             or step % self._settings.checkpoint.every_steps == 0,
             keep=self._best(),
+            metrics=collected.metrics,
         )
-        with meter.timing("learn_s"):
-            learned: Learned = await self._parts.ask(
-                "learner",
-                0,
-                "learn",
-                request,
-                *collected.batches,
-                what=f"the learner to learn step {step}",
-            )
+        learned: Learned = await self._parts.ask(
+            "learner",
+            0,
+            "learn",
+            request,
+            *collected.batches,
+            what=f"the learner to learn step {step}",
+        )
         self._versions[step] = learned.weights
         for version in [v for v in self._versions if v < step - self._lag]:
             del self._versions[version]
@@ -225,11 +230,11 @@ class Conductor:
 
     # ── what it says ─────────────────────────────────────────────────────────────────────────────
 
-    def _note(self, state: RunState, collected: Collected, learned: Learned, meter: Meter) -> None:
+    def _note(self, state: RunState, collected: Collected, learned: Learned) -> None:
         """Write down what a step did; the learner has made it durable already."""
         self._parts.step_done()
         seconds = time.monotonic() - self._clock
-        metrics = step_metrics({**collected.metrics, **meter.values, **learned.metrics}, seconds)
+        metrics = step_metrics({**collected.metrics, **learned.metrics}, seconds)
         status = self._status
         status.step, status.metrics, status.ledger = state.step, metrics, state.ledger.as_dict()
         status.weights_digest = learned.weights.digest
@@ -264,12 +269,16 @@ class Conductor:
         self._run.write_status(self._status)
 
 
-def step_metrics(raw: dict[str, float], seconds: float) -> dict[str, float]:
-    """The step's metrics under their public names: rates, and what each role waited."""
-    values = {**raw, "step_seconds": seconds}
+def step_metrics(raw: dict[str, float], seconds: float | None = None) -> dict[str, float]:
+    """The step's metrics under their public names: rates, and what each role waited, where the
+    step's own seconds are known.
+    """
+    values = dict(raw)
     for role in ("sampler", "learner", "verifier"):
         busy = values.setdefault(f"{role}_busy_s", 0.0)
-        values[f"{role}_wait_s"] = max(seconds - busy, 0.0)
+        if seconds is not None:
+            values["step_seconds"] = seconds
+            values[f"{role}_wait_s"] = max(seconds - busy, 0.0)
     values["sampler_tokens_per_s"] = _rate(
         values.get("sampler_tokens", 0), values["sampler_busy_s"]
     )

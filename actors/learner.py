@@ -95,6 +95,7 @@ class Learner:
             versions=self._versions,
             optimizer_digest=state["optimizer_digest"],
             trajectories_digest=self._trajectories.chain,
+            metrics=state["metrics"],
             note=note,
         )
 
@@ -120,12 +121,12 @@ class Learner:
             metrics = self._updater.step(batch)
             self._step = request.step
             self._versions.append(self._publish(request.step))
-            optimizer_digest = self._checkpoint(request) if request.checkpoint else ""
-            self._retire(request.keep)
-            metrics["learner_busy_s"] = time.perf_counter() - began
             metrics["learner_memory_bytes"] = float(mx.get_peak_memory())
+            metrics["gpu_wait_s"] = max(waited_s, request.metrics.get("gpu_wait_s", 0.0))
+            metrics["learner_busy_s"] = time.perf_counter() - began
+            optimizer_digest = self._checkpoint(request, metrics) if request.checkpoint else ""
+            self._retire(request.keep)
             mx.clear_cache()
-        metrics["gpu_wait_s"] = waited_s
         self._log.info("learned", step=request.step, rows=batch.num_rows)
         return Learned(
             weights=self._versions[-1],
@@ -213,7 +214,7 @@ class Learner:
             if str(file) not in known:
                 file.unlink()
 
-    def _checkpoint(self, request: Learn) -> str:
+    def _checkpoint(self, request: Learn, metrics: dict[str, float]) -> str:
         self._trajectories.sync()
         newest = self._versions[-1]
         optimizer = self._updater.optimizer.state()
@@ -221,6 +222,7 @@ class Learner:
         optimizer_digest = weights.digest(optimizer)
         state = {
             "run": msgspec.to_builtins(request.state),
+            "metrics": {**request.metrics, **metrics},
             "weights_digest": newest.digest,
             "optimizer_digest": optimizer_digest,
             "log_size": self._trajectories.size,

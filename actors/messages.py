@@ -78,6 +78,8 @@ class Learn(Struct, frozen=True, kw_only=True):
     checkpoint: bool
     keep: list[int]
     """Steps whose checkpoints stay besides the newest."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of collecting the step: kept in the checkpoint beside the learner's own."""
 
 
 class RunState(Struct, frozen=True, kw_only=True):
@@ -110,5 +112,7 @@ class Restored(Struct, frozen=True, kw_only=True):
     """All that can still be sampled with."""
     optimizer_digest: str
     trajectories_digest: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the checkpoint's step, should its line have been lost."""
     note: str = ""
     """A checkpoint that was damaged and passed over, by name."""

@@ -4,6 +4,7 @@ Each record is `PIPN`, its length, its CRC-32 and the payload. What a crash left
 end is cut off when the file is opened for writing; damage anywhere else is reported, never skipped.
 """
 
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
@@ -67,19 +68,21 @@ def records(path: Path) -> Iterator[bytes]:
 
     Raises Damaged if a record is broken and another follows it: no crash of a single writer leaves that.
     """
-    content = path.read_bytes() if path.exists() else b""
-    position = 0
-    while position < len(content):
-        payload = _record_at(content, position)
-        if payload is None:
-            if _any_record_after(content, position + 1):
-                raise Damaged(f"{path}: the record at byte {position} is damaged")
-            return
-        yield payload
-        position += HEADER.size + len(payload)
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        position = 0
+        while position < len(content):
+            payload = _record_at(content, position)
+            if payload is None:
+                if _any_record_after(content, position + 1):
+                    raise Damaged(f"{path}: the record at byte {position} is damaged")
+                return
+            yield payload
+            position += HEADER.size + len(payload)
 
 
-def _record_at(content: bytes, position: int) -> bytes | None:
+def _record_at(content: mmap.mmap, position: int) -> bytes | None:
     if position + HEADER.size > len(content):
         return None
     magic, length, checksum = HEADER.unpack_from(content, position)
@@ -88,7 +91,7 @@ def _record_at(content: bytes, position: int) -> bytes | None:
     return payload if whole else None
 
 
-def _any_record_after(content: bytes, position: int) -> bool:
+def _any_record_after(content: mmap.mmap, position: int) -> bool:
     while (position := content.find(MAGIC, position)) >= 0:
         if _record_at(content, position) is not None:
             return True

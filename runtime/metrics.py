@@ -4,10 +4,6 @@ Each appears in metrics.jsonl and in `status --json` under the name here, and in
 as `ray_pippin_NAME` with a label `run`.
 """
 
-import contextlib
-import time
-from collections.abc import Iterator
-
 METRICS: dict[str, str] = {
     "reward_mean": "mean reward of the step's scored answers",
     "pass_at_1": "share of the step's scored answers that passed",
@@ -63,15 +59,6 @@ class Meter:
     def top(self, name: str, value: float) -> None:
         """Largest."""
         self.values[name] = max(self.values.get(name, value), value)
-
-    @contextlib.contextmanager
-    def timing(self, name: str) -> Iterator[None]:
-        """Add the seconds of a block."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, time.perf_counter() - began)
 
 
 def mean(values: list[float]) -> float:

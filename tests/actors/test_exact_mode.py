@@ -46,6 +46,7 @@ def runs(tmp_path_factory):
 def assert_same(one: dict, other: dict) -> None:
     for part in ("step", "digests", "ledger", "evals", "log"):
         assert one[part] == other[part], part
+    assert [m["step"] for m in one["metrics"]] == [m["step"] for m in other["metrics"]]
 
 
 @pytest.mark.parametrize("name", AS_PLAIN)

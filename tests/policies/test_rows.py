@@ -27,7 +27,7 @@ def tokens(tmp_path) -> Tokens:
 
 def test_a_prompt_longer_than_the_limit_is_refused(tokens):
     assert len(encode(tokens, QUESTION, limit=7)) == 7
-    with pytest.raises(BadInput, match=r"prompt 7 has 7 tokens; .* leaves 6"):
+    with pytest.raises(BadInput, match=r"addition, prompt 7: the prompt has 7 tokens, .* leaves 6"):
         encode(tokens, QUESTION, limit=6)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.bench.report import print_table, write_json
+from ops.curve import curve
 
 RECIPE = Path(__file__).parents[2] / "configs" / "quickstart.toml"
 GAIN = 0.20
@@ -47,6 +48,7 @@ def main() -> int:
     """Print the table; 1 if a seed misses the target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--svg", type=Path, help="also draw the learning curves here")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -67,6 +69,9 @@ def main() -> int:
         for r in results
     ]
     print_table(["quickstart", "base pass@1", "final", "gain", "run time"], rows)
+    if options.svg:
+        lines = [(f"seed {r['seed']}", r["evals"]) for r in results]
+        options.svg.write_text(curve(lines, "optimiser steps", "held-out pass@1"))
     if options.json:
         write_json(options.json, {"recipe": RECIPE.name, "runs": results})
     missed = [r for r in results if r["gain"] < GAIN or r["seconds"] > LIMIT_S]

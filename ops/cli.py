@@ -7,6 +7,7 @@ sentence on stderr; a traceback is a mistake of ours.
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,8 @@ from configs.errors import SettingsError
 from runtime.errors import BadInput, Interrupted, PippinError
 
 FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+STOP_S = 120.0
+"""How long `stop` waits for the end of the phase under way."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         "resume", _resume, "go on with a run that stopped, from its checkpoint", named=True
     )
     resume.add_argument("--detach", action="store_true", help="run in the background")
+    add("stop", _stop, "stop a run between two phases; resume goes on with it", named=True)
     add("runs", _runs, "list the runs")
     status = add("status", _status, "say what a run is doing", named=True)
     status.add_argument("--json", action="store_true", help="one JSON object")
@@ -149,6 +153,25 @@ def _go(run, detached: bool) -> int:
         print(eval_line(status.evals[0], status.evals[0]))
         print(eval_line(status.evals[-1], status.evals[0]))
     print(f"finished: pippin status {run.name}, pippin export {run.name} DIR, files in {run.path}")
+    return FINE
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from ops.show import progress_line
+
+    run = _run(options)
+    if run.read_status().state not in ("starting", "running"):
+        raise BadInput(f"run {run.name!r} is not running")
+    run.ask_to_stop()
+    deadline = time.monotonic() + STOP_S
+    while run.locked() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    status = run.read_status()
+    if run.locked():
+        raise PippinError(
+            f"asked, but it is still {status.doing or status.state}: it stops after that"
+        )
+    print(f"{status.state}: {progress_line(status)}; go on with: pippin resume {run.name}")
     return FINE
 
 

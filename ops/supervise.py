@@ -1,7 +1,7 @@
 """The process that a run lives in: it holds the run's lock, Ray's session and the conductor.
 
-Ctrl-C and SIGTERM ask the conductor to stop between two phases; a second one leaves at once. Either way the
-newest checkpoint stays, and `pippin resume` goes on from it.
+Ctrl-C, SIGTERM and `pippin stop` ask the conductor to stop between two phases; a second signal leaves
+at once. Either way the newest checkpoint stays, and `pippin resume` goes on from it.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ def supervise(run: RunDirectory, show: Show | None = None) -> Status:
     run.lock()
     try:
         settings = load(run.recipe)
+        run.forget_requests()
         _say_starting(run, settings)
         with ray_session(settings, run) as session:
             _drive(settings, run, session.dashboard, show or (lambda status: None))
@@ -46,6 +47,7 @@ def supervise(run: RunDirectory, show: Show | None = None) -> Status:
         _settle(run, "failed", f"{type(error).__name__}: {error}")
         raise
     finally:
+        run.forget_requests()
         run.unlock()
 
 
@@ -68,7 +70,7 @@ def _drive(settings: Settings, run: RunDirectory, dashboard: str, show: Show) ->
                 ending = conductor.run.remote(dashboard)
                 while not ray.wait([ending], timeout=POLL_S)[0]:
                     show(run.read_status())
-                    if asked.is_set() and not told:
+                    if (asked.is_set() or run.asked_to_stop()) and not told:
                         conductor.stop.remote()
                         told = True
                 ray.get(ending)

@@ -9,6 +9,7 @@
       trajectories.log    every batch that reached the learner
       weights/            numbered versions; checkpoints/ what a run goes on from
       logs/               one file for each part; ray.json, ray.token while it runs
+      stop                somebody asks it to stop
 
 One process writes: the holder of `lock`.
 """
@@ -191,6 +192,18 @@ class RunDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def ask_to_stop(self) -> None:
+        """Leave a request for whoever runs it: durable, and no connection is needed."""
+        write_file(self.path / "stop", b"")
+
+    def asked_to_stop(self) -> bool:
+        """Somebody has asked since `forget_requests`."""
+        return (self.path / "stop").exists()
+
+    def forget_requests(self) -> None:
+        """The run starts, or has stopped."""
+        (self.path / "stop").unlink(missing_ok=True)
 
     def write_status(self, status: Status) -> None:
         """Replace status.json."""

@@ -47,7 +47,6 @@ class Learner:
         with self._lease.hold(f"{name} to load the model", 0.9 * settings.deadlines.start_s):
             self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
             self._updater = Updater(self._policy, settings)
-        self._base = self._policy.trained()
         self._trajectories = TrajectoryLog(self._run.trajectories)
         self._step = -1
         self._versions: list[WeightsVersion] = []
@@ -174,7 +173,10 @@ class Learner:
     # ── weights and checkpoints ──────────────────────────────────────────────────────────────────
 
     def _begin(self) -> Restored:
-        self._policy.load_trained(self._base)
+        if self._step != -1:
+            raise RunFailed(
+                "the learner has trained already, and there is no checkpoint to go back to"
+            )
         self._trajectories.restore(0, EMPTY_CHAIN)
         self._step = 0
         self._versions = [self._publish(0)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Items
 
 from policies.decode import Sequence
-from policies.model import Tokens
+from policies.tokens import Tokens
 from runtime.errors import BadInput
 from runtime.tasks.prompt import Prompt
 from runtime.trajectory import StopReason, Trajectory

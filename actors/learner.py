@@ -115,6 +115,7 @@ class Learner:
                     batches, request.scored or [None] * len(batches), request.dropped
                 )
             )
+            self._check_age(batch, request.step)
             batch = self._with_advantages(batch)
             self._trajectories.append(batch)
             metrics = self._updater.step(batch)
@@ -158,6 +159,16 @@ class Learner:
                 ],
             }
         return with_columns(batch, columns)
+
+    def _check_age(self, batch: pa.RecordBatch, step: int) -> None:
+        """Raises RunFailed for a token older than the run allows: the sampler's promise, checked."""
+        stamps = batch["weights_version"].values.to_numpy()
+        oldest = int(stamps.min(initial=step - 1, where=stamps >= 0))
+        if step - 1 - oldest > self._lag:
+            raise RunFailed(
+                f"step {step} has tokens of weights version {oldest}; algorithm.max_lag = {self._lag} "
+                f"allows {step - 1 - self._lag} and newer"
+            )
 
     def _with_advantages(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         algorithm = self._settings.algorithm

@@ -160,3 +160,16 @@ def test_a_learner_takes_steps_in_order_only(done: Done, tmp_path):
     with pytest.raises(RunFailed, match="stands at step 0, was asked for 2"):
         fleet.part("learner").learn.remote(request).value()
     fleet.stop()
+
+
+def test_a_learner_refuses_tokens_older_than_the_run_allows(done: Done, tmp_path):
+    from actors.learner import Learner
+
+    wanted, run, _ = done
+    learner = Learner(settings(tmp_path), str(new_run(tmp_path).path), "learner-0")
+    learner.restore()
+    of_step_2 = list(batches(run.trajectories))[1]  # sampled with version 1
+    learner._check_age(of_step_2, 2)
+    with pytest.raises(RunFailed, match=r"step 3 has tokens of weights version 1; .* allows 2"):
+        learner._check_age(of_step_2, 3)
+    learner.close()

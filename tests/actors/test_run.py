@@ -165,7 +165,7 @@ def test_a_learner_takes_steps_in_order_only(done: Done, tmp_path):
 def test_a_learner_refuses_tokens_older_than_the_run_allows(done: Done, tmp_path):
     from actors.learner import Learner
 
-    wanted, run, _ = done
+    _, run, _ = done
     learner = Learner(settings(tmp_path), str(new_run(tmp_path).path), "learner-0")
     learner.restore()
     of_step_2 = list(batches(run.trajectories))[1]  # sampled with version 1

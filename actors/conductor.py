@@ -54,6 +54,8 @@ class Conductor:
         self._stopping = False
         self._versions: dict[int, WeightsVersion] = {}
         self._clock = time.monotonic()
+        self._saved = 0
+        """The step of the newest checkpoint."""
         self._seconds = 0.0
         """Of all steps so far, evaluations not counted."""
         grpo = settings.algorithm
@@ -102,6 +104,7 @@ class Conductor:
         )
         if not any(e.step == state.step for e in self._status.evals):
             await self._evaluate_if_due(state.step)
+        self._saved = state.step
         ahead: asyncio.Task[Collected] | None = None
         try:
             while state.step < self._status.steps:
@@ -115,6 +118,9 @@ class Conductor:
                 state = collected.state
                 self._note(state, collected, learned)
                 await self._evaluate_if_due(step)
+        except Interrupted:
+            await self._save(state)
+            raise
         finally:
             if ahead is not None:
                 ahead.cancel()
@@ -140,6 +146,7 @@ class Conductor:
             # The learner had checkpointed the step when somebody died before it was noted.
             line = {"step": state.step, **step_metrics(restored.metrics)}
             self._run.append_line("metrics.jsonl", line)
+        status.message = restored.note
         self._log.info("restored", step=state.step, note=restored.note)
         return state
 
@@ -176,10 +183,29 @@ class Conductor:
             *collected.batches,
             what=f"the learner to learn step {step}",
         )
+        if request.checkpoint:
+            self._saved = step
         self._versions[step] = learned.weights
         for version in [v for v in self._versions if v < step - self._lag]:
             del self._versions[version]
         return learned
+
+    async def _save(self, state: RunState) -> None:
+        """A stop loses no step: what has no checkpoint yet gets one."""
+        if state.step == self._saved:
+            return
+        request = Learn(
+            step=state.step,
+            scored=[],
+            dropped=[],
+            state=state,
+            checkpoint=True,
+            keep=self._best(),
+            metrics=self._status.metrics,
+        )
+        self._status.optimizer_digest = await self._parts.ask(
+            "learner", 0, "save", request, what=f"the learner to save step {state.step}"
+        )
 
     async def _evaluate_if_due(self, step: int) -> None:
         """The base, every `every_steps`, and the last weights."""

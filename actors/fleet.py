@@ -17,6 +17,10 @@ class PartDied(PippinError):
     """An actor's process is gone; its work can be done again."""
 
 
+class PartStuck(PartDied):
+    """An actor has not answered within its deadline: it is killed and started again, but not often."""
+
+
 class Fleet(Protocol):
     """The actors of one run."""
 
@@ -31,8 +35,8 @@ class Fleet(Protocol):
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
         """The value of a reference.
 
-        Raises PartDied if the actor died, RunFailed if it raised or did not answer in time ("waited
-        60 s for sampler-0 to sample step 3"), and what it raised if that is a PippinError.
+        Raises PartDied if the actor died, PartStuck if it did not answer in time ("waited 60 s for
+        sampler-0 to sample step 3"), what it raised if that is a PippinError, else RunFailed.
         """
         ...
 

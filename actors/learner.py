@@ -20,10 +20,11 @@ import ray
 
 from actors.logs import open_log
 from actors.messages import Hello, Learn, Learned, Restored, RunState, Scored, WeightsVersion
-from actors.sampler import CACHE_BYTES, gpu_lease
+from actors.sampler import CACHE_BYTES
 from configs.schema import Grpo, Settings
 from policies import weights
 from policies.advantages import advantages
+from policies.device import gpu_lease
 from policies.model import load_policy
 from policies.update import Updater
 from runtime import checkpoint
@@ -66,6 +67,10 @@ class Learner:
     @ray.method
     def restore(self) -> Restored:
         """Stand where the newest good checkpoint stands, or at the base; later work is cut off."""
+        with self._lease.hold(f"{self._name} to restore", 0.9 * self._settings.deadlines.learn_s):
+            return self._restore()
+
+    def _restore(self) -> Restored:
         found, passed_over = checkpoint.newest(self._run.checkpoints)
         for sentence in passed_over:
             self._log.error("damaged checkpoint passed over", what=sentence)
@@ -134,6 +139,16 @@ class Learner:
             trajectories_digest=self._trajectories.chain,
             optimizer_digest=optimizer_digest,
         )
+
+    @ray.method
+    def save(self, request: Learn) -> str:
+        """Checkpoint the present step, if a stop finds it without one; gives the optimiser's digest."""
+        if request.step != self._step:
+            raise RunFailed(f"the learner stands at step {self._step}, not at {request.step}")
+        with self._lease.hold(f"{self._name} to save", 0.9 * self._settings.deadlines.learn_s):
+            digest = self._checkpoint(request, {})
+        self._retire(request.keep)
+        return digest
 
     @ray.method
     def close(self) -> None:

@@ -100,7 +100,6 @@ class Learned(Struct, frozen=True, kw_only=True):
     trajectories_digest: str
     optimizer_digest: str = ""
     """Known when a checkpoint was written."""
-    checkpointed: bool = False
 
 
 class Restored(Struct, frozen=True, kw_only=True):

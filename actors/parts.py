@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from typing import Any, TypeVar
 
-from actors.fleet import Fleet, PartDied
+from actors.fleet import Fleet, PartDied, PartStuck
 from actors.messages import Hello
 from configs.schema import Settings, Sft
 from runtime.errors import RunFailed
@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
+STUCK_WEIGHT = 2
+"""A deadline that was missed counts as so many deaths: each has cost its whole length."""
 
 
 class Parts:
@@ -63,10 +65,12 @@ class Parts:
         """
         async with self._reviving.setdefault((role, index), asyncio.Lock()):
             while self._fleet.part(role, index) is dead:
-                self._deaths += 1
+                self._deaths += STUCK_WEIGHT if isinstance(death, PartStuck) else 1
                 name = f"{role}-{index}"
                 self._log.warning("part died", part=name, cause=str(death), deaths=self._deaths)
                 if self._deaths > self._settings.actors.restarts:
+                    if isinstance(death, PartStuck):
+                        raise RunFailed(str(death))
                     raise RunFailed(
                         f"{name} died {self._deaths} times without a step done: {death}"
                     )

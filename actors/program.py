@@ -20,7 +20,7 @@ from ray.util import metrics as ray_metrics
 
 from actors.conductor import Conductor
 from actors.evaluator import Evaluator
-from actors.fleet import LocalFleet, PartDied
+from actors.fleet import LocalFleet, PartDied, PartStuck
 from actors.reader import Reader
 from actors.verifier import Verifier
 from configs.schema import Settings
@@ -102,7 +102,7 @@ class RayFleet:
         try:
             return await asyncio.wait_for(_value(reference), timeout_s)
         except TimeoutError:
-            raise RunFailed(f"waited {timeout_s:g} s for {what}") from None
+            raise PartStuck(f"waited {timeout_s:g} s for {what}") from None
         except ray_errors.RayTaskError as error:
             raise first_cause(error, what) from error
         except (ray_errors.RayActorError, ray_errors.ObjectLostError) as error:

@@ -12,9 +12,9 @@ from msgspec import Struct, field
 
 from actors.messages import Generate, Generated, RunState, Scored, WeightsVersion
 from actors.parts import Parts, together
+from actors.verifier import give_up
 from configs.schema import Grpo, Settings, Sft
 from policies.advantages import informative
-from runtime.errors import RunFailed
 from runtime.ledger import Ledger
 from runtime.metrics import Meter, mean
 from runtime.tasks.prompt import Prompt, Task, Verdict
@@ -41,8 +41,7 @@ class Rollouts:
         self._settings = settings
         self._parts = parts
         self._task = task
-        self._failures_in_row = 0
-        self._first_failure = ""
+        self._failures: list[str] = []
 
     async def collect_data(self, step: int, state: RunState, sft: Sft) -> Collected:
         """The next rows to imitate. Rows that are too long for the model are dropped and counted."""
@@ -150,19 +149,12 @@ class Rollouts:
 
     def _watch(self, scored: Scored) -> None:
         """Count failures in a row; stop at the limit with the first of them."""
-        limit = self._settings.verifier.max_failures
         for verdict in scored.verdicts:
             if verdict.failure is None:
-                self._failures_in_row = 0
-                continue
-            if not self._failures_in_row:
-                self._first_failure = f"{verdict.failure}: {verdict.detail}"
-            self._failures_in_row += 1
-            if self._failures_in_row >= limit:
-                raise RunFailed(
-                    f"the reward failed {limit} times in a row (verifier.max_failures); "
-                    f"first it {self._first_failure}"
-                )
+                self._failures.clear()
+            else:
+                self._failures.append(f"{verdict.failure}: {verdict.detail}")
+                give_up(self._failures, self._settings.verifier.max_failures)
 
 
 def sort_out(scored: Scored, grpo: Grpo) -> tuple[list[str | None], int]:

@@ -13,12 +13,11 @@ from actors.messages import Generate, Generated, Hello, WeightsVersion
 from configs.schema import Settings
 from policies import weights
 from policies.decode import Decoder, Sampling, Sequence
+from policies.device import gpu_lease
 from policies.model import load_policy
 from policies.rows import encode, from_sequence
 from runtime.blas import load_blas
-from runtime.home import home
 from runtime.keys import derive
-from runtime.lease import Lease
 from runtime.trajectory import to_batch
 
 CACHE_BYTES = 2 << 30
@@ -119,13 +118,3 @@ class Sampler:
                 "pippin.weights": f"{request.weights.version}:{request.weights.digest}",
             },
         )
-
-
-def gpu_lease() -> Lease:
-    """This machine's: one process at once on a GPU, as many as there are cores on the CPU backend.
-
-    Waits for it are a little shorter than the conductor's for the whole call, so that the error
-    that is seen is the one that names the holder.
-    """
-    on_gpu = mx.default_device() == mx.Device(mx.gpu)
-    return Lease(home() / "gpu", 1 if on_gpu else os.cpu_count() or 1)

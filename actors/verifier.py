@@ -11,6 +11,7 @@ from actors.logs import open_log
 from actors.messages import Hello, Scored
 from configs.schema import Grpo, Settings
 from policies.advantages import overlong_penalty
+from runtime.errors import RunFailed
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt, Verdict
 from runtime.trajectory import StopReason, lists
@@ -38,7 +39,8 @@ class Verifier:
         began = time.perf_counter()
         by_index = {prompt.index: prompt for prompt in prompts}
         lengths = [int(s.sum()) for s in lists(batch, "sampled")]
-        verdicts = []
+        verdicts: list[Verdict] = []
+        failures: list[str] = []
         for index, text, length in zip(
             batch.column("prompt_index").to_pylist(), batch.column("text").to_pylist(), lengths
         ):
@@ -47,6 +49,10 @@ class Verifier:
                 self._log.warning(
                     "failed", prompt=index, kind=verdict.failure, detail=verdict.detail
                 )
+                failures.append(f"{verdict.failure}: {verdict.detail}")
+                give_up(failures, self._settings.verifier.max_failures)
+            else:
+                failures.clear()
             verdicts.append(self._shape(verdict, length) if learning else verdict)
         return Scored(
             verdicts=verdicts,
@@ -73,4 +79,13 @@ class Verifier:
             reward=verdict.reward + penalty,
             passed=verdict.passed,
             parts={**verdict.parts, "overlong": penalty},
+        )
+
+
+def give_up(failures_in_row: list[str], limit: int) -> None:
+    """Raises RunFailed with the first of them when the limit is reached."""
+    if len(failures_in_row) >= limit:
+        raise RunFailed(
+            f"the reward failed {limit} times in a row (verifier.max_failures); "
+            f"the first: {failures_in_row[0]}"
         )

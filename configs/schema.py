@@ -171,7 +171,10 @@ class Mask(Closed, frozen=True, tag_field="name", tag="mask"):
 
 
 class Kl(Closed, frozen=True):
-    """Reverse KL to the reference policy, the model before training."""
+    """Reverse KL to the reference policy, the model before training.
+
+    It acts on the trajectories that are trained on: with drop_zero_variance = false, on all.
+    """
 
     coefficient: NotNegative = 0.0
     """0 switches it off."""

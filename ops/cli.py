@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Every command and option."""
     parser = argparse.ArgumentParser(
         prog="pippin",
-        description="Distillation, GRPO and evolution strategies for small language models on one Mac.",
+        description="GRPO and supervised fine-tuning of small language models on one Mac.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -4,6 +4,7 @@ The self-tests run on a small model that is made for them. On a Mac they show wh
 can: how far the GPU's sampler and learner are apart, whether rows depend on their neighbours.
 """
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -21,6 +22,7 @@ from runtime.blas import load_blas
 from runtime.home import home
 
 MISMATCH_LIMIT = 1e-4
+LEASE_S = 600.0
 OUR_PACKAGES = ("actors", "configs", "kernels", "ops", "policies", "runtime")
 
 
@@ -115,11 +117,14 @@ def _machine() -> Iterator[Finding]:
 
 def _self_tests() -> Iterator[Finding]:
     from configs.schema import Lora, Model
+    from policies.device import gpu_lease
     from policies.model import load_policy
     from policies.seedling import write_blank
 
-    with tempfile.TemporaryDirectory() as temporary:
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory())
         folder = Path(temporary)
+        stack.enter_context(gpu_lease().hold("pippin doctor", LEASE_S))
         write_blank(folder, 0)
         policy = load_policy(Model(path=str(folder)), folder, 0)
         sequences, alone = _sample(policy)

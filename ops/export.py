@@ -3,11 +3,18 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from configs import load
+from ops.preflight import check_same_model
 from runtime import checkpoint
-from runtime.errors import BadInput
+from runtime.checkpoint import Checkpoint
+from runtime.errors import BadInput, Damaged
 from runtime.rundir import RunDirectory
+
+TRIES = 5
+"""A run that goes on may retire a checkpoint while it is read; then the newest is another."""
+LEASE_S = 600.0
 
 
 def export(
@@ -23,23 +30,58 @@ def export(
         raise BadInput(
             f"{target}: is there already; choose a folder that does not exist or is empty"
         )
+    settings = load(run.recipe, [])
+    check_same_model(run, settings)
+    found, trained = _weights(run, step)
+
+    from policies.device import gpu_lease
+    from policies.model import load_policy
+
+    with gpu_lease().hold(f"pippin export {run.name}", LEASE_S):
+        policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
+        policy.load_trained(trained)
+        about = {
+            "run": run.name,
+            "step": found.step,
+            "weights_digest": found.state["weights_digest"],
+        }
+        _write(target, policy, about, adapters, dequantize)
+    return found.step
+
+
+def _weights(run: RunDirectory, step: int | None) -> tuple[Checkpoint, Any]:
+    """A checkpoint and its weights. Without a step, damaged ones are passed over for the one before."""
+    from policies import weights
+
     present = checkpoint.steps(run.checkpoints)
     if not present:
         raise BadInput(f"{run.path}: has no checkpoint yet")
     if step is not None and step not in present:
         listed = ", ".join(map(str, present))
         raise BadInput(f"--step: {run.name} has checkpoints of steps {listed}, none of {step}")
-    wanted = step if step is not None else present[-1]
-    found = checkpoint.read(run.checkpoints, wanted)
+    for tried in range(TRIES):
+        found, passed_over = None, []
+        try:
+            if step is not None:
+                found = checkpoint.read(run.checkpoints, step)
+            else:
+                found, passed_over = checkpoint.newest(run.checkpoints)
+            if found is None:
+                raise Damaged(f"no checkpoint is intact: {passed_over[0]}")
+            file = found.path / "weights.safetensors"
+            return found, weights.load(file, found.state["weights_digest"])
+        except Damaged:
+            retired = found is not None and not found.path.exists()
+            if tried == TRIES - 1 or not (retired or run.locked()):
+                raise
+    raise AssertionError("unreachable")
 
-    from policies import weights
-    from policies.model import load_policy, save_adapters, save_checkpoint
 
-    settings = load(run.recipe, [])
-    policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
-    policy.load_trained(
-        weights.load(found.path / "weights.safetensors", found.state["weights_digest"])
-    )
+def _write(
+    target: Path, policy: Any, about: dict[str, Any], adapters: bool, dequantize: bool
+) -> None:
+    from policies.model import save_adapters, save_checkpoint
+
     aside = target.with_name(f".{target.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -47,11 +89,9 @@ def export(
             save_adapters(policy, aside)
         else:
             save_checkpoint(policy, aside, dequantize=dequantize)
-        about = {"run": run.name, "step": wanted, "weights_digest": found.state["weights_digest"]}
         (aside / "pippin.json").write_text(json.dumps(about, indent=2, sort_keys=True))
         if target.exists():
             target.rmdir()
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return wanted

@@ -13,7 +13,9 @@ from configs.dump import to_toml
 from configs.schema import Settings
 from ops.preflight import check_name, check_run, with_model
 from runtime.blas import load_blas
+from runtime.checkpoint_files import fingerprint, inspect
 from runtime.errors import BadInput, RunFailed
+from runtime.home import home
 from runtime.rundir import RunDirectory, free_name
 
 START_S = 60.0
@@ -29,6 +31,7 @@ def prepare(
         settings = load(recipe, overrides)
     except SettingsError as error:
         raise BadInput(str(error)) from None
+    stem = None if name else Path(recipe).stem
     name = name or free_name(root, Path(recipe).stem)
     check_name(root, name)
     slow = load_blas(settings.exact) == "reference" and not settings.exact
@@ -39,9 +42,20 @@ def prepare(
         say("  (`make setup` installs it; Debian: apt-get install libopenblas0-pthread)")
     settings = with_model(settings, find_checkpoint(settings))
     check_run(settings, root)
-    run = RunDirectory(root, name)
-    run.create(to_toml(settings), {"pippin": version("pippin"), "recipe": Path(recipe).name})
-    return run, settings
+    about = {
+        "pippin": version("pippin"),
+        "recipe": Path(recipe).name,
+        "model": fingerprint(inspect(settings.model.path)),
+    }
+    while True:
+        run = RunDirectory(root, name)
+        try:
+            run.create(to_toml(settings), about)
+            return run, settings
+        except BadInput:  # another launch has just taken the name that we had found free
+            if stem is None or not run.path.exists():
+                raise
+            name = free_name(root, stem)
 
 
 def find_checkpoint(settings: Settings) -> Path:
@@ -73,6 +87,7 @@ def detach(run: RunDirectory) -> int:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            env={**os.environ, "PIPPIN_HOME": str(home())},  # it may be relative to where we are
             cwd=os.path.abspath(os.sep),
         )
     deadline = time.monotonic() + START_S

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import msgspec
 
-from configs.schema import Full, Settings
+from configs.schema import Full, Jsonl, Settings
 from ops.session import require_free
-from runtime.checkpoint_files import inspect
+from runtime.checkpoint_files import fingerprint, inspect
 from runtime.errors import BadInput
-from runtime.rundir import NAME_CHARACTERS
+from runtime.rundir import NAME_CHARACTERS, RunDirectory
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Split, Task
 
 PROMPTS_CHECKED = 20_000
 """Prompts of a data set that are tokenised beforehand; of an endless task, the first few hundred."""
 ENDLESS_CHECKED = 200
-COPIES_OF_WEIGHTS = 5
-"""Weights versions and checkpoints that a run holds on disk at once, roughly, besides its moments."""
+CHECKPOINT_SIZE = 7
+"""Of a checkpoint, in sizes of what is trained: with 16-bit weights, two moments and masters."""
 
 
 def check_name(root: Path, name: str) -> None:
@@ -47,6 +47,7 @@ def check_run(settings: Settings, root: Path) -> None:
     task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
     try:
         _check_prompts(settings, folder, task)
+        _check_reward(settings, task)
     finally:
         task.close()
 
@@ -56,7 +57,7 @@ def _check_disk(settings: Settings, root: Path, weights_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     trained = weights_bytes if isinstance(settings.model.train, Full) else weights_bytes // 20
     kept = settings.checkpoint.keep + 2
-    need = trained * (COPIES_OF_WEIGHTS + 3 * kept) + (64 << 20)
+    need = trained * (2 + CHECKPOINT_SIZE * kept) + (64 << 20)
     if free < need:
         raise BadInput(
             f"--root: {existing} has {free / 1e9:.2f} GB free, this run needs about {need / 1e9:.2f} GB "
@@ -64,25 +65,47 @@ def _check_disk(settings: Settings, root: Path, weights_bytes: int) -> None:
         )
 
 
+def _check_reward(settings: Settings, task: Task) -> None:
+    """A user's reward must give a number; whether it raises on an empty answer is its own affair."""
+    if isinstance(settings.task, Jsonl) and settings.task.reward:
+        verdict = task.verify(task.prompt("train", 0), "")
+        if verdict.failure == "not_a_number":
+            raise BadInput(f"{settings.task.reward}: {verdict.detail}")
+
+
 def _check_prompts(settings: Settings, folder: Path, task: Task) -> None:
     from policies.model import context_length, load_tokens
     from policies.rows import encode
 
     tokens = load_tokens(settings.model, folder)
-    limit = context_length(folder) - settings.sampling.max_new_tokens
-    if limit < 1:
-        raise BadInput(
-            f"sampling.max_new_tokens: {settings.sampling.max_new_tokens} leaves no room for a prompt "
-            f"in the model's context of {context_length(folder)} tokens"
-        )
-    splits: list[tuple[Split, int]] = [("train", PROMPTS_CHECKED)]
+    answer = settings.sampling.max_new_tokens
+    splits: list[tuple[Split, int, str, int]] = [
+        ("train", PROMPTS_CHECKED, "sampling.max_new_tokens", answer)
+    ]
     if settings.eval.prompts:
-        splits.append(("eval", settings.eval.prompts))
-    for split, most in splits:
+        key = "eval.max_new_tokens" if settings.eval.max_new_tokens else "sampling.max_new_tokens"
+        longest = settings.eval.max_new_tokens or answer
+        splits.append(("eval", settings.eval.prompts, key, longest))
+    for split, most, key, new_tokens in splits:
+        limit = context_length(folder) - new_tokens
+        if limit < 1:
+            raise BadInput(
+                f"{key}: {new_tokens} leaves no room for a prompt in the model's context of "
+                f"{context_length(folder)} tokens"
+            )
         size = task.size(split)
         count = min(most, ENDLESS_CHECKED) if size is None else min(most, size)
         for index in range(count):
             encode(tokens, task.prompt(split, index), limit)
+
+
+def check_same_model(run: RunDirectory, settings: Settings) -> None:
+    """Raises BadInput if the checkpoint that the run began with is another one now."""
+    began = run.about().get("model")
+    if began and began != fingerprint(inspect(settings.model.path)):
+        raise BadInput(
+            f"{settings.model.path}: is not the checkpoint any more that {run.name} began with"
+        )
 
 
 def with_model(settings: Settings, folder: Path) -> Settings:

@@ -19,6 +19,7 @@ from runtime.home import home
 from runtime.rundir import RunDirectory, Status
 
 RECIPE = Path(__file__).parent.parent / "configs" / "seedling.toml"
+LEASE_S = 600.0
 Progress = Callable[[Status], None]
 
 
@@ -44,12 +45,14 @@ def ensure_seedling(seed: int = 0, progress: Progress | None = None) -> tuple[Pa
     from actors.conductor import Conductor
     from actors.program import local_fleet
     from ops.export import export
+    from policies.device import gpu_lease
     from policies.seedling import write_blank
 
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".raising-", dir=target.parent))
     try:
-        write_blank(work / "blank", seed)
+        with gpu_lease().hold("pippin seed", LEASE_S):
+            write_blank(work / "blank", seed)
         settings = with_seed(load(RECIPE, [f'model.path="{work / "blank"}"']), seed)
         run = RunDirectory(work, "warm-start")
         run.create(to_toml(settings), {})

@@ -4,6 +4,7 @@ Everything here that concerns the environment must happen before `import ray`, w
 is inside the functions.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -15,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -91,12 +93,23 @@ def ray_session(settings: Settings, run: RunDirectory) -> Iterator[Session]:
     except (ConnectionError, TimeoutError, RaySystemError, AuthenticationError) as error:
         raise RunFailed(f"Ray failed: {str(error).splitlines()[0]}") from None
     finally:
-        ray.shutdown()
+        if dead_daemons():  # shutting down would wait for them, and then abort this process
+            atexit.unregister(ray.shutdown)
+        else:
+            ray.shutdown()
         end_processes(str(temp))
         _keep_logs(temp, run)
         shutil.rmtree(temp, ignore_errors=True)
         for file in ("ray.json", "ray.token"):
             (run.path / file).unlink(missing_ok=True)
+
+
+def dead_daemons() -> list[str]:
+    """Ray's daemons that this process started and that have died, by name."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    return sorted(str(kind) for kind, _ in node.dead_processes()) if node is not None else []
 
 
 def environment(settings: Settings, token_path: Path) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """What a person sees of a run in a terminal: a live line, a table of runs, a status in words."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
 
 from runtime.rundir import EvalResult, Status
 
-BAR = 24
+BAR = 12
 
 
 class LiveLine:
@@ -48,6 +49,7 @@ class LiveLine:
         self._out.flush()
 
     def _rewrite(self, line: str) -> None:
+        line = line[: shutil.get_terminal_size().columns - 1]  # a longer one would not be rewritten
         self._out.write("\r" + line.ljust(self._width))
         self._width = len(line)
         self._out.flush()
@@ -60,16 +62,16 @@ def progress_line(status: Status) -> str:
     if not status.steps:
         return status.doing or status.state
     parts = [f"[{'█' * done}{'·' * (BAR - done)}] {status.step}/{status.steps}"]
+    if status.eta_s is not None and status.state == "running":
+        parts.append(f"{duration(status.eta_s)} left")
     if "reward_mean" in m:
-        parts += [f"reward {m['reward_mean']:.3f}", f"pass@1 {m['pass_at_1']:.3f}"]
+        parts += [f"pass@1 {m['pass_at_1']:.3f}", f"reward {m['reward_mean']:.3f}"]
     elif "loss" in m:
         parts.append(f"loss {m['loss']:.4f}")
     if m.get("sampler_tokens_per_s"):
         parts.append(f"sample {m['sampler_tokens_per_s']:,.0f} tok/s")
     if m.get("learner_tokens_per_s"):
         parts.append(f"learn {m['learner_tokens_per_s']:,.0f} tok/s")
-    if status.eta_s is not None and status.state == "running":
-        parts.append(f"{duration(status.eta_s)} left")
     if status.state != "running" or not status.step:
         parts.append(status.doing)
     return "  ".join(parts)

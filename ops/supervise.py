@@ -4,22 +4,22 @@ Ctrl-C, SIGTERM and `pippin stop` ask the conductor to stop between two phases; 
 at once. Either way the newest checkpoint stays, and `pippin resume` goes on from it.
 """
 
-import contextlib
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from configs import load
 from configs.schema import Settings
-from ops.session import ray_session
+from ops.preflight import check_same_model
+from ops.session import dead_daemons, ray_session
 from runtime.errors import Interrupted, PippinError, RunFailed
 from runtime.rundir import RunDirectory, Status
 
 POLL_S = 0.25
 CONDUCTOR_RESTARTS = 3
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Show = Callable[[Status], None]
 
 
@@ -30,12 +30,15 @@ def supervise(run: RunDirectory, show: Show | None = None) -> Status:
     process has the run.
     """
     run.lock()
+    stop = Stop()
     try:
         settings = load(run.recipe)
+        check_same_model(run, settings)
         run.forget_requests()
         _say_starting(run, settings)
         with ray_session(settings, run) as session:
-            _drive(settings, run, session.dashboard, show or (lambda status: None))
+            stop.listen()  # again: Ray has put its own handler there
+            _drive(settings, run, session.dashboard, stop, show or (lambda status: None))
         return run.read_status()
     except Interrupted:
         _settle(run, "interrupted", "")
@@ -47,63 +50,74 @@ def supervise(run: RunDirectory, show: Show | None = None) -> Status:
         _settle(run, "failed", f"{type(error).__name__}: {error}")
         raise
     finally:
+        stop.end()
         run.forget_requests()
         run.unlock()
 
 
-def _drive(settings: Settings, run: RunDirectory, dashboard: str, show: Show) -> None:
+def _drive(settings: Settings, run: RunDirectory, dashboard: str, stop: "Stop", show: Show) -> None:
     """Start the conductor and wait for its end; one that died goes on from the checkpoint."""
     import ray
     from ray.exceptions import RayActorError, RayTaskError
 
     from actors.program import first_cause, start_conductor
 
-    with _stop_signals() as asked:
-        deaths = 0
-        while True:
-            conductor = start_conductor(settings, run, deaths)
-            told = False
-            try:
-                limit_s = settings.deadlines.start_s
-                if not ray.wait([conductor.pid.remote()], timeout=limit_s)[0]:
-                    raise RunFailed(f"waited {limit_s:.0f} s for the conductor to start")
-                ending = conductor.run.remote(dashboard)
-                while not ray.wait([ending], timeout=POLL_S)[0]:
-                    show(run.read_status())
-                    if (asked.is_set() or run.asked_to_stop()) and not told:
-                        conductor.stop.remote()
-                        told = True
-                ray.get(ending)
+    deaths = 0
+    while True:
+        conductor = start_conductor(settings, run, deaths)
+        told = False
+        try:
+            limit_s = settings.deadlines.start_s
+            if not ray.wait([conductor.pid.remote()], timeout=limit_s)[0]:
+                raise RunFailed(f"waited {limit_s:.0f} s for the conductor to start")
+            ending = conductor.run.remote(dashboard)
+            while not ray.wait([ending], timeout=POLL_S)[0]:
+                if dead := dead_daemons():
+                    raise RunFailed(
+                        f"Ray's {dead[0]} died; go on from the checkpoint with: pippin resume {run.name}"
+                    )
                 show(run.read_status())
-                return
-            except RayTaskError as error:
-                raise first_cause(error, "the conductor") from None
-            except RayActorError as error:
-                if told:
-                    raise Interrupted("stopped") from None
-                deaths += 1
-                if deaths > CONDUCTOR_RESTARTS:
-                    reason = str(error).strip().splitlines()[0]
-                    raise RunFailed(f"the conductor died {deaths} times: {reason}") from None
-                time.sleep(0.2 * 2**deaths)
+                if (stop.asked or run.asked_to_stop()) and not told:
+                    conductor.stop.remote()
+                    told = True
+            ray.get(ending)
+            show(run.read_status())
+            return
+        except RayTaskError as error:
+            raise first_cause(error, "the conductor") from None
+        except RayActorError as error:
+            if told:
+                raise Interrupted("stopped") from None
+            deaths += 1
+            if deaths > CONDUCTOR_RESTARTS:
+                reason = str(error).strip().splitlines()[0]
+                raise RunFailed(f"the conductor died {deaths} times: {reason}") from None
+            time.sleep(0.2 * 2**deaths)
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM sets the event, the second ends this process."""
-    asked = threading.Event()
+class Stop:
+    """The first SIGINT or SIGTERM asks to stop, the second ends this process at once."""
 
-    def handle(number: int, frame: object) -> None:
-        if asked.is_set():
-            os._exit(128 + number)
-        asked.set()
+    def __init__(self) -> None:
+        self.asked = False
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.listen()
 
-    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
+    def listen(self) -> None:
+        """Take the signals over."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def end(self) -> None:
+        """Leave them to whoever had them before."""
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.asked:
+            os._exit(128 + number)
+        self.asked = True
+        os.write(2, b"\nstopping after this phase; once more leaves at once\n")
 
 
 def _say_starting(run: RunDirectory, settings: Settings) -> None:

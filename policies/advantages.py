@@ -68,17 +68,6 @@ def informative(rewards_G: ArrayLike, tolerance: float) -> bool:
     return len(rewards_G) > 1 and float(np.ptp(rewards_G)) > tolerance
 
 
-def informative_rows(
-    rewards_N: ArrayLike, group_N: ArrayLike, tolerance: float
-) -> NDArray[np.bool_]:
-    """True for each scored trajectory of an informative group."""
-    rewards_N, group_N = _checked(rewards_N, group_N)
-    result_N = np.zeros(rewards_N.shape, bool)
-    for rows in _groups(rewards_N, group_N):
-        result_N[rows] = informative(rewards_N[rows], tolerance)
-    return result_N
-
-
 def overlong_penalty(length_tokens: int, limit_tokens: int, zone_tokens: int) -> float:
     """DAPO's soft punishment of length (2503.14476, eq. 13), to be added to a reward: in [−1, 0].
 

@@ -1,7 +1,8 @@
 """Trajectories as padded arrays: sorted by length, in a few sizes, cut by tokens.
 
 Right-padded under plain causal attention, which is what MLX's fused backward wants. Lengths are
-rounded up to one of 16 sizes, because Metal keeps a compiled trace for each shape for ever.
+rounded up to one of 16 sizes: freed buffers fit the next micro-batch, and rows of about one length
+share one.
 
 Shapes: B rows of a micro-batch, T padded tokens, R tokens that a loss looks at.
 """

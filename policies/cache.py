@@ -88,6 +88,7 @@ class Slots:
         column = max(visible, before)
         for layer in self.layers:
             layer.move(slice(self.first, self.column), column - visible, column + ahead)
+            mx.eval(layer.keys, layer.values)  # one layer at a time is there twice
         self.starts_S += column - self.column
         self.first = column - visible
         self.column = column

@@ -48,14 +48,20 @@ class AdamW:
         limit = self._settings.max_grad_norm
         scale = limit / norm if limit and norm > limit else 1.0
         rate = self.rate(self.updates)
-        self._adam.learning_rate = mx.array(rate)
-        whole = {k: self._masters.get(k, w) for k, w in weights.items()}
-        scaled = {k: g.astype(mx.float32) * scale for k, g in gradients.items()}
-        new = self._adam.apply_gradients(scaled, whole)
+        adam: Any = self._adam
+        adam.learning_rate = mx.array(rate)
+        adam.state["step"] = adam.state["step"] + 1
+        rounded: Arrays = {}
+        for name, weight in weights.items():  # one at a time: only one tensor's copies exist
+            gradient = gradients[name].astype(mx.float32) * scale
+            whole = self._masters.get(name, weight)
+            new = adam.apply_single(gradient, whole, adam.state[name])
+            rounded[name] = new.astype(self._dtypes[name])
+            if name in self._masters:
+                self._masters[name] = new
+            mx.eval(new, rounded[name], adam.state[name])
         self.updates += 1
-        self._masters = {k: new[k] for k in self._masters}
-        rounded = {k: v.astype(self._dtypes[k]) for k, v in new.items()}
-        mx.eval(rounded, self._masters, self._adam.state)
+        mx.eval(adam.state["step"])
         return rounded, norm, rate
 
     def rate(self, update: int) -> float:

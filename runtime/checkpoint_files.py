@@ -6,6 +6,8 @@ Safetensors only: a pickle can run code when it is read, and so can a Python fil
 for; both are refused.
 """
 
+import hashlib
+import json
 import math
 import os
 from pathlib import Path
@@ -256,3 +258,13 @@ def _check_extent(path: Path, tensors: dict[str, Tensor], data_start: int, size:
         raise BadInput(f"{path}: file ends early: needs {needed} bytes, has {size}")
     if size > needed:
         raise BadInput(f"{path}: needs {needed} bytes, has {size}: the file is damaged")
+
+
+def fingerprint(files: CheckpointFiles) -> str:
+    """A digest of what the checkpoint is: its config, and every tensor's name, kind, shape and place.
+
+    Headers only: it takes milliseconds, and notices another model, not a changed number.
+    """
+    tensors = sorted((n, t.dtype, t.shape, t.data_offsets) for n, t in files.tensors.items())
+    told = json.dumps([files.config, tensors, files.weights_bytes], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()

@@ -5,6 +5,7 @@ end is cut off when the file is opened for writing; damage anywhere else is repo
 """
 
 import mmap
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -20,10 +21,18 @@ HEADER = struct.Struct("<4sII")
 class Journal:
     """Appends records; `size` is the offset behind the last one."""
 
-    def __init__(self, path: Path) -> None:
-        """Open for appending; a torn tail is cut off. Raises Damaged for damage before the tail."""
+    def __init__(self, path: Path, keep: int | None = None) -> None:
+        """Open for appending; a torn tail is cut off. Raises Damaged for damage before the tail.
+
+        With `keep`, what is behind so many bytes is dropped unread: it was never acknowledged, and
+        a power cut may have left anything there.
+        """
         self.path = path
         path.touch()
+        if keep is not None:
+            if path.stat().st_size < keep:
+                raise Damaged(f"{path}: needs at least {keep} bytes, has {path.stat().st_size}")
+            os.truncate(path, keep)
         self.size = sum(HEADER.size + len(record) for record in records(path))
         self._file = path.open("r+b", buffering=0)
         self._file.truncate(self.size)

@@ -17,8 +17,8 @@ METRICS: dict[str, str] = {
     "failed_share": "share of answers that could not be scored",
     "sample_rounds": "rounds of sampling that the step took (dynamic sampling)",
     "staleness_versions": "weights versions between what sampled and what was trained",
-    "loss": "loss of the step (no sign of progress in itself)",
-    "grad_norm": "global norm of the gradient before it was scaled down",
+    "loss": "loss of the step's last update (no sign of progress in itself)",
+    "grad_norm": "global norm of the last update's gradient before it was scaled down",
     "learning_rate": "learning rate of the step's last update",
     "entropy": "mean entropy of the policy at the trained tokens, nats",
     "mismatch_kl": "KL from the sampler to the learner at the sampled tokens (k3 estimate), nats; with "

@@ -160,6 +160,10 @@ class RunDirectory:
                 f"{path}: schema version {version} is newer than this Pippin knows ({SCHEMA_VERSION})"
             )
 
+    def about(self) -> dict[str, Any]:
+        """What was written down when the run was made."""
+        return json.loads((self.path / "run.json").read_bytes())
+
     def lock(self) -> None:
         """Become the run's one writer until this process ends. Raises BadInput if another is."""
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -237,7 +241,8 @@ class RunDirectory:
         out = []
         for line in lines:
             try:
-                out.append(msgspec.json.decode(line)) if line else None
+                if line:
+                    out.append(msgspec.json.decode(line))
             except msgspec.DecodeError:
                 continue
         return out

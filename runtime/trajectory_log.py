@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from runtime.errors import BadInput
 from runtime.journal import Journal, records
-from runtime.trajectory import digest
+from runtime.trajectory import SCHEMA_VERSION, digest
 
 EMPTY_CHAIN = hashlib.sha256(b"pippin trajectories").hexdigest()
 
@@ -16,8 +17,15 @@ class TrajectoryLog:
     """Appends batches. `chain` is the digest of all batches so far, in order: equal logs, equal chain."""
 
     def __init__(self, path: Path) -> None:
-        self._journal = Journal(path)
+        """The file is opened, and its records are checked, when it is first used."""
+        self._path = path
+        self._opened: Journal | None = None
         self.chain = EMPTY_CHAIN
+
+    @property
+    def _journal(self) -> Journal:
+        self._opened = self._opened or Journal(self._path)
+        return self._opened
 
     @property
     def size(self) -> int:
@@ -37,13 +45,16 @@ class TrajectoryLog:
         self._journal.sync()
 
     def restore(self, size: int, chain: str) -> None:
-        """Go back to what a checkpoint knew: later batches are sampled anew."""
-        self._journal.cut(size)
+        """Go back to what a checkpoint knew: later batches are dropped unread and sampled anew."""
+        self.close()
+        self._opened = Journal(self._path, keep=size)
         self.chain = chain
 
     def close(self) -> None:
         """Close the file."""
-        self._journal.close()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
 
 def extend(chain: str, batch: pa.RecordBatch) -> str:
@@ -52,7 +63,15 @@ def extend(chain: str, batch: pa.RecordBatch) -> str:
 
 
 def batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of a log in order, up to a torn tail. Raises Damaged as `journal.records` does."""
+    """The batches of a log in order, up to a torn tail.
+
+    Raises Damaged as `journal.records` does, BadInput for a schema newer than this version knows.
+    """
     for payload in records(path):
         with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
+            version = int((reader.schema.metadata or {}).get(b"pippin.schema", b"0"))
+            if version > SCHEMA_VERSION:
+                raise BadInput(
+                    f"{path}: trajectories of schema {version}, this Pippin knows {SCHEMA_VERSION}"
+                )
             yield from reader

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ops.bench.report import print_table, write_json
+from ops.bench.report import alone_on_the_gpu, print_table, write_json
 from runtime.blas import load_blas
 from runtime.keys import Stream, derive
 
@@ -200,7 +200,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     blas = load_blas(exact=False)
-    results = {name: measure(shape, options.rounds) for name, shape in SHAPES.items()}
+    with alone_on_the_gpu("decoder"):
+        results = {name: measure(shape, options.rounds) for name, shape in SHAPES.items()}
     if options.json:
         write_json(options.json, {"blas": blas, "rounds": options.rounds, "shapes": results})
     print(f"{len(PROMPT_TOKENS)} prompts × {SAMPLES} samples, to {MAX_NEW_TOKENS} tokens; {blas}")

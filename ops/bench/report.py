@@ -1,6 +1,8 @@
 """What the benchmarks share: a table for people and a JSON file for everything else."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,3 +21,12 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
             for i, (cell, width) in enumerate(zip(row, widths))
         )
         print("  " + "   ".join((first, *others)).rstrip())
+
+
+@contextlib.contextmanager
+def alone_on_the_gpu(name: str) -> Iterator[None]:
+    """Hold the machine's lease while a benchmark computes. MLX is imported here: choose the BLAS first."""
+    from policies.device import gpu_lease
+
+    with gpu_lease().hold(f"pippin bench {name}", deadline_s=600.0):
+        yield

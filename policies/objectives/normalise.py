@@ -18,7 +18,11 @@ Normalizer = Literal["token_mean", "sequence_mean", "constant"]
 
 
 class Denominators(Struct, frozen=True):
-    """Of one loss term over one optimiser step."""
+    """Of one loss term over one optimiser step: the trajectories that are trained on.
+
+    Groups that are dropped for having equal rewards are not among them (as in prime-rl and tinker);
+    without that, `algorithm.drop_zero_variance = false`.
+    """
 
     tokens: float
     """Tokens that the term covers."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from policies.advantages import advantages, informative, informative_rows, overlong_penalty
+from policies.advantages import advantages, informative, overlong_penalty
 
 NAN = float("nan")
 METHODS = ["group_mean", "group_std", "rloo", "batch_std"]
@@ -93,11 +93,6 @@ def test_float_noise_is_not_information():
     assert informative([0.0, 0.5], tolerance=0.4)
     assert not informative([1.0, NAN], tolerance=0.0)
     assert not informative([NAN, NAN], tolerance=0.0)
-
-
-def test_rows_of_a_dull_group_and_unscored_rows_are_not_informative():
-    rows = informative_rows([1, 0, NAN, 1, 1, 1], [0, 0, 0, 1, 1, 1], tolerance=1e-4)
-    assert rows.tolist() == [True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors.fleet import PartDied
+from actors.fleet import PartDied, PartStuck
 from actors.logs import open_log
 from actors.messages import Hello
 from actors.parts import Parts, together
@@ -67,7 +67,7 @@ def test_failures_in_a_row_stop_the_run_with_the_first_of_them(tmp_path):
         go(wanted, run)
     sentence = str(caught.value)
     assert sentence.startswith(
-        "the reward failed 5 times in a row (verifier.max_failures); first it"
+        "the reward failed 5 times in a row (verifier.max_failures); the first: "
     )
     assert "raised: " in sentence and "cause number 1" in sentence and "\n" not in sentence
     assert (run.read_status().state, run.read_status().message) == ("failed", sentence)
@@ -135,7 +135,7 @@ class AsyncFleet:
         try:
             return await asyncio.wait_for(asyncio.shield(reference), timeout_s)
         except TimeoutError:
-            raise RunFailed(f"waited {timeout_s:g} s for {what}") from None
+            raise PartStuck(f"waited {timeout_s:g} s for {what}") from None
 
     def stop(self) -> None: ...
 
@@ -188,21 +188,40 @@ async def test_calls_that_share_a_dead_actor_restart_it_once(tmp_path):
     assert fleet.started == 2
 
 
-async def test_a_deadline_names_what_is_awaited(tmp_path):
+async def test_a_deadline_names_what_is_awaited_after_one_more_try(tmp_path):
     fleet = AsyncFleet()
-    wanted = settings(tmp_path, deadlines={"generate_s": 0.4, "start_s": 0.1})
+    wanted = settings(tmp_path, deadlines={"generate_s": 0.4})
     parts = Parts(wanted, fleet, open_log(tmp_path, "conductor"))
     fleet.start("sampler", 0)
     with pytest.raises(RunFailed, match=r"^waited 0\.4 s for sampler-0 to answer step 3$"):
         await parts.ask("sampler", 0, "generate", 9, what="sampler-0 to answer step 3")
-    with pytest.raises(RunFailed, match=r"^waited 0\.1 s for \w+-0 to start$"):
-        await parts.start()
+    assert fleet.started == 2
+    hasty = Parts(settings(tmp_path, deadlines={"start_s": 0.1}), fleet, open_log(tmp_path, "c"))
+    with pytest.raises(RunFailed, match=r"^waited 0\.1 s for \w+-\d to start$"):
+        await hasty.start()
+
+
+async def test_a_part_that_is_stuck_once_is_replaced(tmp_path):
+    fleet = AsyncFleet()
+    parts = Parts(
+        settings(tmp_path, deadlines={"generate_s": 0.5}), fleet, open_log(tmp_path, "conductor")
+    )
+    fleet.start("sampler", 0)
+    durations = iter([9.0, 0.0])
+
+    class Once(AsyncPart):
+        async def answer(self, name: str, *arguments: Any) -> Any:
+            return await super().answer(name, *(next(durations) for _ in arguments))
+
+    fleet.handles["sampler", 0] = Once()
+    assert await parts.ask("sampler", 0, "generate", 0.0, what="an answer") == "answer"
+    assert fleet.started == 2
 
 
 async def test_the_fleet_on_ray_has_the_same_deadline(tmp_path):
     fleet = RayFleet(settings(tmp_path), new_run(tmp_path), 0)
     never = asyncio.get_running_loop().create_future()
-    with pytest.raises(RunFailed, match=r"^waited 0\.05 s for verifier-1 to score step 7$"):
+    with pytest.raises(PartStuck, match=r"^waited 0\.05 s for verifier-1 to score step 7$"):
         await fleet.wait(never, 0.05, "verifier-1 to score step 7")
 
 

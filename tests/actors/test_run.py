@@ -7,6 +7,7 @@ import pytest
 from actors.program import local_fleet
 from configs.schema import Settings
 from policies.weights import load
+from runtime import checkpoint
 from runtime.errors import RunFailed
 from runtime.metrics import METRICS
 from runtime.rundir import RunDirectory, Status
@@ -173,3 +174,14 @@ def test_a_learner_refuses_tokens_older_than_the_run_allows(done: Done, tmp_path
     with pytest.raises(RunFailed, match=r"step 3 has tokens of weights version 1; .* allows 2"):
         learner._check_age(of_step_2, 3)
     learner.close()
+
+
+def test_a_stop_loses_no_step_whatever_the_checkpoints(tmp_path):
+    wanted = settings(tmp_path, checkpoint={"every_steps": 1000})
+    run = new_run(tmp_path)
+    status = go(wanted, run, stop_after=2)
+    assert (status.state, status.step) == ("interrupted", 2)
+    assert checkpoint.steps(run.checkpoints) == [2]
+    assert checkpoint.read(run.checkpoints, 2).state["weights_digest"] == status.weights_digest
+    again = go(wanted, run)
+    assert (again.state, again.step) == ("finished", 4)

@@ -104,3 +104,21 @@ def test_cut_refuses_what_is_not_there(path):
     assert list(records(path)) == PAYLOADS
     journal.cut(0)
     assert list(records(path)) == []
+
+
+def test_what_was_never_acknowledged_is_dropped_unread(tmp_path):
+    path = tmp_path / "log"
+    journal = Journal(path)
+    kept = journal.append(b"one")
+    journal.append(b"two" * 50)
+    journal.append(b"three")
+    journal.close()
+    content = bytearray(path.read_bytes())
+    content[kept + 20] ^= 1  # damage behind what a checkpoint knows, with a whole record after it
+    path.write_bytes(content)
+    with pytest.raises(Damaged):
+        Journal(path)
+    assert Journal(path, keep=kept).size == kept
+    assert list(records(path)) == [b"one"]
+    with pytest.raises(Damaged, match=f"needs at least {kept + 1} bytes, has {kept}"):
+        Journal(path, keep=kept + 1)

@@ -13,7 +13,9 @@ from tests.actors.tiny import checkpoint, settings
 
 def test_a_reward_that_gives_no_number_is_refused(tmp_path: Path):
     nothing = "def reward(prompt, completion, row):\n    return None\n"
-    with pytest.raises(BadInput, match=r"reward-\w+\.py: needed a finite number, got NoneType None"):
+    with pytest.raises(
+        BadInput, match=r"reward-\w+\.py: needed a finite number, got NoneType None"
+    ):
         check_run(settings(tmp_path, reward=nothing), tmp_path)
     check_run(settings(tmp_path), tmp_path)
 

@@ -84,10 +84,10 @@ def eval_line(result: EvalResult, base: EvalResult) -> str:
         return f"held-out {result.metric} of {who}: none, no answer could be scored"
     gain = ""
     if result.step != base.step and base.score is not None:
-        gain = f"  ({result.score - base.score:+.3f} over the base)"
+        gain = f", {result.score - base.score:+.3f} over the base"
     return (
         f"held-out {result.metric} of {who}: {result.score:.3f} ± {result.stderr:.3f} "
-        f"(n = {result.n}, {result.mean_tokens:.1f} tokens){gain}"
+        f"(n = {result.n}){gain}"
     )
 
 

@@ -62,9 +62,9 @@ def _drive(settings: Settings, run: RunDirectory, dashboard: str, stop: "Stop", 
 
     from actors.program import first_cause, start_conductor
 
-    deaths = 0
+    deaths, generation, last_step = 0, 0, -1
     while True:
-        conductor = start_conductor(settings, run, deaths)
+        conductor = start_conductor(settings, run, generation)
         told = False
         try:
             limit_s = settings.deadlines.start_s
@@ -88,10 +88,14 @@ def _drive(settings: Settings, run: RunDirectory, dashboard: str, stop: "Stop", 
         except RayActorError as error:
             if told:
                 raise Interrupted("stopped") from None
-            deaths += 1
+            step = run.read_status().step
+            deaths = 1 if step > last_step else deaths + 1
+            generation, last_step = generation + 1, step
             if deaths > CONDUCTOR_RESTARTS:
                 reason = str(error).strip().splitlines()[0]
-                raise RunFailed(f"the conductor died {deaths} times: {reason}") from None
+                raise RunFailed(
+                    f"the conductor died {deaths} times without a step done: {reason}"
+                ) from None
             time.sleep(0.2 * 2**deaths)
 
 

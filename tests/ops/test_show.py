@@ -55,7 +55,7 @@ def test_without_a_terminal_there_are_whole_lines():
 
 
 def test_an_evaluation_is_told_against_the_base():
-    assert "(+0.250 over the base)" in eval_line(result(4, 0.5), result(0, 0.25))
+    assert ", +0.250 over the base" in eval_line(result(4, 0.5), result(0, 0.25))
     assert "no answer could be scored" in eval_line(result(0, None), result(0, None))
 
 

@@ -20,11 +20,10 @@ import ray
 
 from actors.logs import open_log
 from actors.messages import Hello, Learn, Learned, Restored, RunState, Scored, WeightsVersion
-from actors.sampler import CACHE_BYTES
 from configs.schema import Grpo, Settings
 from policies import weights
 from policies.advantages import advantages
-from policies.device import gpu_lease
+from policies.device import LEASE_SHARE, bound_cache, gpu_lease
 from policies.model import load_policy
 from policies.update import Updater
 from runtime import checkpoint
@@ -45,7 +44,9 @@ class Learner:
         self._run = RunDirectory(Path(run).parent, Path(run).name)
         self._log = open_log(self._run.logs, name)
         self._lease = gpu_lease()
-        with self._lease.hold(f"{name} to load the model", 0.9 * settings.deadlines.start_s):
+        with self._lease.hold(
+            f"{name} to load the model", LEASE_SHARE * settings.deadlines.start_s
+        ):
             self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
             self._updater = Updater(self._policy, settings)
         self._trajectories = TrajectoryLog(self._run.trajectories)
@@ -53,7 +54,7 @@ class Learner:
         self._versions: list[WeightsVersion] = []
         algorithm = settings.algorithm
         self._lag = algorithm.max_lag if isinstance(algorithm, Grpo) else 0
-        mx.set_cache_limit(CACHE_BYTES)
+        bound_cache()
         self._log.info("started", pid=os.getpid(), checkpoint=settings.model.path)
         self._started_s = time.perf_counter() - began
 
@@ -67,7 +68,9 @@ class Learner:
     @ray.method
     def restore(self) -> Restored:
         """Stand where the newest good checkpoint stands, or at the base; later work is cut off."""
-        with self._lease.hold(f"{self._name} to restore", 0.9 * self._settings.deadlines.learn_s):
+        with self._lease.hold(
+            f"{self._name} to restore", LEASE_SHARE * self._settings.deadlines.learn_s
+        ):
             return self._restore()
 
     def _restore(self) -> Restored:
@@ -111,7 +114,7 @@ class Learner:
                 f"the learner stands at step {self._step}, was asked for {request.step}"
             )
         who = f"{self._name} for step {request.step}"
-        with self._lease.hold(who, 0.9 * self._settings.deadlines.learn_s) as waited_s:
+        with self._lease.hold(who, LEASE_SHARE * self._settings.deadlines.learn_s) as waited_s:
             began = time.perf_counter()
             mx.reset_peak_memory()
             batch = merge(
@@ -145,7 +148,9 @@ class Learner:
         """Checkpoint the present step, if a stop finds it without one; gives the optimiser's digest."""
         if request.step != self._step:
             raise RunFailed(f"the learner stands at step {self._step}, not at {request.step}")
-        with self._lease.hold(f"{self._name} to save", 0.9 * self._settings.deadlines.learn_s):
+        with self._lease.hold(
+            f"{self._name} to save", LEASE_SHARE * self._settings.deadlines.learn_s
+        ):
             digest = self._checkpoint(request, {})
         self._retire(request.keep)
         return digest

@@ -13,15 +13,12 @@ from actors.messages import Generate, Generated, Hello, WeightsVersion
 from configs.schema import Settings
 from policies import weights
 from policies.decode import Decoder, Sampling, Sequence
-from policies.device import gpu_lease
+from policies.device import LEASE_SHARE, bound_cache, gpu_lease
 from policies.model import load_policy
 from policies.rows import encode, from_sequence
 from runtime.blas import load_blas
 from runtime.keys import derive
 from runtime.trajectory import to_batch
-
-CACHE_BYTES = 2 << 30
-"""What MLX may keep of freed memory within a phase."""
 
 
 class Sampler:
@@ -33,11 +30,13 @@ class Sampler:
         self._name = name
         self._log = open_log(Path(run) / "logs", name)
         self._lease = gpu_lease()
-        with self._lease.hold(f"{name} to load the model", 0.9 * settings.deadlines.start_s):
+        with self._lease.hold(
+            f"{name} to load the model", LEASE_SHARE * settings.deadlines.start_s
+        ):
             self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
         self._decoder = Decoder(self._policy, settings.sampling.slots)
         self._loaded = ""
-        mx.set_cache_limit(CACHE_BYTES)
+        bound_cache()
         self._log.info("started", pid=os.getpid(), checkpoint=settings.model.path)
         self._started_s = time.perf_counter() - began
 
@@ -52,7 +51,7 @@ class Sampler:
     def generate(self, request: Generate) -> tuple[Generated, pa.RecordBatch]:
         """Sample; gives what was done and the batch, rows in order of prompt and sample."""
         who = f"{self._name} for {request.purpose} at step {request.step}"
-        with self._lease.hold(who, 0.9 * self._settings.deadlines.generate_s) as waited_s:
+        with self._lease.hold(who, LEASE_SHARE * self._settings.deadlines.generate_s) as waited_s:
             loaded_s = self._use(request.weights)
             began = time.perf_counter()
             before = (self._decoder.counts.sampled_tokens, self._decoder.counts.prefilled_tokens)

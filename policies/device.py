@@ -1,4 +1,4 @@
-"""What MLX computes on here, and the lease that goes with it."""
+"""What MLX computes on here: the lease that goes with it, and how much memory may lie unused."""
 
 import os
 
@@ -6,6 +6,17 @@ import mlx.core as mx
 
 from runtime.home import home
 from runtime.lease import Lease
+
+CACHE_BYTES = 2 << 30
+"""What MLX may keep of freed memory within a phase; a phase ends by giving it back."""
+LEASE_SHARE = 0.9
+"""Of a call's deadline: a wait for the lease ends a little before the conductor's wait for the whole
+call, so that the error that is seen is the one that names the holder."""
+
+
+def bound_cache() -> None:
+    """Bound MLX's cache, once in a process: by default it may grow past the machine's memory."""
+    mx.set_cache_limit(CACHE_BYTES)
 
 
 def gpu_lease() -> Lease:

@@ -19,6 +19,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from runtime.blas import load_blas
+from runtime.durable import nearest_existing
 from runtime.home import home
 
 MISMATCH_LIMIT = 1e-4
@@ -103,7 +104,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "ok" if memory >= 8 else "note", f"{memory:.0f} GiB of memory, {os.cpu_count()} cores"
     )
-    existing = next(p for p in (home(), *home().parents) if p.exists())
+    existing = nearest_existing(home())
     free = shutil.disk_usage(existing).free / 1e9
     writable = os.access(existing, os.W_OK)
     yield Finding(

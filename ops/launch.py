@@ -31,9 +31,9 @@ def prepare(
         settings = load(recipe, overrides)
     except SettingsError as error:
         raise BadInput(str(error)) from None
-    stem = None if name else Path(recipe).stem
-    name = name or free_name(root, Path(recipe).stem)
-    check_name(root, name)
+    stem = Path(recipe).stem
+    chosen = name or free_name(root, stem)
+    check_name(root, chosen)
     slow = load_blas(settings.exact) == "reference" and not settings.exact
     if slow:
         say(
@@ -48,14 +48,14 @@ def prepare(
         "model": fingerprint(inspect(settings.model.path)),
     }
     while True:
-        run = RunDirectory(root, name)
+        run = RunDirectory(root, chosen)
         try:
             run.create(to_toml(settings), about)
             return run, settings
         except BadInput:  # another launch has just taken the name that we had found free
-            if stem is None or not run.path.exists():
+            if name or not run.path.exists():
                 raise
-            name = free_name(root, stem)
+            chosen = free_name(root, stem)
 
 
 def find_checkpoint(settings: Settings) -> Path:

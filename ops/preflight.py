@@ -9,8 +9,9 @@ import msgspec
 from configs.schema import Full, Jsonl, Settings
 from ops.session import require_free
 from runtime.checkpoint_files import fingerprint, inspect
+from runtime.durable import nearest_existing
 from runtime.errors import BadInput
-from runtime.rundir import NAME_CHARACTERS, RunDirectory
+from runtime.rundir import RunDirectory, plain_name
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Split, Task
 
@@ -23,13 +24,13 @@ CHECKPOINT_SIZE = 7
 
 def check_name(root: Path, name: str) -> None:
     """Raises BadInput for a name that is taken or no name, or a root that cannot be written."""
-    if not name or not set(name) <= NAME_CHARACTERS or name.startswith((".", "-")):
+    if not plain_name(name):
         raise BadInput(
             f"--name: needs letters, digits, '-', '_' and '.', a letter or digit first; got {name!r}"
         )
     if (root / name).exists():
         raise BadInput(f"--name: a run {name!r} is there already ({root / name}); choose another")
-    existing = next(p for p in (root, *root.absolute().parents) if p.exists())
+    existing = nearest_existing(root)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise BadInput(f"--root: {existing} cannot be written")
 
@@ -53,7 +54,7 @@ def check_run(settings: Settings, root: Path) -> None:
 
 
 def _check_disk(settings: Settings, root: Path, weights_bytes: int) -> None:
-    existing = next(p for p in (root, *root.absolute().parents) if p.exists())
+    existing = nearest_existing(root)
     free = shutil.disk_usage(existing).free
     trained = weights_bytes if isinstance(settings.model.train, Full) else weights_bytes // 20
     kept = settings.checkpoint.keep + 2

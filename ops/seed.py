@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import msgspec
 from configs import load
 from configs.dump import to_toml
 from configs.schema import Settings
-from runtime.durable import publish_folder
+from runtime.durable import publish_folder, retire_folder
 from runtime.home import home
 from runtime.rundir import RunDirectory, Status
 
@@ -85,7 +84,5 @@ def remove_seedlings() -> int:
     folder = home() / "seedlings"
     found = list(folder.iterdir()) if folder.is_dir() else []
     for path in found:
-        trash = path.with_name(f".trash-{path.name}-{os.getpid()}")
-        path.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
+        retire_folder(path)
     return len(found)

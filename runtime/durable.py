@@ -65,6 +65,11 @@ def retire_folder(folder: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path, or the closest folder above it that is there: whose disk and rights will count."""
+    return next(p for p in (path, *path.absolute().parents) if p.exists())
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:

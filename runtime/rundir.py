@@ -115,7 +115,7 @@ class RunDirectory:
         """Claim the name and write what does not change. Raises BadInput for a name that is taken,
         not a plain file name, or a root that cannot be written.
         """
-        if not self.name or not set(self.name) <= NAME_CHARACTERS or self.name.startswith("."):
+        if not plain_name(self.name):
             raise BadInput(
                 f"--name: needs letters, digits, '-', '_' and '.', not at the start; got {self.name!r}"
             )
@@ -265,6 +265,11 @@ def _locked_within(descriptor: int, seconds: float) -> bool:
             if time.monotonic() > until:
                 return False
             time.sleep(0.01)
+
+
+def plain_name(name: str) -> bool:
+    """Whether a run can be called so: a file name that no shell and no option parser misreads."""
+    return bool(name) and set(name) <= NAME_CHARACTERS and not name.startswith((".", "-"))
 
 
 def runs(root: Path) -> list[Path]:

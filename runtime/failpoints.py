@@ -1,0 +1,166 @@
+"""Failpoints: named places where a test can end this process, raise, or find the disk full.
+
+Off, they cost one comparison. They are armed by a test in its own process (`arm`), or for child processes
+by the environment, with a folder that remembers what has fired, so that a restarted process is spared:
+
+    PIPPIN_FAILPOINTS="checkpoint.before_rename@2=kill" PIPPIN_FAILPOINTS_DIR=/tmp/marks
+
+kills the process that comes to that point for the second time.
+"""
+
+import errno
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+POINTS = {
+    "disk.write": "before any write to the run directory",
+    "file.before_rename": "a small file is written aside and synced",
+    "file.after_rename": "it has its name, the folder is not synced",
+    "weights.before_rename": "a weights file is written aside",
+    "weights.after_rename": "it has its name",
+    "log.before_append": "a batch is about to be appended to the trajectory log",
+    "log.mid_record": "half of a record is written",
+    "log.after_append": "the record is written, not synced",
+    "log.after_sync": "the log is synced",
+    "checkpoint.begin": "the folder aside is there, empty",
+    "checkpoint.files": "weights, optimiser and unfinished rows are in it",
+    "checkpoint.manifest": "state and manifest are in it",
+    "checkpoint.before_rename": "all is synced",
+    "checkpoint.after_rename": "it has its name, the parent is not synced",
+    "checkpoint.published": "it is acknowledged",
+    "checkpoint.retire_renamed": "an old one is renamed away, nothing is deleted",
+    "checkpoint.retired": "and deleted",
+    "sample.begin": "a sampler has its request",
+    "sample.token": "between two tokens",
+    "sample.done": "all is sampled, nobody has heard of it",
+    "verify.begin": "a verifier has its batch",
+    "verify.row": "between two verdicts",
+    "verify.done": "all is judged, nobody has heard of it",
+    "learn.begin": "the learner has a step's batches",
+    "learn.micro_batch": "between two micro-batches",
+    "learn.updated": "the weights are new in memory, nothing is written",
+    "learn.logged": "the step's batch is in the log, its weights are not published",
+    "learn.done": "all is durable, nobody has heard of it",
+    "eval.prompts": "the evaluator hands out its prompts",
+    "eval.summed_up": "an evaluation is counted, its answers are not written",
+    "eval.done": "its answers are written, nobody has heard of it",
+    "eval.noted": "the evaluation's line is written",
+    "step.collected": "a step's answers are all judged",
+    "step.learned": "the learner has answered, the step is not noted",
+    "step.noted": "the step's line is written",
+    "pause.seen": "the conductor knows that somebody asks to pause",
+    "pause.saved": "what was unfinished is durable",
+    "restore.begin": "the newest checkpoint is verified",
+    "restore.log": "the log is cut to the checkpoint's length",
+    "restore.done": "the checkpoint's weights are published again",
+}
+"""Every failpoint and what holds there. Code says no other name."""
+
+ACTIONS = ("kill", "abort", "exit", "raise", "full")
+VARIABLE = "PIPPIN_FAILPOINTS"
+FOLDER_VARIABLE = "PIPPIN_FAILPOINTS_DIR"
+
+
+class Injected(RuntimeError):
+    """What a failpoint raises: an error that no code expects."""
+
+
+class Plan(Struct):
+    """What happens at which hit of which point."""
+
+    point: str
+    nth: int
+    """Counted in this process from 1; 0 for every one."""
+    action: str | Callable[[], None]
+
+
+_plans: list[Plan] | None = None
+_folder: Path | None = None
+reached: Counter[str] = Counter()
+"""Hits by name while armed."""
+
+
+def hit(name: str) -> None:
+    """This is the place `name`."""
+    if _plans is not None:
+        _hit(name)
+
+
+def arm(*plans: Plan, folder: Path | None = None) -> None:
+    """Turn failpoints on in this process; without plans they are only counted."""
+    global _plans, _folder
+    for plan in plans:
+        if plan.point not in POINTS:
+            raise ValueError(f"no failpoint {plan.point!r}")
+    _plans, _folder = list(plans), folder
+    reached.clear()
+
+
+def disarm() -> None:
+    """Turn them off."""
+    global _plans, _folder
+    _plans = _folder = None
+
+
+def arm_from_environment() -> None:
+    """Do what PIPPIN_FAILPOINTS asks for: `name@nth=action`, separated by commas."""
+    if VARIABLE not in os.environ:
+        return
+    plans = []
+    for part in filter(None, os.environ[VARIABLE].split(",")):
+        place, _, action = part.partition("=")
+        name, _, nth = place.partition("@")
+        if action not in ACTIONS:
+            raise ValueError(f"{VARIABLE}: {part!r} needs one of {', '.join(ACTIONS)}")
+        plans.append(Plan(point=name, nth=int(nth or 1), action=action))
+    folder = os.environ.get(FOLDER_VARIABLE)
+    arm(*plans, folder=Path(folder) if folder else None)
+
+
+def _hit(name: str) -> None:
+    if name not in POINTS:
+        raise ValueError(f"no failpoint {name!r}")
+    reached[name] += 1
+    if _folder is not None and reached[name] == 1:
+        (_folder / f"reached-{name}").touch()
+    for plan in _plans or ():
+        if plan.point == name and plan.nth in (0, reached[name]) and _first_time(plan):
+            _act(plan)
+
+
+def _first_time(plan: Plan) -> bool:
+    """Once among all processes that share a folder; without one, whenever it is hit."""
+    if _folder is None:
+        return True
+    try:
+        descriptor = os.open(_folder / f"fired-{plan.point}-{plan.nth}", os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def _act(plan: Plan) -> None:
+    match plan.action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "abort":
+            os.abort()
+        case "exit":
+            os._exit(3)
+        case "raise":
+            raise Injected(f"injected at {plan.point}")
+        case "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        case str():
+            raise ValueError(f"no action {plan.action!r}")
+        case call:
+            call()
+
+
+arm_from_environment()

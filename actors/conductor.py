@@ -7,7 +7,8 @@
 
 All it knows between two steps is a `RunState`, which the learner's checkpoint holds. So any part may
 die: the others are started and asked again, and their keys make them answer the same; if the learner
-or the conductor dies, the run goes on from the checkpoint.
+or the conductor dies, the run goes on from the checkpoint. A pause makes a checkpoint that also has the
+answers under way, and ends; to go on from it is to go on from any other.
 """
 
 import asyncio
@@ -20,10 +21,12 @@ import msgspec
 
 from actors.fleet import Fleet, PartDied
 from actors.logs import open_log
-from actors.messages import Generate, Learn, Learned, Restored, RunState, WeightsVersion
+from actors.messages import Generate, Learn, Learned, Restored, RunState, Save, WeightsVersion
 from actors.parts import Parts
+from actors.pause import Pause
 from actors.rollouts import Collected, Rollouts
 from configs.schema import Grpo, Settings, Sft
+from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
 from runtime.metrics import METRICS, Meter
 from runtime.rundir import EvalResult, RunDirectory, Status
@@ -46,24 +49,25 @@ class Conductor:
         self._log = open_log(run.logs, "conductor")
         self._task = open_task(settings.task, settings.seed)
         self._task.close()  # hands out prompts; judging them is the verifiers' work
-        self._parts = Parts(settings, fleet, self._log)
+        self._pause = Pause(run)
+        self._parts = Parts(settings, fleet, self._pause, run.logs, self._log)
         self._rollouts = Rollouts(settings, self._parts, self._task)
         self._status = run.read_status()
         self._status.steps, self._status.message = settings.algorithm.steps, ""
         self._launcher = {k: v for k, v in self._status.pids.items() if k == "supervisor"}
-        self._stopping = False
         self._versions: dict[int, WeightsVersion] = {}
         self._clock = time.monotonic()
-        self._saved = 0
-        """The step of the newest checkpoint."""
+        self._state = RunState()
+        """Where the run stands: behind the last step that is learned."""
         self._seconds = 0.0
         """Of all steps so far, evaluations not counted."""
         grpo = settings.algorithm
         self._lag = grpo.max_lag if isinstance(grpo, Grpo) else 0
 
     async def run(self, dashboard: str = "") -> Status:
-        """Run to the end. Raises RunFailed with the first cause, Interrupted after `stop`."""
+        """Run to the end. Raises RunFailed with the first cause, Interrupted after a pause."""
         self._status.dashboard = dashboard
+        watch = asyncio.ensure_future(self._pause.watch())
         try:
             self._doing("starting the actors", "starting")
             await self._parts.start()
@@ -75,7 +79,6 @@ class Conductor:
                 except PartDied as death:  # the learner: all others are asked again where they died
                     await self._parts.revive("learner", 0, learner, death)
         except Interrupted:
-            self._doing("stopped", "interrupted")
             raise
         except PippinError as error:
             if error.__cause__ is not None:  # an actor's, with the stack that it had there
@@ -86,45 +89,53 @@ class Conductor:
             self._log.exception("failed")
             self._fail(f"the conductor failed: {type(error).__name__}: {error}")
             raise RunFailed(self._status.message) from error
+        finally:
+            watch.cancel()
         self._doing("done", "finished")
         return self._status
-
-    def stop(self) -> None:
-        """Stop at the next boundary between two phases."""
-        self._stopping = True
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
     async def _go_on(self) -> None:
         """From the newest checkpoint to the last step."""
-        state = self._adopt(
-            await self._parts.ask(
-                "learner", 0, "restore", what="the learner to load the newest checkpoint"
-            )
-        )
-        if not any(e.step == state.step for e in self._status.evals):
-            await self._evaluate_if_due(state.step)
-        self._saved = state.step
+        await self._stand_at_checkpoint()
         ahead: asyncio.Task[Collected] | None = None
         try:
-            while state.step < self._status.steps:
+            if not any(e.step == self._state.step for e in self._status.evals):
+                await self._evaluate_if_due(self._state.step)
+            while self._state.step < self._status.steps:
                 self._clock = time.monotonic()
-                step = state.step + 1
-                collected = await (ahead or self._collect(step, state))
+                step = self._state.step + 1
+                collected = await (ahead or self._collect(step, self._state))
                 ahead = None
                 if self._lag and step < self._status.steps:
                     ahead = asyncio.create_task(self._collect(step + 1, collected.state))
                 learned = await self._learn(step, collected)
-                state = collected.state
-                self._note(state, collected, learned)
+                self._state = collected.state
+                self._note(collected, learned)
                 await self._evaluate_if_due(step)
         except Interrupted:
-            await self._save(state)
+            if ahead is not None:  # it comes to its own end, with answers to be kept
+                await asyncio.gather(ahead, return_exceptions=True)
+            await self._save()
             raise
         finally:
             if ahead is not None:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _stand_at_checkpoint(self) -> None:
+        restored: Restored = await self._parts.ask(
+            "learner", 0, "restore", what="the learner to load the newest checkpoint"
+        )
+        self._state = self._adopt(restored)
+        learner = self._parts.learner()
+        self._rollouts.begin(
+            {
+                (work.purpose, work.step): learner.earlier.remote(work.purpose, work.step)
+                for work in restored.unfinished
+            }
+        )
 
     def _adopt(self, restored: Restored) -> RunState:
         """Make the run directory say what the checkpoint says; what came later is done anew."""
@@ -135,7 +146,7 @@ class Conductor:
         status.evals = [
             msgspec.convert(line, EvalResult) for line in self._run.read_lines("evals.jsonl")
         ]
-        status.step, status.ledger = state.step, state.ledger.as_dict()
+        status.step = state.step
         self._seconds = state.seconds
         status.weights_digest = restored.weights.digest
         status.optimizer_digest = restored.optimizer_digest
@@ -183,29 +194,32 @@ class Conductor:
             *collected.batches,
             what=f"the learner to learn step {step}",
         )
-        if request.checkpoint:
-            self._saved = step
+        failpoints.hit("step.learned")
+        self._rollouts.done("sample", step)
         self._versions[step] = learned.weights
         for version in [v for v in self._versions if v < step - self._lag]:
             del self._versions[version]
         return learned
 
-    async def _save(self, state: RunState) -> None:
-        """A stop loses no step: what has no checkpoint yet gets one."""
-        if state.step == self._saved:
-            return
-        request = Learn(
-            step=state.step,
-            scored=[],
-            dropped=[],
-            state=state,
-            checkpoint=True,
+    async def _save(self) -> None:
+        """A pause loses nothing: not a step without a checkpoint, not an answer half sampled."""
+        self._doing("saving what is under way", "pausing")
+        works, batches = self._rollouts.unfinished()
+        request = Save(
+            state=msgspec.structs.replace(self._state, seconds=self._seconds),
             keep=self._best(),
             metrics=self._status.metrics,
+            unfinished=works,
         )
-        self._status.optimizer_digest = await self._parts.ask(
-            "learner", 0, "save", request, what=f"the learner to save step {state.step}"
-        )
+        what = f"the learner to save step {self._state.step}"
+        try:
+            digest = await self._parts.ask("learner", 0, "save", request, *batches, what=what)
+        except PartDied as death:  # the newest checkpoint stands; what came later is done anew
+            self._log.warning("paused without saving", cause=str(death))
+            return
+        self._status.optimizer_digest = digest or self._status.optimizer_digest
+        failpoints.hit("pause.saved")
+        self._write()
 
     async def _evaluate_if_due(self, step: int) -> None:
         """The base, every `every_steps`, and the last weights."""
@@ -248,28 +262,31 @@ class Conductor:
             *batches,
             what=f"the evaluator to sum up {what}",
         )
+        self._rollouts.done("eval", step)
         self._status.evals.append(result)
         self._run.append_line("evals.jsonl", result)
+        failpoints.hit("eval.noted")
         if result.score is not None:
             self._report({"eval_pass_at_1": result.score})
         self._write()
 
     # ── what it says ─────────────────────────────────────────────────────────────────────────────
 
-    def _note(self, state: RunState, collected: Collected, learned: Learned) -> None:
+    def _note(self, collected: Collected, learned: Learned) -> None:
         """Write down what a step did; the learner has made it durable already."""
         self._parts.step_done()
         seconds = time.monotonic() - self._clock
         metrics = step_metrics({**collected.metrics, **learned.metrics}, seconds)
         status = self._status
-        status.step, status.metrics, status.ledger = state.step, metrics, state.ledger.as_dict()
+        status.step, status.metrics = self._state.step, metrics
         status.weights_digest = learned.weights.digest
         status.optimizer_digest = learned.optimizer_digest or status.optimizer_digest
         status.trajectories_digest = learned.trajectories_digest
         self._seconds += seconds
         status.seconds = self._seconds
-        status.eta_s = self._seconds / state.step * (status.steps - state.step)
-        self._run.append_line("metrics.jsonl", {"step": state.step, **metrics})
+        status.eta_s = self._seconds / status.step * (status.steps - status.step)
+        self._run.append_line("metrics.jsonl", {"step": status.step, **metrics})
+        failpoints.hit("step.noted")
         self._report(metrics)
         self._write()
 
@@ -284,13 +301,15 @@ class Conductor:
         self._doing("stopped by a failure", "failed")
 
     def _doing(self, doing: str, state: str = "running") -> None:
-        """Say what is being done, and since when; the boundary at which a stop takes effect."""
+        """Say what is being done, and since when; a boundary at which a pause takes effect."""
         self._status.doing, self._status.state, self._status.since = doing, state, time.time()
         self._write()
-        if self._stopping and state == "running":
-            raise Interrupted(f"stopped before {doing}; {self._status.step} steps are done")
+        if state == "running":
+            self._pause.check(doing)
 
     def _write(self) -> None:
+        ledger = self._state.ledger.pull(self._rollouts.in_flight)
+        self._status.ledger = ledger.as_dict()
         self._status.pids = {**self._launcher, "conductor": os.getpid(), **self._parts.pids}
         self._run.write_status(self._status)
 

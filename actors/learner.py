@@ -1,9 +1,11 @@
 """The learner (student trainer): the only actor that changes weights, and the run's one writer of
 weights, checkpoints and the trajectory log.
 
-    learn(step n):  merge ▸ advantages ▸ append to the log ▸ update ▸ publish weights n ▸ checkpoint n
+    learn(step n):  merge ▸ advantages ▸ update ▸ append to the log ▸ publish weights n ▸ checkpoint n
+    save():         checkpoint n again, with the answers of later work that a pause interrupts
 
-A checkpoint names the length of the log, so that whoever goes on from it cuts off what came later.
+A checkpoint names the length of the log, so that whoever goes on from it cuts off what came later. A
+pause takes effect between two micro-batches, if the step can be begun again from where it began.
 """
 
 import os
@@ -19,19 +21,34 @@ import pyarrow as pa
 import ray
 
 from actors.logs import open_log
-from actors.messages import Hello, Learn, Learned, Restored, RunState, Scored, WeightsVersion
+from actors.messages import (
+    Hello,
+    Learn,
+    Learned,
+    Restored,
+    RunState,
+    Save,
+    Scored,
+    Unfinished,
+    WeightsVersion,
+)
+from actors.unfinished import Rows, gather, put, take
 from configs.schema import Grpo, Settings
 from policies import weights
 from policies.advantages import advantages
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease
 from policies.model import load_policy
-from policies.update import Updater
-from runtime import checkpoint
+from policies.update import MayGoOn, Updater
+from runtime import checkpoint, failpoints
 from runtime.blas import load_blas
+from runtime.checkpoint import Checkpoint
 from runtime.errors import RunFailed
+from runtime.gate import Gate
 from runtime.rundir import RunDirectory
 from runtime.trajectory import merge, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog
+
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
 
 class Learner:
@@ -51,6 +68,9 @@ class Learner:
             self._updater = Updater(self._policy, settings)
         self._trajectories = TrajectoryLog(self._run.trajectories)
         self._step = -1
+        self._saved: Checkpoint | None = None
+        """The newest checkpoint."""
+        self._unfinished: dict[tuple[str, int], pa.RecordBatch] = {}
         self._versions: list[WeightsVersion] = []
         algorithm = settings.algorithm
         self._lag = algorithm.max_lag if isinstance(algorithm, Grpo) else 0
@@ -77,38 +97,65 @@ class Learner:
         found, passed_over = checkpoint.newest(self._run.checkpoints)
         for sentence in passed_over:
             self._log.error("damaged checkpoint passed over", what=sentence)
-        if found is None:
-            if passed_over:
+        if passed_over:
+            if found is None:
                 raise RunFailed(f"no checkpoint is intact: {passed_over[0]}")
-            return self._begin()
-        state = found.state
-        run = msgspec.convert(state["run"], RunState)
-        self._policy.load_trained(
-            weights.load(found.path / "weights.safetensors", state["weights_digest"])
-        )
-        self._updater.optimizer.restore(
-            weights.load(found.path / "optimizer.safetensors", state["optimizer_digest"])
-        )
-        self._trajectories.restore(state["log_size"], state["log_chain"])
-        self._step = run.step
-        self._versions = self._older_versions(state["versions"], found.path)
+            checkpoint.set_aside(self._run.checkpoints, found.step, found.revision)
+        failpoints.hit("restore.begin")
+        self._saved = found
+        self._unfinished = take(found.path) if found else {}
+        run = msgspec.convert(found.state["run"], RunState) if found else RunState()
+        if found is None or run.step == 0:
+            self._stand_at_base()
+        else:
+            self._stand_at(found, run.step)
+        failpoints.hit("restore.log")
         self._versions.append(self._publish(run.step))
         self._clear_others()
         note = f"passed over: {'; '.join(passed_over)}" if passed_over else ""
         self._log.info("restored", step=run.step, note=note)
+        failpoints.hit("restore.done")
         return Restored(
             state=run,
             weights=self._versions[-1],
             versions=self._versions,
-            optimizer_digest=state["optimizer_digest"],
+            optimizer_digest=found.state["optimizer_digest"]
+            if found and run.step
+            else weights.digest(self._updater.optimizer.state()),
             trajectories_digest=self._trajectories.chain,
-            metrics=state["metrics"],
+            metrics=found.state["metrics"] if found else {},
+            unfinished=[Unfinished(purpose=p, step=step) for p, step in self._unfinished],
             note=note,
         )
 
+    def _stand_at_base(self) -> None:
+        if self._step > 0:
+            raise RunFailed(
+                "the learner has trained already, and there is no checkpoint to go back to"
+            )
+        self._trajectories.restore(0, EMPTY_CHAIN)
+        self._step, self._versions = 0, []
+
+    def _stand_at(self, found: Checkpoint, step: int) -> None:
+        state = found.state
+        self._policy.load_trained(weights.load(found.path / WEIGHTS, state["weights_digest"]))
+        self._updater.optimizer.restore(
+            weights.load(found.path / OPTIMIZER, state["optimizer_digest"])
+        )
+        self._trajectories.restore(state["log_size"], state["log_chain"])
+        self._step, self._versions = step, self._older_versions(state["versions"], found.path)
+
+    @ray.method
+    def earlier(self, purpose: str, step: int) -> pa.RecordBatch | None:
+        """The answers that a pause interrupted, as the checkpoint has them."""
+        return self._unfinished.get((purpose, step))
+
     @ray.method
     def learn(self, request: Learn, *batches: pa.RecordBatch) -> Learned:
-        """Take step `request.step`. Raises RunFailed if it is not the next one."""
+        """Take step `request.step`. Raises RunFailed if it is not the next one, Interrupted if somebody
+        asks to pause: the learner can then only save, and be ended.
+        """
+        failpoints.hit("learn.begin")
         if request.step != self._step + 1:
             raise RunFailed(
                 f"the learner stands at step {self._step}, was asked for {request.step}"
@@ -125,17 +172,22 @@ class Learner:
             )
             self._check_age(batch, request.step)
             batch = self._with_advantages(batch)
+            metrics = self._updater.step(batch, self._may_go_on())
+            failpoints.hit("learn.updated")
             self._trajectories.append(batch)
-            metrics = self._updater.step(batch)
+            failpoints.hit("learn.logged")
             self._step = request.step
             self._versions.append(self._publish(request.step))
             metrics["learner_memory_bytes"] = float(mx.get_peak_memory())
             metrics["gpu_wait_s"] = max(waited_s, request.metrics.get("gpu_wait_s", 0.0))
             metrics["learner_busy_s"] = time.perf_counter() - began
-            optimizer_digest = self._checkpoint(request, metrics) if request.checkpoint else ""
+            optimizer_digest = ""
+            if request.checkpoint:
+                optimizer_digest = self._checkpoint(request.state, {**request.metrics, **metrics})
             self._retire(request.keep)
             mx.clear_cache()
         self._log.info("learned", step=request.step, rows=batch.num_rows)
+        failpoints.hit("learn.done")
         return Learned(
             weights=self._versions[-1],
             metrics=metrics,
@@ -144,21 +196,40 @@ class Learner:
         )
 
     @ray.method
-    def save(self, request: Learn) -> str:
-        """Checkpoint the present step, if a stop finds it without one; gives the optimiser's digest."""
-        if request.step != self._step:
-            raise RunFailed(f"the learner stands at step {self._step}, not at {request.step}")
+    def save(self, request: Save, *batches: pa.RecordBatch) -> str:
+        """Checkpoint the present step with the unfinished answers of what comes behind it; gives the
+        optimiser's digest. What the newest checkpoint holds already is linked, not written again.
+        """
+        if request.state.step != self._step:
+            raise RunFailed(f"the learner stands at step {self._step}, not at {request.state.step}")
+        rows = gather(request.unfinished, batches)
         with self._lease.hold(
             f"{self._name} to save", LEASE_SHARE * self._settings.deadlines.learn_s
         ):
-            digest = self._checkpoint(request, {})
+            if self._is_saved() and not rows and not self._unfinished:
+                return ""
+            if not self._is_saved():
+                digest = self._checkpoint(request.state, request.metrics, rows)
+            else:
+                digest = self._checkpoint_again(request.state, rows)
         self._retire(request.keep)
+        self._log.info("saved", step=self._step, unfinished=sum(r.num_rows for r in rows.values()))
         return digest
 
     @ray.method
     def close(self) -> None:
         """Close files."""
         self._trajectories.close()
+
+    def _may_go_on(self) -> MayGoOn:
+        """A step that has changed the weights goes on to its end, unless they are on disk as they were."""
+        gate = Gate(self._run, "learn.micro_batch", self._settings.power.duty_cycle)
+        saved = self._is_saved()
+        return lambda updated: gate.open() or (updated and not saved)
+
+    def _is_saved(self) -> bool:
+        """The weights are on disk as they are now: in the newest checkpoint, or as the base."""
+        return self._step == (self._saved.step if self._saved else 0)
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────
 
@@ -203,23 +274,6 @@ class Learner:
 
     # ── weights and checkpoints ──────────────────────────────────────────────────────────────────
 
-    def _begin(self) -> Restored:
-        if self._step != -1:
-            raise RunFailed(
-                "the learner has trained already, and there is no checkpoint to go back to"
-            )
-        self._trajectories.restore(0, EMPTY_CHAIN)
-        self._step = 0
-        self._versions = [self._publish(0)]
-        self._clear_others()
-        return Restored(
-            state=RunState(),
-            weights=self._versions[0],
-            versions=self._versions,
-            optimizer_digest=weights.digest(self._updater.optimizer.state()),
-            trajectories_digest=self._trajectories.chain,
-        )
-
     def _publish(self, version: int) -> WeightsVersion:
         path = self._version_path(version)
         digest = weights.save(path, self._policy.trained())
@@ -236,7 +290,7 @@ class Learner:
         for version, digest in sorted((int(v), d) for v, d in named.items()):
             path = self._version_path(version)
             path.unlink(missing_ok=True)
-            _link(folder / path.name, path)
+            link(folder / path.name, path)
             kept.append(WeightsVersion(version=version, path=str(path), digest=digest))
         return kept
 
@@ -247,40 +301,65 @@ class Learner:
             if str(file) not in known:
                 file.unlink()
 
-    def _checkpoint(self, request: Learn, metrics: dict[str, float]) -> str:
+    def _checkpoint(
+        self, run: RunState, metrics: dict[str, float], rows: Rows | None = None
+    ) -> str:
+        """What is in memory, durable; gives the optimiser's digest."""
         self._trajectories.sync()
         newest = self._versions[-1]
         optimizer = self._updater.optimizer.state()
-        older = [v for v in self._versions[:-1] if v.version >= request.step - self._lag]
-        optimizer_digest = weights.digest(optimizer)
+        older = [v for v in self._versions[:-1] if v.version >= run.step - self._lag]
         state = {
-            "run": msgspec.to_builtins(request.state),
-            "metrics": {**request.metrics, **metrics},
+            "run": msgspec.to_builtins(run),
+            "metrics": metrics,
             "weights_digest": newest.digest,
-            "optimizer_digest": optimizer_digest,
+            "optimizer_digest": weights.digest(optimizer),
             "log_size": self._trajectories.size,
             "log_chain": self._trajectories.chain,
             "versions": {str(v.version): v.digest for v in older},
         }
 
         def write(folder: Path) -> None:
-            _link(Path(newest.path), folder / "weights.safetensors")
+            link(Path(newest.path), folder / WEIGHTS)
             for version in older:
-                _link(Path(version.path), folder / Path(version.path).name)
-            weights.save(folder / "optimizer.safetensors", optimizer)
+                link(Path(version.path), folder / Path(version.path).name)
+            weights.save(folder / OPTIMIZER, optimizer)
+            put(folder, rows or {})
 
-        checkpoint.publish(self._run.checkpoints, request.step, state, write)
-        return optimizer_digest
+        self._saved = checkpoint.publish(self._run.checkpoints, run.step, state, write)
+        return state["optimizer_digest"]
+
+    def _checkpoint_again(self, run: RunState, rows: Rows) -> str:
+        """The newest checkpoint once more, or the base, with other unfinished rows."""
+        before = self._saved
+        state = before.state if before else {"metrics": {}}
+        state = {**state, "run": msgspec.to_builtins(run)}
+        kept = {
+            name: digest
+            for name, digest in (before.files if before else {}).items()
+            if name.endswith(".safetensors")
+        }
+
+        def write(folder: Path) -> None:
+            for name in kept:
+                assert before is not None
+                link(before.path / name, folder / name)
+            put(folder, rows)
+
+        self._saved = checkpoint.publish(self._run.checkpoints, run.step, state, write, known=kept)
+        return state.get("optimizer_digest", "")
 
     def _retire(self, keep: list[int]) -> None:
-        checkpoint.retire(self._run.checkpoints, self._settings.checkpoint.keep, keep)
+        settings = self._settings.checkpoint
+        checkpoint.retire(self._run.checkpoints, settings.keep, keep, settings.keep_every)
         oldest = self._step - self._lag
         for version in [v for v in self._versions if v.version < oldest]:
             self._versions.remove(version)
             Path(version.path).unlink(missing_ok=True)
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy of it."""
     try:
         os.link(source, target)
     except OSError:  # a volume without hard links

@@ -9,11 +9,16 @@ from typing import Any, TextIO, cast
 import ray
 import structlog
 
+from actors.postmortem import DUMP_SIGNAL
+
 
 def open_log(folder: Path, name: str) -> Any:
     """A logger that appends to `folder`/`name`.log; native crashes leave their stacks there too."""
     file = (folder / f"{name}.log").open("a", buffering=1)
     faulthandler.enable(file)
+    if ray.is_initialized():  # a process of its own: whoever finds it hanging asks where it is
+        stack = (folder / f"{name}.stack").open("a")
+        faulthandler.register(DUMP_SIGNAL, stack, all_threads=True)
     return structlog.wrap_logger(
         structlog.WriteLogger(cast(TextIO, _Tee(file)) if ray.is_initialized() else file),
         processors=[

@@ -46,6 +46,8 @@ class Generated(Struct, frozen=True, kw_only=True):
     """What a sampler did: the small half of its answer, beside the batch."""
 
     rows: int
+    interrupted: bool
+    """Somebody asked to pause: some rows can be continued, others were not begun and are left out."""
     sampled_tokens: int
     prefilled_tokens: int
     seconds: float
@@ -82,6 +84,25 @@ class Learn(Struct, frozen=True, kw_only=True):
     """Of collecting the step: kept in the checkpoint beside the learner's own."""
 
 
+class Unfinished(Struct, frozen=True, kw_only=True):
+    """Answers of a step or an evaluation that is not done, kept as sampled."""
+
+    purpose: str
+    step: int
+    batches: int = 0
+    """How many of the batches beside this message are of it."""
+
+
+class Save(Struct, frozen=True, kw_only=True):
+    """Checkpoint the present step, with what is under way behind it."""
+
+    state: "RunState"
+    keep: list[int]
+    metrics: dict[str, float]
+    unfinished: list[Unfinished]
+    """In the order of the batches beside it."""
+
+
 class RunState(Struct, frozen=True, kw_only=True):
     """Where a run stands behind a step: what the conductor needs to go on."""
 
@@ -113,5 +134,7 @@ class Restored(Struct, frozen=True, kw_only=True):
     trajectories_digest: str
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the checkpoint's step, should its line have been lost."""
+    unfinished: list[Unfinished] = field(default_factory=list)
+    """What a pause interrupted: `Learner.earlier` gives the rows."""
     note: str = ""
     """A checkpoint that was damaged and passed over, by name."""

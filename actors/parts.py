@@ -2,17 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
+from actors import postmortem
 from actors.fleet import Fleet, PartDied, PartStuck
 from actors.messages import Hello
+from actors.pause import Pause
 from configs.schema import Settings, Sft
-from runtime.errors import RunFailed
+from runtime.errors import Interrupted, RunFailed
 
 T = TypeVar("T")
 
 BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
+GRACE_S = {"sampler": 5.0, "verifier": 0.0, "evaluator": 0.0, "reader": 0.0}
+"""How long a pause waits for a part's answer. A sampler hands over what it has at its next token; the
+others are asked again afterwards. The learner is waited for: it stops between two micro-batches, or is
+about to write down what it has learned."""
 STUCK_WEIGHT = 2
 """A deadline that was missed counts as so many deaths: each has cost its whole length."""
 
@@ -22,11 +29,18 @@ class Parts:
     is made again; a learner's death is for the caller, who must go back to a checkpoint.
     """
 
-    def __init__(self, settings: Settings, fleet: Fleet, log: Any) -> None:
+    def __init__(
+        self, settings: Settings, fleet: Fleet, pause: Pause, logs: Path, log: Any
+    ) -> None:
         self._settings = settings
         self._fleet = fleet
+        self._pause = pause
+        self._logs = logs
         self._log = log
-        self._deaths = 0
+        self._deaths = self._tries = 0
+        self._first: tuple[str, str] | None = None
+        """The first death since a step was done, and the end of that part's log: the cause, where later
+        deaths are its symptoms."""
         self._reviving: dict[tuple[str, int], asyncio.Lock] = {}
         self.pids: dict[str, int] = {}
 
@@ -43,7 +57,7 @@ class Parts:
 
     def step_done(self) -> None:
         """A step worked: earlier deaths count no more."""
-        self._deaths = 0
+        self._deaths, self._tries, self._first = 0, 0, None
 
     async def ask(self, role: str, index: int, method: str, *arguments: Any, what: str) -> Any:
         """The value that a method returns. `what` says what is waited for, should it not come."""
@@ -65,15 +79,8 @@ class Parts:
         """
         async with self._reviving.setdefault((role, index), asyncio.Lock()):
             while self._fleet.part(role, index) is dead:
-                self._deaths += STUCK_WEIGHT if isinstance(death, PartStuck) else 1
-                name = f"{role}-{index}"
-                self._log.warning("part died", part=name, cause=str(death), deaths=self._deaths)
-                if self._deaths > self._settings.actors.restarts:
-                    if isinstance(death, PartStuck):
-                        raise RunFailed(str(death))
-                    raise RunFailed(
-                        f"{name} died {self._deaths} times without a step done: {death}"
-                    )
+                self._pause.check(f"{role}-{index} was started again")
+                self._count(f"{role}-{index}", death)
                 await asyncio.sleep(min(BACKOFF_S * 2**self._deaths, LONGEST_BACKOFF_S))
                 dead = self._fleet.start(role, index)
                 try:
@@ -89,8 +96,11 @@ class Parts:
             part = self._fleet.part(role, index)
             references = getattr(part, method).remote(*arguments)
             first = references[0] if isinstance(references, list) else references
+            answer = self._fleet.wait(first, self._limit_s(role), what)
+            if role in GRACE_S:
+                answer = self._pause.bounded(answer, GRACE_S[role], what)
             try:
-                return await self._fleet.wait(first, self._limit_s(role), what), references
+                return await answer, references
             except PartDied as death:
                 if role == "learner":
                     raise
@@ -107,9 +117,26 @@ class Parts:
         name = f"{role}-{index}"
         reference = self._fleet.part(role, index).hello.remote()
         limit_s = self._settings.deadlines.start_s
-        hello: Hello = await self._fleet.wait(reference, limit_s, f"{name} to start")
+        what = f"{name} to start"
+        hello: Hello = await self._pause.bounded(
+            self._fleet.wait(reference, limit_s, what), 0.0, what
+        )
         self.pids[name] = hello.pid
         self._log.info("part started", part=name, pid=hello.pid, backend=hello.backend)
+
+    def _count(self, name: str, death: PartDied) -> None:
+        """One death more. Raises RunFailed with the first of them when there were too many."""
+        stuck = isinstance(death, PartStuck)
+        self._deaths += STUCK_WEIGHT if stuck else 1
+        self._tries += 1
+        self._log.warning("part died", part=name, cause=str(death), deaths=self._deaths)
+        stack = postmortem.dump_stack(self.pids.get(name), self._logs, name) if stuck else ""
+        if not self._first:
+            what = f"{death}{stack}" if stuck else f"{name} {death}"
+            self._first = what, postmortem.tail(self._logs, name)
+        if self._deaths > self._settings.actors.restarts:
+            what, tail = self._first
+            raise RunFailed(f"{what}; {self._tries} tries without a step done{tail}")
 
     def _limit_s(self, role: str) -> float:
         deadlines = self._settings.deadlines
@@ -131,10 +158,15 @@ def roles_of(settings: Settings) -> list[tuple[str, int]]:
 
 
 async def together(work: Iterable[Awaitable[T]]) -> list[T]:
-    """All results in order; the first failure ends the others."""
+    """All results in order; the first failure ends the others, but a pause waits for all: each comes to
+    its own end soon, and has something to hand over.
+    """
     tasks = [asyncio.ensure_future(w) for w in work]
     try:
         return await asyncio.gather(*tasks)
+    except Interrupted:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
     except BaseException:
         for task in tasks:
             task.cancel()

@@ -24,12 +24,15 @@ from actors.fleet import LocalFleet, PartDied, PartStuck
 from actors.reader import Reader
 from actors.verifier import Verifier
 from configs.schema import Settings
+from runtime.clock import Deadline
 from runtime.errors import PippinError, RunFailed
 from runtime.metrics import METRICS
 from runtime.rundir import RunDirectory
 
 OBJECT_STORE_BYTES = 256 << 20
 """Trajectories only: weights travel as files. Ray spills what exceeds it."""
+LOOK_S = 1.0
+"""How often a wait looks at its deadline: often enough for one that counts waking time only."""
 SETUP_HOOK = "runtime.blas.load_for_worker"
 
 
@@ -99,10 +102,12 @@ class RayFleet:
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
         """The value of a reference; see `fleet.Fleet.wait` for what it raises."""
+        task, deadline = asyncio.ensure_future(_value(reference)), Deadline(timeout_s)
         try:
-            return await asyncio.wait_for(_value(reference), timeout_s)
-        except TimeoutError:
-            raise PartStuck(f"waited {timeout_s:g} s for {what}") from None
+            while not (await asyncio.wait({task}, timeout=LOOK_S))[0]:
+                if deadline.expired():
+                    raise PartStuck(f"waited {timeout_s:g} s for {what}")
+            return task.result()
         except ray_errors.RayTaskError as error:
             raise first_cause(error, what) from error
         except (ray_errors.RayActorError, ray_errors.ObjectLostError) as error:
@@ -111,6 +116,8 @@ class RayFleet:
                 raise first_cause(error.args[0], what) from error
             reason = str(error).strip().splitlines()[0]
             raise PartDied(f"died while we waited for {what} ({reason[:200]})") from None
+        finally:
+            task.cancel()
 
     def stop(self) -> None:
         """End all actors."""
@@ -166,10 +173,6 @@ class RayConductor:
             await self._conductor.run(dashboard)
         finally:
             self._fleet.stop()
-
-    async def stop(self) -> None:
-        """Stop at the next boundary between two phases."""
-        self._conductor.stop()
 
 
 def start_conductor(settings: Settings, run: RunDirectory, generation: int = 0) -> Any:

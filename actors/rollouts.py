@@ -10,17 +10,21 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from actors.messages import Generate, Generated, RunState, Scored, WeightsVersion
+from actors.messages import Generate, Generated, RunState, Scored, Unfinished, WeightsVersion
 from actors.parts import Parts, together
 from actors.verifier import give_up
 from configs.schema import Grpo, Settings, Sft
 from policies.advantages import informative
+from runtime import failpoints
+from runtime.errors import Interrupted
 from runtime.ledger import Ledger
 from runtime.metrics import Meter, mean
 from runtime.tasks.prompt import Prompt, Task, Verdict
 
 Part = tuple[Generated, Scored, Any]
 """One sampler's share: what it did, the verdicts, and the batch by reference."""
+Work = tuple[str, int]
+"""What answers are for: "sample" or "eval", and the step."""
 
 
 class Collected(Struct, kw_only=True):
@@ -42,10 +46,43 @@ class Rollouts:
         self._parts = parts
         self._task = task
         self._failures: list[str] = []
+        self._sampled: dict[Work, list[Any]] = {}
+        """Batches of work that is not done, by reference: a pause makes them durable."""
+        self._earlier: dict[Work, Any] = {}
+        """What a pause had interrupted before, to be gone on with."""
+        self._pulled: dict[int, int] = {}
+        """Trajectories in flight, by step."""
+
+    def begin(self, earlier: dict[Work, Any]) -> None:
+        """The run stands at a checkpoint again, which has these answers to later work."""
+        self._sampled = {work: [batch] for work, batch in earlier.items()}
+        self._earlier = earlier
+        self._pulled = {}
+
+    def done(self, purpose: str, step: int) -> None:
+        """A step is learned, or an evaluation is noted: its answers are not unfinished any more."""
+        self._sampled.pop((purpose, step), None)
+        self._earlier.pop((purpose, step), None)
+        if purpose == "sample":
+            self._pulled.pop(step, None)
+
+    def unfinished(self) -> tuple[list[Unfinished], list[Any]]:
+        """All that was sampled for work that is not done: what it is, and the batches by reference."""
+        works = [
+            Unfinished(purpose=purpose, step=step, batches=len(batches))
+            for (purpose, step), batches in self._sampled.items()
+        ]
+        return works, [batch for batches in self._sampled.values() for batch in batches]
+
+    @property
+    def in_flight(self) -> int:
+        """Trajectories that were pulled and are not learned or dropped for good."""
+        return sum(self._pulled.values())
 
     async def collect_data(self, step: int, state: RunState, sft: Sft) -> Collected:
         """The next rows to imitate. Rows that are too long for the model are dropped and counted."""
         prompts = self._pull(state.cursor, sft.rows_per_step)
+        self._pulled[step] = len(prompts)
         dropped, batch = await self._parts.ask_two(
             "reader", 0, "read", step, prompts, what=f"the reader to read step {step}"
         )
@@ -80,7 +117,9 @@ class Rollouts:
         for _ in range(grpo.resample_rounds + 1):
             prompts = self._pull(cursor, wanted)
             cursor += len(prompts)
-            ledger = ledger.pull(len(prompts) * grpo.group_size)
+            pulled = len(prompts) * grpo.group_size
+            ledger = ledger.pull(pulled)
+            self._pulled[step] = self._pulled.get(step, 0) + pulled
             meter.add("sample_rounds", 1)
             for _, scored, batch in await self.answer(
                 request, prompts, f"step {step}", meter, learning=True
@@ -93,6 +132,7 @@ class Rollouts:
                 collected.dropped.append(dropped)
             if wanted <= 0:
                 break
+        failpoints.hit("step.collected")
         collected.state = RunState(step=step, cursor=cursor, ledger=ledger)
         meter.add("staleness_versions", step - 1 - version.version)
         collected.metrics = {**meter.values, **describe(collected, grpo)}
@@ -109,16 +149,23 @@ class Rollouts:
     ) -> list[Part]:
         """Split prompts over the samplers, have each share scored as it comes; shares in order.
 
-        Raises RunFailed if the verifier failed too many times in a row.
+        Raises RunFailed if the verifier failed too many times in a row; Interrupted, once every sampler
+        has handed over what it has, if somebody asks to pause.
         """
         count = min(self._settings.actors.samplers, len(prompts))
         edges = [i * len(prompts) // count for i in range(count + 1)]
         shares = [prompts[a:b] for a, b in pairwise(edges)]
 
         async def one(i: int) -> Part:
+            asked = request(shares[i])
+            work = (asked.purpose, asked.step)
+            earlier = [self._earlier[work]] if work in self._earlier else []
             done, batch = await self._parts.ask_two(
-                "sampler", i, "generate", request(shares[i]), what=f"sampler-{i} to answer {what}"
+                "sampler", i, "generate", asked, *earlier, what=f"sampler-{i} to answer {what}"
             )
+            self._sampled.setdefault(work, []).append(batch)
+            if done.interrupted:
+                raise Interrupted(f"paused while sampler-{i} answered {what}")
             judge = i % self._settings.actors.verifiers
             scored = await self._parts.ask(
                 "verifier",

@@ -15,10 +15,17 @@ from policies import weights
 from policies.decode import Decoder, Sampling, Sequence
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease
 from policies.model import load_policy
-from policies.rows import encode, from_sequence
+from policies.rows import encode, from_sequence, to_sequences
+from runtime import failpoints
 from runtime.blas import load_blas
+from runtime.gate import Gate
 from runtime.keys import derive
+from runtime.rundir import RunDirectory
+from runtime.tasks.prompt import Prompt
 from runtime.trajectory import to_batch
+
+Planned = tuple[Prompt, int, Sequence]
+"""A prompt, the number of the sample, and what is sampled."""
 
 
 class Sampler:
@@ -28,7 +35,8 @@ class Sampler:
         began = time.perf_counter()
         self._settings = settings
         self._name = name
-        self._log = open_log(Path(run) / "logs", name)
+        self._run = RunDirectory(Path(run).parent, Path(run).name)
+        self._log = open_log(self._run.logs, name)
         self._lease = gpu_lease()
         with self._lease.hold(
             f"{name} to load the model", LEASE_SHARE * settings.deadlines.start_s
@@ -48,19 +56,29 @@ class Sampler:
         )
 
     @ray.method(num_returns=2)
-    def generate(self, request: Generate) -> tuple[Generated, pa.RecordBatch]:
-        """Sample; gives what was done and the batch, rows in order of prompt and sample."""
+    def generate(
+        self, request: Generate, earlier: pa.RecordBatch | None = None
+    ) -> tuple[Generated, pa.RecordBatch]:
+        """Sample; gives what was done and the batch, rows in order of prompt and sample.
+
+        Rows of `earlier`, which a pause interrupted, are gone on with and never sampled anew. If
+        somebody asks to pause now, that happens at the next token, and the batch has what there is.
+        """
+        failpoints.hit("sample.begin")
         who = f"{self._name} for {request.purpose} at step {request.step}"
         with self._lease.hold(who, LEASE_SHARE * self._settings.deadlines.generate_s) as waited_s:
             loaded_s = self._use(request.weights)
             began = time.perf_counter()
             before = (self._decoder.counts.sampled_tokens, self._decoder.counts.prefilled_tokens)
-            batch = self._sample(request)
+            sequences = self._plan(request, to_sequences(earlier) if earlier is not None else {})
+            self._decode(request, [s for _, _, s in sequences])
+            batch = self._record(request, sequences)
             seconds = time.perf_counter() - began
             memory = mx.get_peak_memory()
             mx.clear_cache()
         done = Generated(
             rows=batch.num_rows,
+            interrupted=not all(s.finished for _, _, s in sequences),
             sampled_tokens=self._decoder.counts.sampled_tokens - before[0],
             prefilled_tokens=self._decoder.counts.prefilled_tokens - before[1],
             seconds=seconds,
@@ -68,7 +86,11 @@ class Sampler:
             loaded_s=loaded_s,
             memory_bytes=memory,
         )
-        self._log.info("generated", step=request.step, purpose=request.purpose, rows=done.rows)
+        self._log.info(
+            "interrupted" if done.interrupted else "generated",
+            step=request.step, purpose=request.purpose, rows=done.rows,
+        )  # fmt: skip
+        failpoints.hit("sample.done")
         return done, batch
 
     def _use(self, version: WeightsVersion) -> float:
@@ -80,16 +102,10 @@ class Sampler:
         self._loaded = version.digest
         return time.perf_counter() - began
 
-    def _sample(self, request: Generate) -> pa.RecordBatch:
+    def _plan(self, request: Generate, earlier: dict[tuple[int, int], Sequence]) -> list[Planned]:
+        """Every sequence of the request, begun or new."""
         tokens = self._policy.tokenizer
         limit = self._policy.context_length - request.max_new_tokens
-        sampling = Sampling(
-            temperature=request.temperature,
-            max_new_tokens=request.max_new_tokens,
-            top_k=request.top_k,
-            top_p=request.top_p,
-            min_p=request.min_p,
-        )
         plan = []
         for prompt in request.prompts:
             ids = encode(tokens, prompt, limit)
@@ -97,8 +113,28 @@ class Sampler:
                 # An evaluation asks the same questions of every version: its keys know no step.
                 step = request.step if request.purpose == "sample" else 0
                 key = derive(self._settings.seed, request.purpose, step, prompt.index, sample)
-                plan.append((prompt, sample, Sequence(prompt=ids, key=key)))
-        self._decoder.run([s for _, _, s in plan], sampling, request.weights.version)
+                begun = earlier.get((prompt.index, sample))
+                if begun is not None and (begun.prompt, begun.key) != (ids, key):
+                    self._log.warning("sampled anew: another prompt", prompt=prompt.index)
+                    begun = None
+                plan.append((prompt, sample, begun or Sequence(prompt=ids, key=key)))
+        return plan
+
+    def _decode(self, request: Generate, sequences: list[Sequence]) -> None:
+        sampling = Sampling(
+            temperature=request.temperature,
+            max_new_tokens=request.max_new_tokens,
+            top_k=request.top_k,
+            top_p=request.top_p,
+            min_p=request.min_p,
+        )
+        gate = Gate(self._run, "sample.token", self._settings.power.duty_cycle)
+        version = request.weights.version
+        self._decoder.run(sequences, sampling, version, lambda: version if gate.open() else None)
+
+    def _record(self, request: Generate, plan: list[Planned]) -> pa.RecordBatch:
+        """What was sampled; a sequence that has no token yet is none."""
+        tokens = self._policy.tokenizer
         rows = [
             from_sequence(
                 tokens,
@@ -109,6 +145,7 @@ class Sampler:
                 temperature=request.temperature,
             )
             for prompt, sample, sequence in plan
+            if sequence.tokens
         ]
         return to_batch(
             rows,

@@ -4,11 +4,14 @@ The schema keeps out what it can by tagged unions; the rest is here, a sentence 
 would silently do nothing is refused like one that cannot work: its writer expects something of it.
 """
 
+import json
+import re
 from collections.abc import Iterator
 
 from configs.errors import SettingsError
 from configs.schema import (
     Bypass,
+    Checkpoint,
     Clip,
     Eval,
     Full,
@@ -20,10 +23,13 @@ from configs.schema import (
     Lora,
     Model,
     Overlong,
+    Power,
     Sampling,
     Settings,
     Sft,
 )
+
+HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 
 
 def check(settings: Settings) -> None:
@@ -43,6 +49,8 @@ def problems(settings: Settings) -> Iterator[str]:
             yield from _sft(sft, settings)
     yield from _schedule(settings)
     yield from _eval(settings.eval)
+    yield from _checkpoint(settings.checkpoint)
+    yield from _power(settings.power)
     if settings.dashboard.port and not settings.dashboard.enabled:
         yield "dashboard.port has no effect while dashboard.enabled = false: leave it out"
 
@@ -178,6 +186,33 @@ def _eval(evaluation: Eval) -> Iterator[str]:
                 f"eval.{name} has no effect at eval.temperature = 0, "
                 "which takes the likeliest token"
             )
+
+
+def _checkpoint(checkpoint: Checkpoint) -> Iterator[str]:
+    if checkpoint.keep_every % checkpoint.every_steps:
+        yield (
+            f"checkpoint.keep_every = {checkpoint.keep_every} needs a multiple of "
+            f"checkpoint.every_steps = {checkpoint.every_steps}: other steps have no checkpoint"
+        )
+
+
+def _power(power: Power) -> Iterator[str]:
+    for index, text in enumerate(power.hours):
+        span = minutes(text)
+        if span is None or span[0] == span[1]:
+            yield (
+                f'power.hours[{index}] needs two different times of day such as "22:00-07:00", '
+                f"got {json.dumps(text, ensure_ascii=False)}"
+            )
+
+
+def minutes(hours: str) -> tuple[int, int] | None:
+    """Start and end of "22:00-07:00" in minutes after midnight; None for what is not of that form."""
+    match = HOURS.fullmatch(hours)
+    if match is None:
+        return None
+    start_h, start_min, end_h, end_min = map(int, match.groups())
+    return 60 * start_h + start_min, 60 * end_h + end_min
 
 
 def uncorrected(grpo: Grpo) -> bool:

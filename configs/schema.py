@@ -226,6 +226,83 @@ class Sft(Closed, frozen=True, tag_field="name", tag="sft"):
     rows_per_step: Count = 32
 
 
+# ── evolution strategies ─────────────────────────────────────────────────────────────────────────
+
+
+class LowRank(Closed, frozen=True, tag_field="name", tag="low_rank"):
+    """E = A·Bᵀ/√rank for each matrix (EGGROLL, 2511.16652): a population decodes in one batch.
+
+    Norms and biases, which have no low rank, are held still.
+    """
+
+    rank: Count = 1
+
+
+class FullRank(Closed, frozen=True, tag_field="name", tag="full_rank"):
+    """Every element has noise of its own; members are evaluated one after another."""
+
+    vectors: bool = True
+    """Norms and biases too. In half precision they lose most of it."""
+
+
+class PlainStep(Closed, frozen=True, tag_field="name", tag="plain"):
+    """θ += alpha·mean(fitness·noise), with 1/σ absorbed in alpha (2509.24372)."""
+
+    alpha: Positive = 5e-4
+
+
+class AdamwStep(Closed, frozen=True, tag_field="name", tag="adamw"):
+    """The same mean as a gradient, through AdamW with the settings of `optimizer`."""
+
+
+class Free(Closed, frozen=True, tag_field="name", tag="none"):
+    """Nothing holds the weights near the base."""
+
+
+class AnchorL2(Closed, frozen=True, tag_field="name", tag="l2"):
+    """θ = θ₀ + (1 − α·strength)·(θ − θ₀) after each step (2605.30148), against forgetting."""
+
+    strength: Positive
+
+
+class AnchorSoft(Closed, frozen=True, tag_field="name", tag="soft_threshold"):
+    """θ − θ₀ is moved towards 0 by α·strength, and stops there (2605.30148)."""
+
+    strength: Positive
+
+
+class Es(Closed, frozen=True, tag_field="name", tag="es"):
+    """Evolution strategies: perturbed weights are scored, and the noise is averaged by score."""
+
+    generations: Count = 100
+    population: Annotated[int, Meta(ge=2)] = 32
+    """Members of a generation; an antithetic pair counts as two."""
+    prompts_per_generation: Count = 16
+    """Prompts that each member answers, the same ones for all."""
+    fresh_prompts: bool = True
+    """New prompts for each generation; false: the first generation's for all."""
+    fitness: Literal["reward", "log_likelihood"] = "reward"
+    """The task's reward, or the log-likelihood of the data's answers."""
+    temperature: NotNegative = 0.0
+    """At which members answer; 0 takes the likeliest token."""
+    sigma: Positive = 1e-3
+    """Standard deviation of each weight's noise."""
+    antithetic: bool = True
+    """Members come in pairs with opposite noise."""
+    perturbation: LowRank | FullRank = LowRank()
+    noise: Literal["rademacher", "uniform", "normal"] = "rademacher"
+    """±1, which makes the update exact on every machine; or uniform; or a sum of four bytes."""
+    layers: Annotated[int, Meta(ge=-1)] = -1
+    """How many of the last blocks are perturbed; -1: everything that is trained, embedding too."""
+    modules: list[Text] = []
+    """Module names in a block, such as "self_attn.q_proj"; empty for all."""
+    shaping: Literal["z_score", "centered_ranks", "group_mean"] = "z_score"
+    """Fitness in deviations from the mean; as ranks in ±½; or less each prompt's mean, over the
+    deviation of all."""
+    update: PlainStep | AdamwStep = PlainStep()
+    anchor: Free | AnchorL2 | AnchorSoft = Free()
+
+
 Algorithm = Grpo | Sft
 
 
@@ -285,6 +362,8 @@ class Checkpoint(Closed, frozen=True):
     every_steps: Count = 1
     keep: Count = 2
     """The newest that stay; the best by evaluation and the last stay as well."""
+    keep_every: Whole = 0
+    """Every k-th step's checkpoint stays for good; 0: none."""
 
 
 class Actors(Closed, frozen=True):
@@ -316,6 +395,20 @@ class Deadlines(Closed, frozen=True):
     learn_s: Seconds = 1800.0
 
 
+class Power(Closed, frozen=True):
+    """When and how hard a run works on a machine that its owner also carries around and uses."""
+
+    on_battery: Literal["run", "pause"] = "run"
+    on_thermal_pressure: Literal["run", "pause"] = "run"
+    """From the level "serious" on."""
+    hours: list[Text] = []
+    """When it may work, such as ["22:00-07:00"], in local time; empty: always."""
+    duty_cycle: Annotated[float, Meta(ge=0.05, le=1)] = 1.0
+    """Share of the time that the GPU works: the actors rest between tokens and micro-batches."""
+    keep_awake: bool = True
+    """On macOS: the machine does not go to sleep by idling while the run goes on."""
+
+
 class Dashboard(Closed, frozen=True):
     """Ray's dashboard, on the loopback address behind a token."""
 
@@ -340,4 +433,5 @@ class Settings(Closed, frozen=True, kw_only=True):
     actors: Actors = Actors()
     verifier: Verifier = Verifier()
     deadlines: Deadlines = Deadlines()
+    power: Power = Power()
     dashboard: Dashboard = Dashboard()

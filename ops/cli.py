@@ -1,42 +1,24 @@
-"""The command line. Decides what is asked for and how it ends; the work is in the modules beside it.
-
-Exit codes: 0 fine, 1 failure, 2 bad input, 130 interrupted. What Pippin has to say about an error is one
-sentence on stderr; a traceback is a mistake of ours.
-"""
+"""The command line. Decides what is asked for; the work is in the modules beside it."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
 import msgspec
 
-from configs.errors import SettingsError
-from runtime.errors import BadInput, Interrupted, PippinError
+from ops.outcome import FAILED, FINE, exit_code
+from runtime.errors import BadInput, PippinError
 
-FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-STOP_S = 120.0
-"""How long `stop` waits for the end of the phase under way."""
+STOP_S = 150.0
+"""How long `pause` and `stop` wait; a run that is saving may take so long."""
+RESUME_S = 10.0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    try:
-        return options.run(options)
-    except (BadInput, SettingsError) as error:
-        return _say(error, BAD_INPUT)
-    except Interrupted as error:
-        return _say(error, INTERRUPTED)
-    except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
-    except PippinError as error:
-        return _say(error, FAILED)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINE
+    options = build_parser().parse_args(arguments)
+    return exit_code(lambda: options.run(options))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,14 +51,15 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "launch":
             command.add_argument("--name", help="the run's name (default: the recipe's, numbered)")
             command.add_argument("--detach", action="store_true", help="run in the background")
-    resume = add(
-        "resume", _resume, "go on with a run that stopped, from its checkpoint", named=True
-    )
+    add("pause", _pause, "free the GPU and the memory now; its process waits", named=True)
+    resume = add("resume", _resume, "go on with a run that paused, stopped or died", named=True)
     resume.add_argument("--detach", action="store_true", help="run in the background")
-    add("stop", _stop, "stop a run between two phases; resume goes on with it", named=True)
+    add("stop", _stop, "pause a run and end its process", named=True)
     add("runs", _runs, "list the runs")
     status = add("status", _status, "say what a run is doing", named=True)
     status.add_argument("--json", action="store_true", help="one JSON object")
+    ledger = add("ledger", _ledger, "account for a run's trajectories, and how long", named=True)
+    ledger.add_argument("--json", action="store_true", help="one JSON object")
     add("watch", _watch, "follow a run's progress", named=True)
     logs = add("logs", _logs, "print what a run's parts wrote", named=True)
     logs.add_argument("--part", help="one part only, such as learner-0")
@@ -116,63 +99,79 @@ def _launch(options: argparse.Namespace) -> int:
     return _go(run, options.detach)
 
 
-def _resume(options: argparse.Namespace) -> int:
-    from runtime.errors import BadInput
+def _pause(options: argparse.Namespace) -> int:
+    return _halt(_run(options), "pause", end=False)
 
+
+def _stop(options: argparse.Namespace) -> int:
+    return _halt(_run(options), "stop", end=True)
+
+
+def _halt(run, verb: str, end: bool) -> int:
+    """Leave the request and wait until the run's processes are gone."""
+    from ops.show import progress_line
+    from runtime.rundir import ALIVE, PauseRequest
+
+    began = time.monotonic()
+    status = run.read_status()
+    if not run.locked() or status.state not in (*ALIVE, "paused"):
+        raise BadInput(f"run {run.name!r} is not running: it is {status.state}")
+    run.ask_to_pause(PauseRequest(by="user", reason=f"pippin {verb}", end=end))
+    while time.monotonic() - began < STOP_S:
+        status = run.read_status()
+        if status.state not in (*ALIVE, "paused") or (
+            status.state == "paused" and not (end and run.locked())
+        ):
+            break
+        time.sleep(0.05)
+    else:
+        raise PippinError(f"asked, but it is still {status.doing or status.state}")
+    took = f"{time.monotonic() - began:.1f} s"
+    print(f"{status.state} ({took}): {progress_line(status)}")
+    if status.state in ("paused", "stopped"):
+        print(f"go on with: pippin resume {run.name}")
+    return FINE if status.state != "failed" else FAILED
+
+
+def _resume(options: argparse.Namespace) -> int:
     run = _run(options)
     status = run.read_status()
-    if status.state in ("starting", "running"):
-        raise BadInput(f"run {run.name!r} is running already")
     if status.state == "finished":
         raise BadInput(f"run {run.name!r} has finished; there is nothing to go on with")
+    if run.locked():
+        return _resume_there(run, status)
+    run.withdraw_pause()
     return _go(run, options.detach)
 
 
+def _resume_there(run, status) -> int:
+    """Withdraw the request for the process that waits."""
+    request = run.pause_request()
+    if request is None:
+        raise BadInput(f"run {run.name!r} is running already")
+    if request.end:
+        raise BadInput(f"run {run.name!r} is about to stop ({request.reason}); resume it then")
+    if request.by == "machine":
+        raise BadInput(f"run {run.name!r} goes on by itself; it waits: {request.reason}")
+    run.withdraw_pause()
+    until = time.monotonic() + RESUME_S
+    while (status := run.read_status()).state == "paused" and time.monotonic() < until:
+        time.sleep(0.05)
+    print(f"{status.state}: going on in its own process; pippin watch {run.name}")
+    return FINE
+
+
 def _go(run, detached: bool) -> int:
+    from ops.attend import become
     from ops.launch import detach
-    from ops.show import LiveLine, eval_line
-    from ops.supervise import supervise
 
     print(f"run {run.name} in {run.path}", file=sys.stderr)
     if detached:
         pid = detach(run)
         print(f"running in the background (pid {pid}); pippin watch {run.name}", file=sys.stderr)
         return FINE
-    show = LiveLine()
-    try:
-        status = supervise(run, show)
-    except Interrupted:
-        show.end()
-        status = run.read_status()
-        raise Interrupted(
-            f"stopped after step {status.step}; go on with: pippin resume {run.name}"
-        ) from None
-    finally:
-        show.end()
-    if len(status.evals) > 1:
-        print(eval_line(status.evals[0], status.evals[0]))
-        print(eval_line(status.evals[-1], status.evals[0]))
-    print(f"finished: pippin status {run.name}, pippin export {run.name} DIR, files in {run.path}")
-    return FINE
-
-
-def _stop(options: argparse.Namespace) -> int:
-    from ops.show import progress_line
-
-    run = _run(options)
-    if run.read_status().state not in ("starting", "running"):
-        raise BadInput(f"run {run.name!r} is not running")
-    run.ask_to_stop()
-    deadline = time.monotonic() + STOP_S
-    while run.locked() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    status = run.read_status()
-    if run.locked():
-        raise PippinError(
-            f"asked, but it is still {status.doing or status.state}: it stops after that"
-        )
-    print(f"{status.state}: {progress_line(status)}; go on with: pippin resume {run.name}")
-    return FINE
+    become(run)
+    raise AssertionError("this process has been replaced")
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -198,6 +197,19 @@ def _status(options: argparse.Namespace) -> int:
     else:
         print(status_text(status))
     return FINE
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    from ops.ledger import account, account_text
+
+    found = account(_run(options))
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        print(account_text(found))
+    if found.problem:
+        raise PippinError(found.problem)
+    return FINE if found.adds_up else FAILED
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -285,11 +297,6 @@ def _run(options: argparse.Namespace):
     if path.name != options.name:
         return RunDirectory(path.absolute().parent, path.name)
     return RunDirectory(Path(options.root), options.name)
-
-
-def _say(what: object, code: int) -> int:
-    print(f"pippin: {what}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

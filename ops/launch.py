@@ -11,9 +11,11 @@ from pathlib import Path
 from configs import SettingsError, load
 from configs.dump import to_toml
 from configs.schema import Settings
+from ops.attend import DETACHED, command
 from ops.preflight import check_name, check_run, with_model
 from runtime.blas import load_blas
 from runtime.checkpoint_files import fingerprint, inspect
+from runtime.clock import Deadline
 from runtime.errors import BadInput, RunFailed
 from runtime.home import home
 from runtime.rundir import RunDirectory, free_name
@@ -82,7 +84,7 @@ def detach(run: RunDirectory) -> int:
     """
     with (run.logs / "supervisor.log").open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "ops.supervise", str(run.path.absolute())],
+            command(run, DETACHED),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -90,8 +92,8 @@ def detach(run: RunDirectory) -> int:
             env={**os.environ, "PIPPIN_HOME": str(home())},  # it may be relative to where we are
             cwd=os.path.abspath(os.sep),
         )
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
+    deadline = Deadline(START_S)
+    while not deadline.expired():
         if child.poll() is not None:
             break
         if run.locked():

@@ -1,27 +1,21 @@
-"""One run's private Ray session: loopback only, behind a token, cleared away when it ends.
+"""One run's private Ray session: loopback only, behind a token, in a folder of its own.
 
 Everything here that concerns the environment must happen before `import ray`, which is why that import
 is inside the functions.
 """
 
-import atexit
-import contextlib
 import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from configs.schema import Settings
+from ops import processes
 from runtime.blas import EXACT_VARIABLE
 from runtime.durable import write_file
 from runtime.errors import BadInput, RunFailed
@@ -30,8 +24,9 @@ from runtime.rundir import RunDirectory
 
 LONGEST_TEMP_PATH = 41
 """Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
-STOP_S = 8.0
-OWNER = "launcher.pid"
+OWNER = "supervisor.pid"
+NO_SESSION = -2
+"""No process has it: those of a supervisor that was killed are found by their folder alone."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,9 +40,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the Prometheus export, without a token by Ray's design."""
 
 
-@contextlib.contextmanager
-def ray_session(settings: Settings, run: RunDirectory) -> Iterator[Session]:
-    """Start Ray for a run and stop it, its processes and its files afterwards.
+def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
+    """Start Ray for a run, in this process; it ends with this process's session.
 
     Raises BadInput for a dashboard port in use, RunFailed if Ray does not start.
     """
@@ -57,7 +51,6 @@ def ray_session(settings: Settings, run: RunDirectory) -> Iterator[Session]:
         require_free(port)
     token_path = run.path / "ray.token"
     _write_token(token_path)
-    temp = _temp_dir()
     metrics_port = free_port()
     os.environ.update(environment(settings, token_path))
     import ray
@@ -81,36 +74,18 @@ def ray_session(settings: Settings, run: RunDirectory) -> Iterator[Session]:
             _temp_dir=str(temp),
             _metrics_export_port=metrics_port,
         )
-        url = context.dashboard_url
-        session = Session(
-            address=ray.get_runtime_context().gcs_address,
-            dashboard=f"http://{url}" if url else "",
-            token_path=str(token_path),
-            temp_dir=str(temp),
-            metrics=f"http://127.0.0.1:{metrics_port}/metrics",
-        )
-        write_file(run.path / "ray.json", msgspec.json.encode(session), durable=False)
-        yield session
     except (ConnectionError, TimeoutError, RaySystemError, AuthenticationError) as error:
         raise RunFailed(f"Ray failed: {str(error).splitlines()[0]}") from None
-    finally:
-        if dead_daemons():
-            # To shut down would wait for them and then abort; Ray's own threads crash at our exit.
-            atexit.register(_leave_at_once)
-        else:
-            ray.shutdown()
-        end_processes(str(temp))
-        _keep_logs(temp, run)
-        shutil.rmtree(temp, ignore_errors=True)
-        for file in ("ray.json", "ray.token"):
-            (run.path / file).unlink(missing_ok=True)
-
-
-def _leave_at_once() -> None:
-    """The last thing that a process does whose Ray daemons died: skip Ray's clean-up, keep the code."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+    url = context.dashboard_url
+    session = Session(
+        address=ray.get_runtime_context().gcs_address,
+        dashboard=f"http://{url}" if url else "",
+        token_path=str(token_path),
+        temp_dir=str(temp),
+        metrics=f"http://127.0.0.1:{metrics_port}/metrics",
+    )
+    write_file(run.path / "ray.json", msgspec.json.encode(session), durable=False)
+    return session
 
 
 def dead_daemons() -> list[str]:
@@ -170,33 +145,6 @@ def require_free(port: int) -> None:
             ) from None
 
 
-def end_processes(marker: str) -> None:
-    """End processes whose command line names the session's folder: Ray leaves its agents behind."""
-    deadline = time.monotonic() + STOP_S
-    sent = signal.SIGTERM
-    while pids := processes_naming(marker):
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, sent)
-        if time.monotonic() > deadline:
-            return
-        time.sleep(0.2)
-        sent = signal.SIGKILL if time.monotonic() > deadline - STOP_S + 1 else signal.SIGTERM
-
-
-def processes_naming(marker: str) -> list[int]:
-    """Processes of this user, other than this one, with `marker` in their command line."""
-    listing = subprocess.run(
-        ["ps", "-xww", "-o", "pid=,command="], capture_output=True, text=True, check=False
-    ).stdout
-    found = [line.strip().partition(" ") for line in listing.splitlines() if marker in line]
-    return [
-        int(pid)
-        for pid, _, command in found
-        if int(pid) != os.getpid() and "ps -xww" not in command
-    ]
-
-
 def _write_token(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -204,7 +152,7 @@ def _write_token(path: Path) -> None:
         file.write(secrets.token_hex(32))
 
 
-def _temp_dir() -> Path:
+def temp_folder() -> Path:
     """A short folder of our own: under Pippin's home, or under /tmp where that path is too long.
 
     Folders of launchers that were killed are cleared away, with what is left of their processes.
@@ -215,7 +163,7 @@ def _temp_dir() -> Path:
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             for old in parent.glob(f"*/{OWNER}"):
                 if not _alive(old):
-                    end_processes(str(old.parent))
+                    processes.end(NO_SESSION, str(old.parent))
                     shutil.rmtree(old.parent, ignore_errors=True)
             aside = parent / f".{name}"
             aside.mkdir(mode=0o700)
@@ -234,7 +182,7 @@ def _alive(owner: Path) -> bool:
     return True
 
 
-def _keep_logs(temp: Path, run: RunDirectory) -> None:
+def keep_logs(temp: Path, run: RunDirectory) -> None:
     """Keep what Ray's processes said when something went wrong in them."""
     for file in sorted(temp.glob("session_*/logs/*.err")):
         if file.is_symlink() or not file.stat().st_size:

@@ -23,11 +23,14 @@ class LiveLine:
         """Show a status, if it says something new."""
         for result in status.evals[self._shown[2] :]:
             self._print(eval_line(result, status.evals[0]))
-        now = (status.step, status.doing, len(status.evals))
+        said = status.message if status.state == "paused" else status.doing
+        now = (status.step, said, len(status.evals))
         if self._live:
             self._rewrite(progress_line(status))
         elif status.step != self._shown[0] and self._due(status):
             self._print(progress_line(status))
+        elif status.state == "paused" and status.message != self._shown[1]:
+            self._print(f"paused: {status.message}")
         elif status.step == 0 and status.doing != self._shown[1]:
             self._print(status.doing)
         self._shown = now
@@ -72,8 +75,10 @@ def progress_line(status: Status) -> str:
         parts.append(f"sample {m['sampler_tokens_per_s']:,.0f} tok/s")
     if m.get("learner_tokens_per_s"):
         parts.append(f"learn {m['learner_tokens_per_s']:,.0f} tok/s")
-    if status.state != "running" or not status.step:
-        parts.append(status.doing)
+    if status.state == "paused":
+        parts.append(f"paused for {_since(status)}: {status.message}")
+    elif status.state != "running" or not status.step:
+        parts.append(status.doing or status.state)
     return "  ".join(parts)
 
 
@@ -93,10 +98,9 @@ def eval_line(result: EvalResult, base: EvalResult) -> str:
 
 def status_text(status: Status) -> str:
     """A status for reading."""
-    since = duration(max(time.time() - status.since, 0)) if status.since else "?"
     lines = [f"{status.name}: {status.state}, step {status.step} of {status.steps}"]
-    if status.doing:
-        lines.append(f"  {status.doing}, for {since}")
+    if status.doing or status.state == "paused":
+        lines.append(f"  {status.doing or 'paused'}, for {_since(status)}")
     if status.message:
         lines.append(f"  {status.message}")
     lines += [f"  {eval_line(e, status.evals[0])}" for e in status.evals]
@@ -107,11 +111,36 @@ def status_text(status: Status) -> str:
         f"  trajectories: {ledger.get('pulled', 0):,} pulled = {ledger.get('trained', 0):,} trained"
         f"{reasons}, {ledger.get('in_flight', 0):,} in flight"
     )
-    if status.metrics:
+    if status.metrics and status.state != "paused":
         lines.append("  " + progress_line(status))
-    if status.state == "running" and status.dashboard:
+    if status.alive:
+        lines.append("  " + machine_line(status))
+    if status.state in ("running", "pausing") and status.dashboard:
         lines.append(f"  dashboard: {status.dashboard} (pippin dashboard {status.name})")
     return "\n".join(lines)
+
+
+def machine_line(status: Status) -> str:
+    """What the run takes of the machine, and what the machine says of itself."""
+    machine = status.machine
+    parts = [
+        f"{machine.memory_bytes / 1e9:.2f} GB in memory"
+        if status.state != "paused"
+        else "no memory held"
+    ]
+    parts.append(f"{machine.free_disk_bytes / 1e9:.1f} GB of disk free")
+    if machine.on_battery is not None:
+        parts.append("on battery" if machine.on_battery else "on mains")
+    if machine.thermal_pressure is not None:
+        parts.append(f"thermal pressure {machine.thermal_pressure}")
+    if machine.duty_cycle < 1:
+        parts.append(f"duty cycle {machine.duty_cycle:g}")
+    return "machine: " + ", ".join(parts)
+
+
+def _since(status: Status) -> str:
+    """How long it has been doing what it does; a clock that was set back says 0."""
+    return duration(max(time.time() - status.since, 0)) if status.since else "?"
 
 
 def runs_table(statuses: list[Status]) -> str:
@@ -150,7 +179,7 @@ def follow(read: Callable[[], Status], show: LiveLine, poll_s: float = 0.5) -> S
     while True:
         status = read()
         show(status)
-        if status.state not in ("starting", "running"):
+        if not status.alive:
             show.end()
             return status
         time.sleep(poll_s)

@@ -1,116 +1,267 @@
-"""The process that a run lives in: it holds the run's lock, Ray's session and the conductor.
+"""The supervisor of a run: a small process that holds the run's lock and starts, watches and clears away its
+host, the process tree that computes.
 
-Ctrl-C, SIGTERM and `pippin stop` ask the conductor to stop between two phases; a second signal leaves
-at once. Either way the newest checkpoint stays, and `pippin resume` goes on from it.
+    supervisor ── starts, ends ──▶ host (Ray, conductor, actors)      one after another, from pause to pause
+        │ reads pause.json, the machine's state; writes machine.json
+        └── holds ──▶ leash, which ends the host when the supervisor is gone
+
+Ctrl-C, SIGTERM and a closed terminal are a pause, and then this process ends; a second signal leaves at
+once. `pippin pause` lets it wait, without a host and so without memory, until `pippin resume`. What is not
+paused or done was killed: it is started again, from the newest checkpoint, until that happens too often.
 """
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from configs import load
 from configs.schema import Settings
+from ops import host, leash, processes
+from ops.conditions import Conditions
+from ops.machine import Machine as Port
+from ops.machine import this_machine
 from ops.preflight import check_same_model
-from ops.session import dead_daemons, ray_session
-from runtime.errors import Interrupted, PippinError, RunFailed
-from runtime.rundir import RunDirectory, Status
+from ops.session import keep_logs, temp_folder
+from runtime import checkpoint
+from runtime.clock import Deadline
+from runtime.errors import BadInput, Interrupted, PippinError, RunFailed
+from runtime.home import home
+from runtime.rundir import Machine, PauseRequest, RunDirectory, Status
 
-POLL_S = 0.25
-CONDUCTOR_RESTARTS = 3
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+POLL_S = 0.1
+WATCH_S = 2.0
+"""How often the machine and the processes' memory are looked at."""
+HOST_RESTARTS = 3
+PAUSE_S = 9.0
+"""From the request until the host is killed, unless it is saving by then."""
+SAVE_S = 120.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SPARE_BYTES = 64 << 20
+CHECKPOINTS_AHEAD = 2
+"""So many of the newest checkpoint's size must be free, or the run pauses."""
 Show = Callable[[Status], None]
 
 
-def supervise(run: RunDirectory, show: Show | None = None) -> Status:
-    """Run to the end in this process; `show` is called a few times a second with the status.
+def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = None) -> Status:
+    """Run to the end; `show` is called a few times a second with the status.
 
-    Raises RunFailed with the first cause, Interrupted if somebody asked to stop, BadInput if another
-    process has the run.
+    Raises RunFailed with the first cause, Interrupted when it paused and this process is to end, BadInput
+    if another process has the run.
     """
     run.lock()
-    stop = Stop()
+    signals = Signals(run)
     try:
         settings = load(run.recipe)
         check_same_model(run, settings)
-        run.forget_requests()
-        _say_starting(run, settings)
-        with ray_session(settings, run) as session:
-            stop.listen()  # again: Ray has put its own handler there
-            _drive(settings, run, session.dashboard, stop, show or (lambda status: None))
+        supervisor = Supervisor(run, settings, signals, show or (lambda status: None), port)
+        supervisor.run()
         return run.read_status()
     except Interrupted:
-        _settle(run, "interrupted", "")
+        request = run.pause_request()
+        stopped = request is not None and request.by == "user" and request.end
+        run.settle("stopped" if stopped else "paused")
+        run.withdraw_pause()
         raise
     except PippinError as error:
-        _settle(run, "failed", str(error))
+        run.settle("failed", str(error))
         raise
     except Exception as error:
-        _settle(run, "failed", f"{type(error).__name__}: {error}")
+        run.settle("failed", f"{type(error).__name__}: {error}")
         raise
     finally:
-        stop.end()
-        run.forget_requests()
+        signals.end()
         run.unlock()
 
 
-def _drive(settings: Settings, run: RunDirectory, dashboard: str, stop: "Stop", show: Show) -> None:
-    """Start the conductor and wait for its end; one that died goes on from the checkpoint."""
-    import ray
-    from ray.exceptions import RayActorError, RayTaskError
+class Supervisor:
+    """Host after host, with pauses between them."""
 
-    from actors.program import first_cause, start_conductor
+    def __init__(
+        self,
+        run: RunDirectory,
+        settings: Settings,
+        signals: "Signals",
+        show: Show,
+        port: Port | None,
+    ) -> None:
+        self._run = run
+        self._settings = settings
+        self._signals = signals
+        self._show = show
+        self._port = port or this_machine()
+        self._conditions = Conditions(settings.power, self._port, run.path, self._need_bytes)
+        self._looked = -WATCH_S
+        self._deaths, self._last_step, self._first = 0, -1, ""
 
-    deaths, generation, last_step = 0, 0, -1
-    while True:
-        conductor = start_conductor(settings, run, generation)
-        told = False
+    def run(self) -> None:
+        """Until the run is done. Raises as `supervise` does."""
+        while True:
+            self._wait_until_wanted()
+            code = self._host()
+            if code == host.DONE:
+                return
+            if code in (host.FAILED, host.BAD_INPUT):
+                message = self._run.read_status().message
+                raise (BadInput if code == host.BAD_INPUT else RunFailed)(message)
+            if code != host.PAUSED:
+                self._count_death(code)
+
+    # ── between two hosts ────────────────────────────────────────────────────────────────────────
+
+    def _wait_until_wanted(self) -> None:
+        """While somebody asks to pause, or the machine gives a reason to."""
+        while (request := self._asked()) is not None:
+            where = (
+                "" if request.by == "machine" else f"; go on with: pippin resume {self._run.name}"
+            )
+            self._say("paused", f"{request.reason}{where}")
+            if request.end:
+                raise Interrupted(request.reason)
+            self._show(self._run.read_status())
+            time.sleep(POLL_S)
+
+    def _asked(self) -> PauseRequest | None:
+        """The request there is; the machine's own is made and withdrawn here."""
+        request = self._run.pause_request()
+        if request is not None and request.by != "machine":
+            return request
+        reason = self._conditions.reason()
+        if reason is None:
+            if request is not None:
+                self._run.withdraw_pause()
+            return None
+        if request is None or request.reason != reason:
+            request = PauseRequest(by="machine", reason=reason)
+            self._run.ask_to_pause(request)
+        return request
+
+    def _say(self, state: str, message: str) -> None:
+        """Change the status where no conductor can, if it says something new."""
+        status = self._run.read_status()
+        if (status.state, status.message) != (state, message):
+            if status.state != state:
+                status.since = time.time()
+            status.state, status.doing, status.message = state, "", message
+            status.pids = {"supervisor": os.getpid()}
+            self._run.write_status(status)
+
+    def _count_death(self, code: int) -> None:
+        """The host died. Raises RunFailed with the first cause when that happens too often."""
+        status = self._run.read_status()
+        self._deaths = 1 if status.step > self._last_step else self._deaths + 1
+        if self._deaths == 1:
+            self._first = (
+                f"at step {status.step + 1}, {status.doing or 'starting'}: {self._cause(code)}"
+            )
+        self._last_step = status.step
+        if self._deaths > HOST_RESTARTS:
+            raise RunFailed(f"died {self._deaths} times without a step done; first {self._first}")
+        self._say("starting", f"died {self._first}; going on from the newest checkpoint")
+        time.sleep(0.2 * 2**self._deaths)
+
+    def _cause(self, code: int) -> str:
+        if code < 0:
+            return f"its host was ended by signal {-code} ({signal.strsignal(-code)})"
+        lines = (self._run.logs / "host.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"its host ended with exit code {code}"
+
+    # ── one host ─────────────────────────────────────────────────────────────────────────────────
+
+    def _host(self) -> int:
+        """Start a host and see it to its end; gives its exit code. Nothing of it is left then."""
+        temp = temp_folder()
+        status = self._run.read_status()
+        status.state, status.doing, status.since = "starting", "starting Ray", time.time()
+        status.message, status.pids = "", {"supervisor": os.getpid()}
+        status.steps = self._settings.algorithm.steps
+        self._run.write_status(status)
+        with (self._run.logs / "host.log").open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "ops.host", str(self._run.path.absolute()), str(temp)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "PIPPIN_HOME": str(home()),
+                },  # it may be relative to where we are
+                cwd=os.path.abspath(os.sep),
+            )
+        held = leash.put_on(child.pid, temp, self._run.path.absolute())
         try:
-            limit_s = settings.deadlines.start_s
-            if not ray.wait([conductor.pid.remote()], timeout=limit_s)[0]:
-                raise RunFailed(f"waited {limit_s:.0f} s for the conductor to start")
-            ending = conductor.run.remote(dashboard)
-            while not ray.wait([ending], timeout=POLL_S)[0]:
-                if dead := dead_daemons():
-                    raise RunFailed(
-                        f"Ray's {dead[0]} died; go on from the checkpoint with: pippin resume {run.name}"
-                    )
-                show(run.read_status())
-                if (stop.asked or run.asked_to_stop()) and not told:
-                    conductor.stop.remote()
-                    told = True
-            ray.get(ending)
-            show(run.read_status())
+            with self._awake(child.pid):
+                return self._watch(child)
+        finally:
+            processes.end(child.pid, str(temp))
+            keep_logs(temp, self._run)
+            leash.clear_away(child.pid, temp, self._run.path)
+            child.wait()
+            held.kill()
+            held.wait()
+
+    def _awake(self, pid: int) -> contextlib.AbstractContextManager[None]:
+        wanted = self._settings.power.keep_awake
+        return self._port.keep_awake(pid) if wanted else contextlib.nullcontext()
+
+    def _watch(self, child: "subprocess.Popen[bytes]") -> int:
+        """Until it ends; one that does not pause in time is ended as it is."""
+        pausing: Deadline | None = None
+        saving: Deadline | None = None
+        while (code := child.poll()) is None:
+            status = self._run.read_status()
+            self._show(status)
+            self._look_at_machine(child.pid)
+            if self._asked() is not None:
+                if status.state == "starting":  # it has nothing yet that could be lost
+                    return host.PAUSED
+                pausing = pausing or Deadline(PAUSE_S)
+                if status.state == "pausing":
+                    saving = saving or Deadline(SAVE_S)
+                if (saving or pausing).expired():
+                    return host.PAUSED
+            time.sleep(POLL_S)
+        return code
+
+    def _look_at_machine(self, session: int) -> None:
+        now = time.monotonic()
+        if now - self._looked < WATCH_S:
             return
-        except RayTaskError as error:
-            raise first_cause(error, "the conductor") from None
-        except RayActorError as error:
-            if told:
-                raise Interrupted("stopped") from None
-            step = run.read_status().step
-            deaths = 1 if step > last_step else deaths + 1
-            generation, last_step = generation + 1, step
-            if deaths > CONDUCTOR_RESTARTS:
-                reason = str(error).strip().splitlines()[0]
-                raise RunFailed(
-                    f"the conductor died {deaths} times without a step done: {reason}"
-                ) from None
-            time.sleep(0.2 * 2**deaths)
+        self._looked = now
+        tree = processes.belonging(session, "")
+        self._run.write_machine(
+            Machine(
+                memory_bytes=sum(process.memory_bytes for process in tree),
+                free_disk_bytes=self._port.free_disk_bytes(self._run.path) or 0,
+                on_battery=self._port.on_battery(),
+                thermal_pressure=self._port.thermal_pressure(),
+                duty_cycle=self._settings.power.duty_cycle,
+            )
+        )
+
+    def _need_bytes(self) -> int:
+        """What the next checkpoints will write, judged by the newest."""
+        try:
+            size = checkpoint.size_bytes(self._run.checkpoints)
+        except OSError:  # it is being retired
+            size = 0
+        return CHECKPOINTS_AHEAD * size + SPARE_BYTES
 
 
-class Stop:
-    """The first SIGINT or SIGTERM asks to stop, the second ends this process at once."""
+class Signals:
+    """The first SIGINT, SIGTERM or SIGHUP asks to pause and end, the second ends this process at once."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._asked = False
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        self.listen()
-
-    def listen(self) -> None:
-        """Take the signals over."""
-        for number in SIGNALS:
-            signal.signal(number, self._handle)
+        for number, handler in self._before.items():
+            if handler is not signal.SIG_IGN:  # of a detached run, whose terminal may close
+                signal.signal(number, self._handle)
 
     def end(self) -> None:
         """Leave them to whoever had them before."""
@@ -118,45 +269,9 @@ class Stop:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: object) -> None:
-        if self.asked:
-            os._exit(128 + number)
-        self.asked = True
-        os.write(2, b"\nstopping after this phase; once more leaves at once\n")
-
-
-def _say_starting(run: RunDirectory, settings: Settings) -> None:
-    """What came before stays visible while Ray starts."""
-    status = run.read_status()
-    status.state, status.doing, status.since = "starting", "starting Ray", time.time()
-    status.message, status.pids = "", {"supervisor": os.getpid()}
-    status.steps = settings.algorithm.steps
-    run.write_status(status)
-
-
-def _settle(run: RunDirectory, state: str, message: str) -> None:
-    """Write the end down if the conductor could not."""
-    status = run.read_status()
-    if status.state != state:
-        status.state, status.doing, status.since = state, "", time.time()
-        status.message = status.message or message
-        run.write_status(status)
-
-
-def main(path: str) -> int:
-    """The body of a detached run: everything goes to the run's own log."""
-    run = RunDirectory(Path(path).parent, Path(path).name)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        supervise(run)
-    except Interrupted:
-        return 130
-    except PippinError as error:
-        print(error)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.exit(main(sys.argv[1]))
+        if self._asked:
+            os._exit(128 + number)  # the leash ends what is running
+        self._asked = True
+        reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self._run.ask_to_pause(PauseRequest(by="signal", reason=reason, end=True))
+        os.write(2, b"\npausing; once more leaves at once\n")

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence as Items
 
+import pyarrow as pa
+
 from policies.decode import Sequence
 from policies.tokens import Tokens
 from runtime.errors import BadInput
 from runtime.tasks.prompt import Prompt
-from runtime.trajectory import StopReason, Trajectory
+from runtime.trajectory import StopReason, Trajectory, lists
 
 
 def encode(tokens: Tokens, prompt: Prompt, limit: int) -> tuple[int, ...]:
@@ -50,6 +52,28 @@ def from_sequence(
         text=tokens.decode(sequence.tokens),
         seconds=sequence.seconds,
     )
+
+
+def to_sequences(batch: pa.RecordBatch) -> dict[tuple[int, int], Sequence]:
+    """Sequences that were sampled before, to go on from, by prompt index and sample."""
+    prompt_tokens = batch["prompt_tokens"].to_pylist()
+    columns = {name: lists(batch, name) for name in ("tokens", "logprobs", "weights_version")}
+    found = {}
+    for i, where in enumerate(
+        zip(batch["prompt_index"].to_pylist(), batch["sample"].to_pylist(), strict=True)
+    ):
+        tokens, logprobs, versions = (columns[name][i].tolist() for name in columns)
+        before = prompt_tokens[i]
+        found[where] = Sequence(
+            prompt=tuple(tokens[:before]),
+            key=batch["key"][i].as_py(),
+            tokens=tokens[before:],
+            logprobs=logprobs[before:],
+            versions=versions[before:],
+            stop_reason=StopReason(batch["stop_reason"][i].as_py()),
+            seconds=batch["seconds"][i].as_py(),
+        )
+    return found
 
 
 def from_data(tokens: Tokens, prompts: Items[Prompt], *, step: int, limit: int) -> list[Trajectory]:

@@ -6,6 +6,8 @@ so the cut changes memory and nothing else.
 Shapes: B rows of a micro-batch, T padded tokens, R padded targets, D hidden width.
 """
 
+from collections.abc import Callable
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -27,8 +29,10 @@ from policies.objectives.terms import (
     to_floats,
 )
 from policies.optimizers import AdamW
-from runtime.errors import RunFailed
+from runtime.errors import Interrupted, RunFailed
 from runtime.trajectory import lists
+
+MayGoOn = Callable[[bool], bool]
 
 
 def annotate(batch: pa.RecordBatch) -> tuple[list[Row], list[int]]:
@@ -79,6 +83,8 @@ class Updater:
         self._updates = 1
         self._temperature = 1.0
         self._reference_needed = False
+        self._may_go_on: MayGoOn = lambda updated: True
+        self._updated = False
         if isinstance(algorithm, Grpo):
             self._terms = from_grpo(algorithm)
             self._updates = algorithm.updates_per_step
@@ -90,11 +96,16 @@ class Updater:
             settings.optimizer, policy.trained(), algorithm.steps * self._updates
         )
 
-    def step(self, batch: pa.RecordBatch) -> dict[str, float]:
+    def step(
+        self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True
+    ) -> dict[str, float]:
         """Train on a batch and return what is to be reported; without rows nothing changes.
 
+        Before each micro-batch `may_go_on(updated)` is asked, where `updated` says that this step has
+        changed the weights already; if it answers no, Interrupted is raised.
         Raises RunFailed if a gradient is not finite; the weights are then those before the update.
         """
+        self._may_go_on = may_go_on
         rows, groups = annotate(batch)
         if not rows:
             return {"trained_tokens": 0.0}
@@ -104,6 +115,7 @@ class Updater:
             for part in range(self._updates)
         ]
         packed = [pack(part, self._settings.actors.micro_batch_tokens) for part in parts if part]
+        self._updated = False
         fixed = [[self._before_update(micro) for micro in micros] for micros in packed]
         reports = [self._update(micros, known) for micros, known in zip(packed, fixed)]
         report = {**reports[-1], **{k: v for k, v in reports[0].items() if "mismatch" in k}}
@@ -138,6 +150,7 @@ class Updater:
 
     def _before_update(self, micro: MicroBatch) -> dict[str, mx.array]:
         """Log-probabilities that stay fixed during the step: the learner's own, the reference's."""
+        self._ask()
         known: dict[str, mx.array] = {}
         if self._terms is None:
             return known
@@ -149,6 +162,10 @@ class Updater:
                 mx.eval(known)
         mx.eval(known)
         return known
+
+    def _ask(self) -> None:
+        if not self._may_go_on(self._updated):
+            raise Interrupted("asked to pause between two micro-batches")
 
     def _score(self, micro: MicroBatch) -> mx.array:
         hidden_ND = _at_sources(self._policy.hidden(micro.tokens_BT), micro.sources_BR)
@@ -172,6 +189,7 @@ class Updater:
                 "(try a lower optimizer.learning_rate)"
             ) from None
         self._policy.load_trained(new)
+        self._updated = True
         return {**named(summary(add_up(sums))), "grad_norm": norm, "learning_rate": rate}
 
     def _gradients(
@@ -183,6 +201,7 @@ class Updater:
         total: Arrays = {}
         sums: list[dict[str, float]] = []
         for micro, fixed in zip(micros, known):
+            self._ask()
             batch = self._batch(micro, fixed)
 
             def objective(micro: MicroBatch = micro, batch: Batch = batch):

@@ -7,9 +7,13 @@ import mlx.core as mx
 import numpy as np
 
 from policies.model import Arrays
+from runtime import failpoints
 from runtime.digest import canonical
 from runtime.durable import full_disk_explained
 from runtime.errors import Damaged
+
+UNABLE = "Unable to write"
+"""What MLX says of a full disk, after the file was opened."""
 
 
 def digest(arrays: Arrays) -> str:
@@ -18,15 +22,26 @@ def digest(arrays: Arrays) -> str:
     return canonical((name, str(a.dtype), tuple(a.shape), _bytes(a)) for name, a in arrays.items())
 
 
-def save(path: Path, arrays: Arrays) -> str:
-    """Write a safetensors file in one step and return the digest of what is in it."""
+def save(path: Path, arrays: Arrays, *, need_bytes: int = 0) -> str:
+    """Write a safetensors file in one step and return the digest of what is in it.
+
+    A full disk is RunFailed, and says to free what this file takes, or `need_bytes` if that is more.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
-    with full_disk_explained(path):
-        try:
-            mx.save_safetensors(str(aside), dict(sorted(arrays.items())), {"format": "mlx"})
-        except RuntimeError as error:  # mlx says "unable to write" for every reason
-            raise OSError(28 if "write" in str(error).lower() else 5, str(error)) from None
-        os.replace(aside, path)
+    own_bytes = sum(array.nbytes for array in arrays.values())
+    try:
+        with full_disk_explained(path, max(own_bytes, need_bytes)):
+            failpoints.hit("disk.write")
+            try:
+                mx.save_safetensors(str(aside), dict(sorted(arrays.items())), {"format": "mlx"})
+            except RuntimeError as error:  # mlx gives no number
+                raise OSError(28 if UNABLE in str(error) else 5, str(error)) from None
+            failpoints.hit("weights.before_rename")
+            os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    failpoints.hit("weights.after_rename")
     return digest(arrays)
 
 

@@ -7,27 +7,39 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from runtime import failpoints
 from runtime.errors import RunFailed
+
+RESERVE_BYTES = 64 << 20
+"""Room for logs and small files, beside what a write needs itself."""
+
+_unsure: set[tuple[int, int]] = set()
+"""Device and inode of what a failed sync left: the kernel calls the next one a success, wrongly."""
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, survive a power cut."""
+    """Make a file's content, or a folder's list of names, survive a power cut.
+
+    Raises OSError if it fails, and from then on for that file in this process: write it anew.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        if sys.platform == "darwin":
-            try:
-                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]
-                return
-            except OSError as error:  # a network volume has no drive cache that we could flush
-                if error.errno not in (errno.ENOTSUP, errno.EINVAL):
-                    raise
-        os.fsync(descriptor)
+        status = os.fstat(descriptor)
+        inode = (status.st_dev, status.st_ino)
+        if inode in _unsure:
+            raise OSError(errno.EIO, "an earlier sync of it failed", str(path))
+        try:
+            _flush(descriptor)
+        except OSError:
+            _unsure.add(inode)
+            raise
     finally:
         os.close(descriptor)
 
@@ -35,34 +47,56 @@ def sync(path: Path) -> None:
 def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace a file in one step: a reader sees the old content or the new, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with full_disk_explained(path):
-        try:
-            aside.write_bytes(content)
-            if durable:
-                sync(aside)
-            os.replace(aside, path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+    with _cleared_on_failure(aside), full_disk_explained(path, len(content)):
+        write_new(aside, content)
         if durable:
+            sync(aside)
+            failpoints.hit("file.before_rename")
+        os.replace(aside, path)
+        if durable:
+            failpoints.hit("file.after_rename")
             sync(path.parent)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that nobody reads yet."""
+    failpoints.hit("disk.write")
+    path.write_bytes(content)
 
 
 def publish_folder(aside: Path, target: Path) -> None:
     """Publish a finished folder under its name: every file synced, one rename, the parent synced."""
-    for file in sorted(aside.iterdir()):
-        sync(file)
-    sync(aside)
+    sync_folder(aside)
     os.rename(aside, target)
     sync(target.parent)
 
 
+def sync_folder(folder: Path) -> None:
+    """Make a folder's files and their names survive a power cut."""
+    for file in sorted(folder.iterdir()):
+        sync(file)
+    sync(folder)
+
+
 def retire_folder(folder: Path) -> None:
     """Delete a published folder: it is renamed away first, so that no half of it is ever seen."""
+    shutil.rmtree(rename_away(folder), ignore_errors=True)
+
+
+def rename_away(folder: Path) -> Path:
+    """Take a folder's name from it, durably; returns where it is now, for deletion."""
     trash = folder.with_name(f".trash-{folder.name}-{os.getpid()}")
+    shutil.rmtree(trash, ignore_errors=True)
     os.rename(folder, trash)
     sync(folder.parent)
-    shutil.rmtree(trash, ignore_errors=True)
+    return trash
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what `write_file` left aside in processes that are gone."""
+    for path in folder.glob(".*.*"):
+        if path.suffix[1:].isdecimal() and not _alive(int(path.suffix[1:])):
+            path.unlink(missing_ok=True)
 
 
 def nearest_existing(path: Path) -> Path:
@@ -77,15 +111,50 @@ def sha256_file(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turn "no space left" into a sentence that says where and how much is free."""
+def full_disk_explained(path: Path, need_bytes: int | Callable[[], int] = 0) -> Iterator[None]:
+    """Turn "no space left" into a sentence that says where, and how much to free.
+
+    `need_bytes` is what the whole piece of work will take, or what tells it once the disk is full.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        folder = path if path.is_dir() else path.parent
-        free = shutil.disk_usage(folder).free / 1e9
+        free = shutil.disk_usage(nearest_existing(path)).free
+        need = RESERVE_BYTES + (need_bytes() if callable(need_bytes) else need_bytes)
+        lacking = need - free if need > free else need  # a quota leaves the disk itself room
         raise RunFailed(
-            f"{path}: the disk is full ({free:.2f} GB free); free some space and start again"
+            f"{path}: the disk is full ({free / 1e9:.2f} GB free): free at least "
+            f"{math.ceil(lacking / 1e7) / 100:.2f} GB, then go on with pippin resume"
         ) from None
+
+
+@contextlib.contextmanager
+def _cleared_on_failure(aside: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _flush(descriptor: int) -> None:
+    if sys.platform == "darwin":
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]
+            return
+        except OSError as error:  # a network volume has no drive cache that we could flush
+            if error.errno not in (errno.ENOTSUP, errno.EINVAL):
+                raise
+    os.fsync(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -1,103 +1,141 @@
 """An append-only file of framed records that survives a torn write.
 
-Each record is `PIPN`, its length, its CRC-32 and the payload. What a crash left half-written at the
-end is cut off when the file is opened for writing; damage anywhere else is reported, never skipped.
+Each record is `PIPN`, its length, two links and the payload. A record's link is the CRC-32 of its length
+and payload, seeded with the link of the record before it, which is written next to it: what is damaged,
+lost, repeated or out of place is noticed by reading once. What a crash left half-written at the end is
+cut off when the file is opened for writing; damage anywhere else is reported, never skipped.
 """
 
 import mmap
-import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from runtime import failpoints
 from runtime.durable import full_disk_explained, sync
 from runtime.errors import Damaged
 
 MAGIC = b"PIPN"
-HEADER = struct.Struct("<4sII")
+HEADER = struct.Struct("<4sIII")
 
 
 class Journal:
     """Appends records; `size` is the offset behind the last one."""
 
-    def __init__(self, path: Path, keep: int | None = None) -> None:
+    def __init__(self, path: Path, keep: int | None = None, beginning: bytes = b"") -> None:
         """Open for appending; a torn tail is cut off. Raises Damaged for damage before the tail.
 
-        With `keep`, what is behind so many bytes is dropped unread: it was never acknowledged, and
-        a power cut may have left anything there.
+        With `keep`, so many bytes must be whole records, the last one beginning with `beginning`; what is
+        behind them is dropped unread: it was never acknowledged, and a power cut may have left anything.
         """
         self.path = path
         path.touch()
-        if keep is not None:
-            if path.stat().st_size < keep:
-                raise Damaged(f"{path}: needs at least {keep} bytes, has {path.stat().st_size}")
-            os.truncate(path, keep)
-        self.size = sum(HEADER.size + len(record) for record in records(path))
+        self.size = self._link = 0
+        start = b""
+        for record in _chained(path, keep):
+            self.size, self._link = record.end, record.link
+            start = record.payload[: len(beginning)]
+        if start != beginning:
+            raise Damaged(f"{path}: the record before byte {self.size} is of another history")
+        self._has_lasting_name = False
         self._file = path.open("r+b", buffering=0)
-        self._file.truncate(self.size)
-        self._file.seek(self.size)
+        self._back()
 
     def append(self, payload: bytes) -> int:
         """Write one record and return the offset behind it. Durable only after `sync`."""
-        with full_disk_explained(self.path):
+        link = _link(payload, self._link)
+        record = memoryview(HEADER.pack(MAGIC, len(payload), self._link, link) + payload)
+        half = len(record) // 2
+        with full_disk_explained(self.path, len(record)):
             try:
-                self._write(HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload)
-            except OSError:
-                self.cut(self.size)  # a half record before a whole one would read as damage
+                self._write(record[:half])
+                failpoints.hit("log.mid_record")
+                self._write(record[half:])
+            except BaseException:
+                self._back()  # a half record before a whole one would read as damage
                 raise
-        self.size += HEADER.size + len(payload)
+        self._link = link
+        self.size += len(record)
         return self.size
 
     def sync(self) -> None:
         """Make everything appended so far survive a power cut."""
         with full_disk_explained(self.path):
             sync(self.path)
-
-    def cut(self, size: int) -> None:
-        """Drop what was appended behind `size`: work that is done anew."""
-        if not 0 <= size <= self.size:
-            raise Damaged(f"{self.path}: needs at least {size} bytes, has {self.size}")
-        self._file.truncate(size)
-        self._file.seek(size)
-        self.size = size
+            if not self._has_lasting_name:  # whoever made the file may not have come this far
+                sync(self.path.parent)
+                self._has_lasting_name = True
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _write(self, content: bytes) -> None:
-        left = memoryview(content)
+    def _back(self) -> None:
+        """Drop what is behind the last whole record."""
+        self._file.truncate(self.size)
+        self._file.seek(self.size)
+
+    def _write(self, left: memoryview) -> None:
         while left:
+            failpoints.hit("disk.write")
             left = left[self._file.write(left) :]
 
 
 def records(path: Path) -> Iterator[bytes]:
     """The payloads in order, up to a torn tail.
 
-    Raises Damaged if a record is broken and another follows it: no crash of a single writer leaves that.
+    Raises Damaged if a record is broken and another follows it, or if one does not follow the one before
+    it: no crash of a single writer leaves that.
     """
-    if not path.exists() or not path.stat().st_size:
+    if path.exists():
+        yield from (record.payload for record in _chained(path))
+
+
+class _Record(NamedTuple):
+    before: int
+    link: int
+    payload: bytes
+    end: int
+
+
+def _chained(path: Path, keep: int | None = None) -> Iterator[_Record]:
+    """The whole records in order; all of the first `keep` bytes must be such."""
+    size = path.stat().st_size
+    if keep is not None and not 0 <= keep <= size:
+        raise Damaged(f"{path}: needs at least {keep} bytes, has {size}")
+    if not (length := size if keep is None else keep):
         return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        position = 0
-        while position < len(content):
-            payload = _record_at(content, position)
-            if payload is None:
-                if _any_record_after(content, position + 1):
-                    raise Damaged(f"{path}: the record at byte {position} is damaged")
-                return
-            yield payload
-            position += HEADER.size + len(payload)
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) as content,
+    ):
+        position = link = 0
+        while position < length:
+            record = _record_at(content, position)
+            if record is None:
+                if keep is None and not _any_record_after(content, position + 1):
+                    return
+                raise Damaged(f"{path}: the record at byte {position} is damaged")
+            if record.before != link:
+                raise Damaged(
+                    f"{path}: the record at byte {position} does not follow the one before it"
+                )
+            yield record
+            position, link = record.end, record.link
 
 
-def _record_at(content: mmap.mmap, position: int) -> bytes | None:
-    if position + HEADER.size > len(content):
+def _record_at(content: mmap.mmap, position: int) -> _Record | None:
+    start = position + HEADER.size
+    if start > len(content):
         return None
-    magic, length, checksum = HEADER.unpack_from(content, position)
-    payload = content[position + HEADER.size : position + HEADER.size + length]
-    whole = magic == MAGIC and len(payload) == length and zlib.crc32(payload) == checksum
-    return payload if whole else None
+    magic, length, before, link = HEADER.unpack_from(content, position)
+    if magic != MAGIC or start + length > len(content):
+        return None
+    payload = content[start : start + length]
+    whole = _link(payload, before) == link
+    return _Record(before, link, payload, start + length) if whole else None
 
 
 def _any_record_after(content: mmap.mmap, position: int) -> bool:
@@ -106,3 +144,7 @@ def _any_record_after(content: mmap.mmap, position: int) -> bool:
             return True
         position += 1
     return False
+
+
+def _link(payload: bytes, before: int) -> int:
+    return zlib.crc32(payload, zlib.crc32(struct.pack("<I", len(payload)), before))

@@ -18,10 +18,11 @@ import selectors
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from runtime.clock import Deadline
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = re.compile(r"^RAY_|TOKEN|KEY|SECRET|PASS(WORD|WD|PHRASE)|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -75,11 +76,12 @@ class Killable:
     def ask(self, request: Any, limit_s: float) -> Any:
         """The answer to one request; None asks nothing and waits for the process to speak.
 
-        Raises TimedOut or Died; the process and its group are gone then.
+        Raises TimedOut or Died; the process and its group are gone then. While we are frozen or
+        the machine sleeps the limit does not run: the process could not work either.
         """
         outgoing = b"" if request is None else json.dumps(request).encode() + b"\n"
         try:
-            return json.loads(self._exchange(outgoing, time.monotonic() + limit_s))
+            return json.loads(self._exchange(outgoing, Deadline(limit_s)))
         except TimedOut:
             self.kill()
             raise
@@ -97,15 +99,15 @@ class Killable:
             if pipe:
                 pipe.close()
 
-    def _exchange(self, outgoing: bytes, deadline: float) -> bytes:
+    def _exchange(self, outgoing: bytes, deadline: Deadline) -> bytes:
         incoming = b""
         with selectors.DefaultSelector() as ready:
             ready.register(self._replies, selectors.EVENT_READ)
             if outgoing:
                 ready.register(self._requests, selectors.EVENT_WRITE)
             while True:
-                left_s = deadline - time.monotonic()
-                events = ready.select(max(0.0, min(left_s, LOOK_S)))
+                left_s = deadline.left_s()
+                events = ready.select(min(left_s, LOOK_S))
                 for key, _ in events:
                     if key.fd == self._requests:
                         outgoing = outgoing[os.write(self._requests, outgoing) :]

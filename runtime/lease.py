@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime.clock import Deadline
 from runtime.errors import RunFailed
 
 POLL_S = 0.02
@@ -31,10 +32,11 @@ class Lease:
     def hold(self, who: str, deadline_s: float) -> Iterator[float]:
         """Wait for a place, hold it for the block; gives the seconds waited.
 
-        Raises RunFailed, naming the holder, if none was free by the deadline.
+        Raises RunFailed, naming the holder, if none was free by the deadline. Time asleep does not
+        count: the holder slept as well.
         """
         began = time.monotonic()
-        descriptor = self._acquire(who, began, deadline_s)
+        descriptor = self._acquire(who, deadline_s)
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{who} (pid {os.getpid()})".encode(), 0)
@@ -44,7 +46,8 @@ class Lease:
                 os.ftruncate(descriptor, 0)
             os.close(descriptor)
 
-    def _acquire(self, who: str, began: float, deadline_s: float) -> int:
+    def _acquire(self, who: str, deadline_s: float) -> int:
+        deadline = Deadline(deadline_s)
         while True:
             for path in self._paths:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -53,7 +56,7 @@ class Lease:
                     return descriptor
                 except BlockingIOError:
                     os.close(descriptor)
-            if time.monotonic() - began > deadline_s:
+            if deadline.expired():
                 holders = ", ".join(self.holders()) or "somebody unknown"
                 raise RunFailed(f"{who} waited {deadline_s:g} s for the GPU, held by {holders}")
             time.sleep(POLL_S)

@@ -9,11 +9,13 @@
       trajectories.log    every batch that reached the learner
       weights/            numbered versions; checkpoints/ what a run goes on from
       logs/               one file for each part; ray.json, ray.token while it runs
-      stop                somebody asks it to stop
+      pause.json          somebody asks it to pause, and who
+      machine.json        what its supervisor saw of the machine last
 
 One process writes: the holder of `lock`.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -24,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from runtime.durable import write_file
+from runtime.durable import sync, write_file
 from runtime.errors import BadInput
 from runtime.ledger import Ledger
 
@@ -52,12 +54,33 @@ class EvalResult(msgspec.Struct, frozen=True, kw_only=True):
     """Answers that could not be scored; they are not in `n`."""
 
 
+class PauseRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody asks a run to pause: the content of pause.json."""
+
+    by: str
+    """"user", "signal", or "machine" for a condition of [power], which is withdrawn by itself."""
+    reason: str
+    end: bool = False
+    """Its process is to end as well; otherwise it waits until the request is withdrawn."""
+
+
+class Machine(msgspec.Struct, kw_only=True):
+    """What the supervisor saw last: the content of machine.json."""
+
+    memory_bytes: int = 0
+    """Resident memory of all the run's processes."""
+    free_disk_bytes: int = 0
+    on_battery: bool | None = None
+    thermal_pressure: str | None = None
+    duty_cycle: float = 1.0
+
+
 class Status(msgspec.Struct, kw_only=True):
     """What a run is doing: the content of status.json."""
 
     name: str
     state: str = "starting"
-    """starting, running, finished, interrupted or failed; `read_status` adds "died"."""
+    """starting, running, pausing, paused, stopped, finished or failed; `read_status` adds "died"."""
     doing: str = ""
     since: float = 0.0
     """Unix time of the last change of `doing`."""
@@ -76,6 +99,13 @@ class Status(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
     """Wall-clock of the run so far, without the time it was not running."""
     eta_s: float | None = None
+    machine: Machine = msgspec.field(default_factory=Machine)
+    alive: bool = False
+    """Its supervisor's process is there, be it to wait; known when read."""
+
+
+ALIVE = ("starting", "running", "pausing")
+"""States that need a process."""
 
 
 class RunDirectory:
@@ -84,6 +114,7 @@ class RunDirectory:
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
         self.path = root / name
+        self._pause = str(self.path / "pause.json")
         self._lock: int | None = None
 
     @property
@@ -197,17 +228,31 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = None
 
-    def ask_to_stop(self) -> None:
+    def ask_to_pause(self, request: PauseRequest) -> None:
         """Leave a request for whoever runs it: durable, and no connection is needed."""
-        write_file(self.path / "stop", b"")
+        write_file(self.path / "pause.json", msgspec.json.encode(request))
 
-    def asked_to_stop(self) -> bool:
-        """Somebody has asked since `forget_requests`."""
-        return (self.path / "stop").exists()
+    def pause_asked(self) -> bool:
+        """Somebody asks. Cheap enough for every token."""
+        return os.path.exists(self._pause)
 
-    def forget_requests(self) -> None:
-        """The run starts, or has stopped."""
-        (self.path / "stop").unlink(missing_ok=True)
+    def pause_request(self) -> PauseRequest | None:
+        """Who asks, and why. A request that cannot be read is a user's: it was meant."""
+        try:
+            return msgspec.json.decode(Path(self._pause).read_bytes(), type=PauseRequest)
+        except FileNotFoundError:
+            return None
+        except (msgspec.DecodeError, OSError):
+            return PauseRequest(by="user", reason="asked to")
+
+    def withdraw_pause(self) -> None:
+        """Let it go on."""
+        Path(self._pause).unlink(missing_ok=True)
+        sync(self.path)
+
+    def write_machine(self, machine: Machine) -> None:
+        """Replace machine.json."""
+        write_file(self.path / "machine.json", msgspec.json.encode(machine), durable=False)
 
     def write_status(self, status: Status) -> None:
         """Replace status.json."""
@@ -224,10 +269,22 @@ class RunDirectory:
             status = Status(name=self.name)
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise BadInput(f"{path}: is damaged: {error}") from None
-        if status.state in ("starting", "running") and not alive:
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            seen = (self.path / "machine.json").read_bytes()
+            status.machine = msgspec.json.decode(seen, type=Machine)
+        status.alive = alive
+        if status.state in ALIVE and not alive:
             status.state = "died"
             status.message = status.message or "its process is gone; see the logs"
         return status
+
+    def settle(self, state: str, message: str = "") -> None:
+        """Write down how it ended, or that it waits, for a conductor that is gone."""
+        status = self.read_status()
+        if status.state not in (state, "failed"):
+            status.state, status.doing, status.since, status.pids = state, "", time.time(), {}
+        status.message = message or status.message
+        self.write_status(status)
 
     def append_line(self, file: str, record: Any) -> None:
         """Append one JSON object to a .jsonl file of the run."""

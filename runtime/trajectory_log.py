@@ -1,4 +1,8 @@
-"""The run's log of trajectories: every batch that reached the learner, in order, with a hash chain."""
+"""The run's log of trajectories: every batch that reached the learner, in order, with a hash chain.
+
+A record is the chain up to its batch (32 bytes) and the batch as an Arrow stream: whoever goes back to a
+checkpoint sees without reading a batch whether the log still tells the history that it belongs to.
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,11 +10,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from runtime.errors import BadInput
+from runtime import failpoints
+from runtime.errors import BadInput, Damaged
 from runtime.journal import Journal, records
 from runtime.trajectory import SCHEMA_VERSION, digest
 
 EMPTY_CHAIN = hashlib.sha256(b"pippin trajectories").hexdigest()
+CHAIN_BYTES = 32
 
 
 class TrajectoryLog:
@@ -34,20 +40,29 @@ class TrajectoryLog:
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Append one batch. Durable only after `sync`."""
+        failpoints.hit("log.before_append")
+        chain = extend(self.chain, batch)
         sink = pa.BufferOutputStream()
+        sink.write(bytes.fromhex(chain))
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_batch(batch)
         self._journal.append(sink.getvalue().to_pybytes())
-        self.chain = extend(self.chain, batch)
+        self.chain = chain
+        failpoints.hit("log.after_append")
 
     def sync(self) -> None:
         """Make what was appended survive a power cut."""
         self._journal.sync()
+        failpoints.hit("log.after_sync")
 
     def restore(self, size: int, chain: str) -> None:
-        """Go back to what a checkpoint knew: later batches are dropped unread and sampled anew."""
+        """Go back to what a checkpoint knew: later batches are dropped unread and sampled anew.
+
+        Raises Damaged, and drops nothing, unless the first `size` bytes are whole and end with `chain`.
+        """
         self.close()
-        self._opened = Journal(self._path, keep=size)
+        beginning = b"" if chain == EMPTY_CHAIN else bytes.fromhex(chain)
+        self._opened = Journal(self._path, size, beginning)
         self.chain = chain
 
     def close(self) -> None:
@@ -68,10 +83,18 @@ def batches(path: Path) -> Iterator[pa.RecordBatch]:
     Raises Damaged as `journal.records` does, BadInput for a schema newer than this version knows.
     """
     for payload in records(path):
-        with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
-            version = int((reader.schema.metadata or {}).get(b"pippin.schema", b"0"))
-            if version > SCHEMA_VERSION:
-                raise BadInput(
-                    f"{path}: trajectories of schema {version}, this Pippin knows {SCHEMA_VERSION}"
-                )
-            yield from reader
+        try:
+            read = _batches_of(path, payload)
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise Damaged(f"{path}: holds a record that is no batch: {error}") from None
+        yield from read
+
+
+def _batches_of(path: Path, payload: bytes) -> list[pa.RecordBatch]:
+    with pa.ipc.open_stream(pa.py_buffer(payload).slice(CHAIN_BYTES)) as reader:
+        version = int((reader.schema.metadata or {}).get(b"pippin.schema", b"0"))
+        if version > SCHEMA_VERSION:
+            raise BadInput(
+                f"{path}: trajectories of schema {version}, this Pippin knows {SCHEMA_VERSION}"
+            )
+        return list(reader)

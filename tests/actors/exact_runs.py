@@ -46,7 +46,7 @@ def stopped(name: str, *after: int, damage: str = "", **changes) -> None:
     def restarted(folder: Path):
         run, wanted = new_run(folder), settings(folder, exact=True, **changes)
         for steps in after:
-            assert go(wanted, run, stop_after=steps).state == "interrupted"
+            assert go(wanted, run, stop_after=steps).state == "paused"
         if damage:
             newest = max(run.checkpoints.iterdir())
             (newest / damage).write_bytes((newest / damage).read_bytes()[:-1])

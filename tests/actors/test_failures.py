@@ -10,6 +10,7 @@ from actors.fleet import PartDied, PartStuck
 from actors.logs import open_log
 from actors.messages import Hello
 from actors.parts import Parts, together
+from actors.pause import Pause
 from actors.program import RayFleet
 from runtime.errors import RunFailed
 from runtime.trajectory import to_rows
@@ -93,8 +94,12 @@ def test_too_many_deaths_end_the_run_and_name_the_part(tmp_path, monkeypatch, ro
     wanted = settings(tmp_path, actors={"restarts": 2})
     run = new_run(tmp_path)
     deaths = [Death(role, method, nth) for nth in (1, 2, 3, 4)]
-    with pytest.raises(RunFailed, match=rf"{role}-0 died 3 times without a step done: {role} died"):
+    with pytest.raises(
+        RunFailed, match=rf"^{role}-0 {role} died .*; 3 tries without a step"
+    ) as caught:
         go(wanted, run, mortal_fleet(wanted, run, deaths))
+    assert f"died in call 1 of {method}" in str(caught.value), "not the first cause"
+    assert f'{role}-0.log: {{"part"' in str(caught.value), "not the end of its log"
     assert run.read_status().state == "failed"
 
 
@@ -112,6 +117,10 @@ def test_an_actor_that_dies_as_it_starts_is_started_again(tmp_path):
     run = new_run(tmp_path)
     deaths = [Death(role, "hello") for role in ("learner", "sampler", "evaluator")]
     assert go(wanted, run, mortal_fleet(wanted, run, deaths)).state == "finished"
+
+
+NOBODY = 2**22 + 1
+"""No process has this number."""
 
 
 class AsyncFleet:
@@ -162,7 +171,7 @@ class AsyncPart:
         if name == "hello":
             if self.dead.is_set():
                 raise PartDied("killed as it started")
-            return Hello(pid=1, backend="", seconds=0.0)
+            return Hello(pid=NOBODY, backend="", seconds=0.0)
         work = asyncio.ensure_future(asyncio.sleep(arguments[0]))
         death = asyncio.ensure_future(self.dead.wait())
         await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
@@ -171,11 +180,14 @@ class AsyncPart:
         return "answer"
 
 
+def parts_of(wanted, fleet, folder) -> Parts:
+    pause = Pause(new_run(folder))
+    return Parts(wanted, fleet, pause, folder, open_log(folder, "conductor"))
+
+
 async def test_calls_that_share_a_dead_actor_restart_it_once(tmp_path):
     fleet = AsyncFleet()
-    parts = Parts(
-        settings(tmp_path, actors={"restarts": 1}), fleet, open_log(tmp_path, "conductor")
-    )
+    parts = parts_of(settings(tmp_path, actors={"restarts": 1}), fleet, tmp_path)
     fleet.start("sampler", 0)
 
     async def kill() -> None:
@@ -191,21 +203,19 @@ async def test_calls_that_share_a_dead_actor_restart_it_once(tmp_path):
 async def test_a_deadline_names_what_is_awaited_after_one_more_try(tmp_path):
     fleet = AsyncFleet()
     wanted = settings(tmp_path, deadlines={"generate_s": 0.4})
-    parts = Parts(wanted, fleet, open_log(tmp_path, "conductor"))
+    parts = parts_of(wanted, fleet, tmp_path)
     fleet.start("sampler", 0)
-    with pytest.raises(RunFailed, match=r"^waited 0\.4 s for sampler-0 to answer step 3$"):
+    with pytest.raises(RunFailed, match=r"^waited 0\.4 s for sampler-0 to answer step 3; 2 tries"):
         await parts.ask("sampler", 0, "generate", 9, what="sampler-0 to answer step 3")
     assert fleet.started == 2
-    hasty = Parts(settings(tmp_path, deadlines={"start_s": 0.1}), fleet, open_log(tmp_path, "c"))
-    with pytest.raises(RunFailed, match=r"^waited 0\.1 s for \w+-\d to start$"):
+    hasty = parts_of(settings(tmp_path, deadlines={"start_s": 0.1}), fleet, tmp_path)
+    with pytest.raises(RunFailed, match=r"^waited 0\.1 s for \w+-\d to start; 2 tries"):
         await hasty.start()
 
 
 async def test_a_part_that_is_stuck_once_is_replaced(tmp_path):
     fleet = AsyncFleet()
-    parts = Parts(
-        settings(tmp_path, deadlines={"generate_s": 0.5}), fleet, open_log(tmp_path, "conductor")
-    )
+    parts = parts_of(settings(tmp_path, deadlines={"generate_s": 0.5}), fleet, tmp_path)
     fleet.start("sampler", 0)
     durations = iter([9.0, 0.0])
 

@@ -16,7 +16,7 @@ import pytest
 
 from actors.program import RayFleet, start_conductor
 from runtime.errors import BadInput, Damaged, Interrupted, PippinError, RunFailed
-from runtime.rundir import RunDirectory, Status
+from runtime.rundir import PauseRequest, RunDirectory, Status
 from runtime.trajectory import lists, to_batch
 from tests.actors.tiny import digests, new_run, settings
 from tests.runtime.test_trajectory import row
@@ -211,19 +211,29 @@ def wait_for(run: RunDirectory, step: int) -> Status:
     raise AssertionError(f"step {step} never came")
 
 
-def test_a_run_can_be_stopped_and_says_so(ray_session, small, tmp_path):
+def test_a_run_can_be_paused_and_goes_on_as_if_it_had_not(ray_session, wanted, tmp_path):
     run = new_run(tmp_path)
-    run.lock()
-    conductor = start_conductor(small, run, next(GENERATIONS))
-    done = conductor.run.remote("")
-    wait_for(run, 2)
-    ray_session.get(conductor.stop.remote(), timeout=30)
-    with pytest.raises(Interrupted) as caught:
-        ray_session.get(done, timeout=60)
-    run.unlock()
-    ray_session.kill(conductor)
-    assert run.read_status().state == "interrupted"
-    assert "steps are done" in str(caught.value.cause)
+    paused = 0
+    for behind in (1, 4, 9):
+        run.lock()
+        conductor = start_conductor(wanted, run, next(GENERATIONS))
+        done = conductor.run.remote("")
+        wait_for(run, behind)
+        run.ask_to_pause(PauseRequest(by="user", reason="a test"))
+        with pytest.raises(Interrupted):
+            ray_session.get(done, timeout=60)
+        ray_session.kill(conductor)
+        run.settle("paused")
+        run.withdraw_pause()
+        run.unlock()
+        ledger = run.read_status().ledger
+        assert ledger["pulled"] == ledger["trained"] + ledger["in_flight"] + sum(
+            ledger["dropped"].values()
+        )
+        paused += 1
+    status = on_ray(ray_session, wanted, run)
+    assert (paused, status.state, status.step) == (3, "finished", 25)
+    assert digests(status) == exact_digests(wanted, tmp_path)
 
 
 def test_a_broken_recipe_ends_the_run_with_its_first_cause(ray_session, small, tmp_path):

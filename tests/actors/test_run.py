@@ -180,7 +180,7 @@ def test_a_stop_loses_no_step_whatever_the_checkpoints(tmp_path):
     wanted = settings(tmp_path, checkpoint={"every_steps": 1000})
     run = new_run(tmp_path)
     status = go(wanted, run, stop_after=2)
-    assert (status.state, status.step) == ("interrupted", 2)
+    assert (status.state, status.step) == ("paused", 2)
     assert checkpoint.steps(run.checkpoints) == [2]
     assert checkpoint.read(run.checkpoints, 2).state["weights_digest"] == status.weights_digest
     again = go(wanted, run)

@@ -1,7 +1,6 @@
 """Runs so small that a test can have many: one layer of width 32, answers of six characters, four steps."""
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from policies.characters import write_tokenizer
 from policies.model import create_checkpoint
 from runtime.errors import Interrupted
 from runtime.keys import derive
-from runtime.rundir import RunDirectory, Status
+from runtime.rundir import PauseRequest, RunDirectory, Status
 
 SHAPE: dict[str, Any] = {
     "model_type": "qwen3",
@@ -117,25 +116,23 @@ def go(
     *,
     stop_after: int | None = None,
 ) -> Status:
-    """Run to the end in this process, or stop behind a step; gives the status that is on disk then."""
+    """Run to the end in this process, or pause behind a step; gives the status that is on disk then."""
     fleet = fleet or local_fleet(settings, run)
 
     def report(metrics: dict[str, float]) -> None:
         if "step_seconds" in metrics:
             reports.append(metrics)
             if len(reports) == stop_after:
-                conductor.stop()
+                run.ask_to_pause(PauseRequest(by="user", reason="a test"))
 
     reports: list[dict[str, float]] = []
     run.lock()
     try:
-        conductor = Conductor(settings, run, fleet, report)
-        if stop_after is None:
-            asyncio.run(conductor.run())
-        else:
-            with contextlib.suppress(Interrupted):
-                asyncio.run(conductor.run())
+        asyncio.run(Conductor(settings, run, fleet, report).run())
+    except Interrupted:
+        run.settle("paused")
     finally:
+        run.withdraw_pause()
         run.unlock()
         fleet.stop()
     return run.read_status()

@@ -1,8 +1,10 @@
+import json
+
 import msgspec
 import pytest
 
 from configs import SettingsError
-from configs.consistency import check, problems, uncorrected
+from configs.consistency import check, minutes, problems, uncorrected
 from configs.schema import Grpo, Reinforce, Settings, Truncate
 
 JSONL = {"name": "jsonl", "train": "a"}
@@ -113,6 +115,29 @@ def settings(**tables: object) -> Settings:
             {"dashboard": {"enabled": False, "port": 8265}},
             "dashboard.port has no effect while dashboard.enabled = false",
         ),
+        (
+            {"checkpoint": {"every_steps": 10, "keep_every": 25}},
+            "checkpoint.keep_every = 25 needs a multiple of checkpoint.every_steps = 10",
+        ),
+        *(
+            (
+                {"power": {"hours": ["09:00-17:00", hours]}},
+                'power.hours[1] needs two different times of day such as "22:00-07:00", '
+                f"got {json.dumps(hours, ensure_ascii=False)}",
+            )
+            for hours in (
+                "22-7",
+                "22:00",
+                "22:00-24:00",
+                "9:00-17:00",
+                "22:00-07:60",
+                "22:00 - 07:00",
+                "22:00-07:00\n",
+                "08:00-08:00",
+                "always",
+                "२२:००-०७:००",
+            )
+        ),
     ],
 )
 def test_what_cannot_work_or_would_do_nothing_is_refused(
@@ -139,6 +164,8 @@ def test_what_cannot_work_or_would_do_nothing_is_refused(
         {"algorithm": {"updates_per_step": 2}, "optimizer": {"warmup_steps": 200}},
         {"eval": {"temperature": 0.7, "samples": 8, "top_p": 0.9, "top_k": 50, "min_p": 0.1}},
         {"eval": {"prompts": 0}},
+        {"checkpoint": {"every_steps": 10, "keep_every": 50}},
+        {"power": {"hours": ["22:00-07:00", "12:30-13:00", "23:59-00:00"]}},
         {"task": {**JSONL, "response": "x", "reward": "r.py", "pass_at": 0.5}, "algorithm": SFT},
     ],
 )
@@ -152,3 +179,9 @@ def test_reinforce_off_policy_is_uncorrected_until_it_has_a_correction() -> None
     assert not uncorrected(Grpo(surrogate=Reinforce()))
     assert not uncorrected(Grpo(surrogate=Reinforce(), correction=Truncate(), max_lag=1))
     assert not uncorrected(Grpo(max_lag=1))
+
+
+def test_hours_are_minutes_after_midnight_and_may_wrap() -> None:
+    assert minutes("22:00-07:30") == (1320, 450)
+    assert minutes("00:00-23:59") == (0, 1439)
+    assert minutes("7-8") is None

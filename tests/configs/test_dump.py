@@ -7,6 +7,7 @@ from configs import load
 from configs.dump import to_toml
 from configs.schema import (
     Addition,
+    Checkpoint,
     Cispo,
     Clip,
     DppoTv,
@@ -17,6 +18,7 @@ from configs.schema import (
     Lora,
     Mask,
     Model,
+    Power,
     Reinforce,
     Sampling,
     Settings,
@@ -55,6 +57,12 @@ STRANGE = 'a "quoted" line\nwith \\ and \t and \x7f and \x01 and ü and 𝄞 # n
             task=Jsonl(train="/a/b.jsonl", reward="/a/r.py", pass_at=0.1),
             algorithm=Grpo(),
             sampling=Sampling(temperature=1 / 3),
+        ),
+        Settings(
+            task=Addition(),
+            algorithm=Grpo(),
+            checkpoint=Checkpoint(keep_every=5),
+            power=Power(on_battery="pause", hours=["22:00-07:00", "12:00-13:00"], duty_cycle=0.5),
         ),
     ],
 )

@@ -1,6 +1,8 @@
 """A file is the old one or the new one, and a full disk is explained."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -92,7 +94,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path):
     assert done.returncode == 0, done.stderr
     of_file, of_log, rest = done.stdout.splitlines()
     assert of_file.startswith(f"{tmp_path / 'file'}: the disk is full (")
-    assert of_file.endswith(" GB free); free some space and start again")
+    assert of_file.endswith(" GB free): free at least 0.07 GB, then go on with pippin resume")
     assert of_log.startswith(f"{tmp_path / 'log'}: the disk is full")
     assert rest == "b'old' 2 2"
 
@@ -100,8 +102,58 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path):
 def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
     with pytest.raises(PermissionError), full_disk_explained(tmp_path):
         raise PermissionError(13, "Permission denied")
-    with pytest.raises(RunFailed, match="disk is full"), full_disk_explained(tmp_path / "new"):
-        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize(
+    ("free", "need", "sentence"),
+    [
+        (10_000_000, 500_000_000, "(0.01 GB free): free at least 0.56 GB,"),
+        (0, 0, "(0.00 GB free): free at least 0.07 GB,"),
+        (300_000_000, 300_000_001, "(0.30 GB free): free at least 0.07 GB,"),
+        (9_000_000_000, 500_000_000, "(9.00 GB free): free at least 0.57 GB,"),  # a quota
+    ],
+)
+def test_a_full_disk_says_how_much_to_free(tmp_path, monkeypatch, number, free, need, sentence):
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    path = tmp_path / "not" / "there"
+    for need_bytes in (need, lambda: need):
+        with pytest.raises(RunFailed) as caught, full_disk_explained(path, need_bytes):
+            raise OSError(number, os.strerror(number))
+        expected = f"{path}: the disk is full {sentence} then go on with pippin resume"
+        assert str(caught.value) == expected
+
+
+def test_what_a_failed_sync_left_is_never_trusted(tmp_path, monkeypatch):
+    """The kernel marks the pages clean and calls the next sync of the same file a success."""
+    path, real = tmp_path / "file", os.fsync
+    path.write_bytes(b"perhaps lost")
+
+    def broken(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        durable.sync(path)
+    monkeypatch.setattr(os, "fsync", real)
+    for name in (path, tmp_path / "link"):
+        if name != path:
+            os.link(path, name)
+        with pytest.raises(OSError, match="an earlier sync of it failed"):
+            durable.sync(name)
+    write_file(tmp_path / "other", b"anew")
+    durable._unsure.clear()
+
+
+def test_what_a_dead_writer_left_aside_is_cleared_and_a_living_one_keeps_its_own(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = {f".status.json.{dead.pid}", f".status.json.{os.getpid()}", ".hidden.txt", ".x.١", "a.1"}
+    for name in left:
+        (tmp_path / name).touch()
+    durable.clear_leftovers(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == left - {f".status.json.{dead.pid}"}
 
 
 def test_a_folder_is_published_and_retired_by_name(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 
-from runtime.errors import Damaged
+from runtime.errors import BadInput, Damaged
+from runtime.journal import Journal
 from runtime.trajectory import digest, to_rows, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog, batches, extend
 from tests.runtime.test_trajectory import other, row, to_batch
@@ -78,3 +79,34 @@ def test_a_log_shorter_than_its_checkpoint_is_damaged(log):
     log.append(BATCHES[0])
     with pytest.raises(Damaged, match="needs at least"):
         log.restore(log.size + 1, log.chain)
+
+
+def test_a_log_of_another_history_is_not_gone_on_with(log, tmp_path):
+    for batch in BATCHES[:2]:
+        log.append(batch)
+    size, chain = log.size, log.chain
+    log.restore(0, EMPTY_CHAIN)
+    for batch in (BATCHES[2], BATCHES[0]):  # as long, and whole
+        log.append(batch)
+    whole = (tmp_path / "log").read_bytes()
+    assert (log.size, len(whole)) == (size, size)
+    with pytest.raises(Damaged, match=f"the record before byte {size} is of another history"):
+        log.restore(size, chain)
+    with pytest.raises(Damaged, match="before byte 0 is of another history"):
+        log.restore(0, chain)
+    assert (tmp_path / "log").read_bytes() == whole
+
+
+def test_a_record_that_is_no_batch_is_damage(tmp_path):
+    for payload in (b"", b"short", bytes(200), bytes(32) + b"\xff" * 60):
+        journal = Journal(tmp_path / "log", keep=0)
+        journal.append(payload)
+        journal.close()
+        with pytest.raises(Damaged, match="holds a record that is no batch"):
+            list(batches(tmp_path / "log"))
+
+
+def test_a_newer_schema_is_refused_with_both_versions(log, tmp_path):
+    log.append(to_batch([row()], {"pippin.schema": "7"}))
+    with pytest.raises(BadInput, match="trajectories of schema 7, this Pippin knows 1"):
+        list(batches(tmp_path / "log"))

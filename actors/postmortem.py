@@ -1,0 +1,42 @@
+"""What is known of a part that died or hangs: the end of its log, and where each of its threads was."""
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+DUMP_S = 0.5
+"""How long a hanging process gets to write its stack: a signal handler in C does it."""
+TAIL_LINES = 4
+TAIL_BYTES = 4096
+DUMP_SIGNAL = signal.SIGUSR2
+
+
+def dump_stack(pid: int | None, logs: Path, name: str) -> str:
+    """Have a process write its stack to `logs`/NAME.stack; says so, for the end of a sentence."""
+    path = logs / f"{name}.stack"
+    size = path.stat().st_size if path.exists() else 0
+    if pid is None:
+        return ""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, DUMP_SIGNAL)
+        os.kill(pid, signal.SIGCONT)  # one that was stopped takes signals only when it goes on
+    until = time.monotonic() + DUMP_S
+    while time.monotonic() < until:
+        if path.exists() and path.stat().st_size > size:
+            return f" (its stack is in logs/{path.name})"
+        time.sleep(0.02)
+    return " (it left no stack)"
+
+
+def tail(logs: Path, name: str) -> str:
+    """The last lines of a part's log, as lines of their own below a sentence; "" without any."""
+    path = logs / f"{name}.log"
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+    except OSError:
+        return ""
+    return "".join(f"\n  {path.name}: {line[:200]}" for line in lines)

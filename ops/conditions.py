@@ -1,0 +1,119 @@
+"""Whether a run should work now, or why it had better pause: power, heat, hours, memory, disk.
+
+The supervisor asks several times a second; the machine is asked once in POLL_S, because its answers
+are processes and files. What trembles about its limit (heat, memory, disk) holds until it is over
+beyond doubt, so that a run does not start and stop all the time. Plugging in and the clock on the
+wall are meant as said and act at once.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from configs.consistency import minutes
+from configs.schema import Power
+from ops.machine import Machine
+
+POLL_S = 2.0
+QUIET_POLLS = 3
+"""So many polls in a row without it end a condition that trembles."""
+ROOM = 1.2
+"""Free disk, in multiples of the need, that ends a full disk at once."""
+HOT = ("serious", "critical")
+GB = 1e9
+
+
+class Conditions:
+    """`need_bytes` gives what the next checkpoints take on the disk of `folder`."""
+
+    def __init__(
+        self,
+        power: Power,
+        machine: Machine,
+        folder: Path,
+        need_bytes: Callable[[], int],
+        now: Callable[[], datetime] = datetime.now,
+        poll_s: float = POLL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._power = power
+        self._machine = machine
+        self._folder = folder
+        self._need_bytes = need_bytes
+        self._now = now
+        self._poll_s = poll_s
+        self._clock = clock
+        self._polled: float | None = None
+        self._battery, self._thermal, self._memory, self._disk = (Latch() for _ in range(4))
+
+    def reason(self) -> str | None:
+        """Why the run should be paused now, as a fragment of a sentence; None: it may go on."""
+        self._poll_if_due()
+        return (
+            self._battery.reason
+            or self._thermal.reason
+            or outside(self._power.hours, self._now())
+            or self._memory.reason
+            or self._disk.reason
+        )
+
+    def _poll_if_due(self) -> None:
+        now = self._clock()
+        if self._polled is not None and 0 <= now - self._polled < self._poll_s:
+            return
+        self._polled = now
+        power, machine = self._power, self._machine
+        if power.on_battery == "pause":
+            battery = machine.on_battery()
+            self._battery.poll(
+                "on battery (power.on_battery)" if battery else None, over=battery is False
+            )
+        if power.on_thermal_pressure == "pause":
+            level = machine.thermal_pressure()
+            hot = f"thermal pressure is {level} (power.on_thermal_pressure)"
+            self._thermal.poll(hot if level in HOT else None)
+        self._memory.poll("memory is running out" if machine.memory_pressure() else None)
+        free, need = machine.free_disk_bytes(self._folder), self._need_bytes()
+        if free is None:
+            self._disk.poll(None)
+        else:
+            self._disk.poll(short_of_disk(free, need), over=free >= ROOM * need)
+
+
+class Latch:
+    """A reason that holds at once, and until QUIET_POLLS polls in a row were without it."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._quiet = 0
+
+    def poll(self, reason: str | None, *, over: bool = False) -> None:
+        """The poll's own reason, if it has one; `over` ends the one before without waiting."""
+        self._quiet = 0 if reason else self._quiet + 1
+        if reason or over or self._quiet >= QUIET_POLLS:
+            self.reason = reason
+
+
+def outside(hours: list[str], now: datetime) -> str | None:
+    """The reason if `now` is in none of the spans; a span has its start and not its end, may wrap
+    midnight, and there being none of them is always.
+    """
+    minute = 60 * now.hour + now.minute
+    for start, end in filter(None, map(minutes, hours)):
+        # The minutes since the start, around the clock: past midnight they go on.
+        if (minute - start) % 1440 < (end - start) % 1440:
+            return None
+    return f"outside power.hours {', '.join(hours)}" if hours else None
+
+
+def short_of_disk(free: int, need: int) -> str | None:
+    """The reason if the disk lacks something. Rounded so that freeing what it says is enough."""
+    if free >= need:
+        return None
+    free_gb, need_gb = math.floor(free * 100 / GB) / 100, math.ceil(need * 100 / GB) / 100
+    return (
+        f"the disk has {free_gb:.2f} GB left, the next checkpoints need {need_gb:.2f} GB: "
+        f"free {need_gb - free_gb:.2f} GB"
+    )

@@ -1,0 +1,35 @@
+"""How a command ends: its exit code, and one sentence on stderr where something is to be said.
+
+Exit codes: 0 fine, 1 failure, 2 bad input, 130 interrupted. A traceback is a mistake of ours.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+from configs.errors import SettingsError
+from runtime.errors import BadInput, Interrupted, PippinError
+
+FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def exit_code(body: Callable[[], int]) -> int:
+    """Run `body`; an error of Pippin's is said, and turned into its code."""
+    try:
+        return body()
+    except (BadInput, SettingsError) as error:
+        return _say(error, BAD_INPUT)
+    except Interrupted as error:
+        return _say(error, INTERRUPTED)
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except PippinError as error:
+        return _say(error, FAILED)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
+
+
+def _say(what: object, code: int) -> int:
+    print(f"pippin: {what}", file=sys.stderr)
+    return code

@@ -15,7 +15,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -235,11 +235,11 @@ class Conductor:
         settings, version = self._settings.eval, self._versions[step]
         limit = settings.max_new_tokens or self._settings.sampling.max_new_tokens
 
-        def request(prompts: list[Prompt]) -> Generate:
+        def request(prompts: Sequence[Prompt]) -> Generate:
             return Generate(
                 step=step,
                 purpose="eval",
-                prompts=prompts,
+                prompts=list(prompts),
                 group_size=settings.samples,
                 weights=version,
                 temperature=settings.temperature,
@@ -251,7 +251,8 @@ class Conductor:
 
         what = f"the evaluation of step {step}"
         prompts = await self._parts.ask("evaluator", 0, "prompts", what=f"the prompts of {what}")
-        answers = await self._rollouts.answer(request, prompts, what, Meter(), learning=False)
+        requests = [request(share) for share in self._rollouts.split(prompts)]
+        answers = await self._rollouts.answer(requests, what, Meter(), learning=False)
         scored, batches = [s for _, s, _ in answers], [b for _, _, b in answers]
         result: EvalResult = await self._parts.ask(
             "evaluator",

@@ -16,7 +16,6 @@ from typing import Any
 
 import mlx.core as mx
 import msgspec
-import numpy as np
 import pyarrow as pa
 import ray
 
@@ -35,7 +34,6 @@ from actors.messages import (
 from actors.unfinished import Rows, gather, put, take
 from configs.schema import Grpo, Settings
 from policies import weights
-from policies.advantages import advantages
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease
 from policies.model import load_policy
 from policies.update import MayGoOn, Updater
@@ -121,7 +119,7 @@ class Learner:
             versions=self._versions,
             optimizer_digest=found.state["optimizer_digest"]
             if found and run.step
-            else weights.digest(self._updater.optimizer.state()),
+            else weights.digest(self._updater.state()),
             trajectories_digest=self._trajectories.chain,
             metrics=found.state["metrics"] if found else {},
             unfinished=[Unfinished(purpose=p, step=step) for p, step in self._unfinished],
@@ -139,9 +137,7 @@ class Learner:
     def _stand_at(self, found: Checkpoint, step: int) -> None:
         state = found.state
         self._policy.load_trained(weights.load(found.path / WEIGHTS, state["weights_digest"]))
-        self._updater.optimizer.restore(
-            weights.load(found.path / OPTIMIZER, state["optimizer_digest"])
-        )
+        self._updater.restore(weights.load(found.path / OPTIMIZER, state["optimizer_digest"]))
         self._trajectories.restore(state["log_size"], state["log_chain"])
         self._step, self._versions = step, self._older_versions(state["versions"], found.path)
 
@@ -171,7 +167,7 @@ class Learner:
                 )
             )
             self._check_age(batch, request.step)
-            batch = self._with_advantages(batch)
+            batch = self._updater.annotated(batch)
             metrics = self._updater.step(batch, self._may_go_on())
             failpoints.hit("learn.updated")
             self._trajectories.append(batch)
@@ -261,17 +257,6 @@ class Learner:
                 f"allows {step - 1 - self._lag} and newer"
             )
 
-    def _with_advantages(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        algorithm = self._settings.algorithm
-        if not isinstance(algorithm, Grpo):
-            return batch
-        rewards = np.array([np.nan if r is None else r for r in batch["reward"].to_pylist()])
-        if algorithm.kl.coefficient and algorithm.kl.placement == "reward_k1":
-            rewards -= algorithm.kl.coefficient * self._updater.reward_kl(batch)
-        groups = batch["prompt_index"].to_numpy()
-        values = advantages(rewards, groups, algorithm.advantage)
-        return with_columns(batch, {"advantage": [None if np.isnan(v) else v for v in values]})
-
     # ── weights and checkpoints ──────────────────────────────────────────────────────────────────
 
     def _publish(self, version: int) -> WeightsVersion:
@@ -307,7 +292,7 @@ class Learner:
         """What is in memory, durable; gives the optimiser's digest."""
         self._trajectories.sync()
         newest = self._versions[-1]
-        optimizer = self._updater.optimizer.state()
+        optimizer = self._updater.state()
         older = [v for v in self._versions[:-1] if v.version >= run.step - self._lag]
         state = {
             "run": msgspec.to_builtins(run),

@@ -4,9 +4,8 @@ The batches stay where they are; what passes through here are references, verdic
 """
 
 import time
-from collections.abc import Callable
-from itertools import pairwise
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from msgspec import Struct, field
 
@@ -21,6 +20,7 @@ from runtime.ledger import Ledger
 from runtime.metrics import Meter, mean
 from runtime.tasks.prompt import Prompt, Task, Verdict
 
+T = TypeVar("T")
 Part = tuple[Generated, Scored, Any]
 """One sampler's share: what it did, the verdicts, and the batch by reference."""
 Work = tuple[str, int]
@@ -100,11 +100,11 @@ class Rollouts:
         """Sample until enough groups tell something apart, or the rounds are used up."""
         sampling = self._settings.sampling
 
-        def request(prompts: list[Prompt]) -> Generate:
+        def request(prompts: Sequence[Prompt]) -> Generate:
             return Generate(
                 step=step,
                 purpose="sample",
-                prompts=prompts,
+                prompts=list(prompts),
                 group_size=grpo.group_size,
                 weights=version,
                 temperature=sampling.temperature,
@@ -121,8 +121,9 @@ class Rollouts:
             ledger = ledger.pull(pulled)
             self._pulled[step] = self._pulled.get(step, 0) + pulled
             meter.add("sample_rounds", 1)
+            requests = [request(share) for share in self.split(prompts)]
             for _, scored, batch in await self.answer(
-                request, prompts, f"step {step}", meter, learning=True
+                requests, f"step {step}", meter, learning=True
             ):
                 dropped, useful = sort_out(scored, grpo)
                 wanted -= useful
@@ -139,29 +140,20 @@ class Rollouts:
         return collected
 
     async def answer(
-        self,
-        request: Callable[[list[Prompt]], Generate],
-        prompts: list[Prompt],
-        what: str,
-        meter: Meter,
-        *,
-        learning: bool,
+        self, requests: list[Generate], what: str, meter: Meter, *, learning: bool
     ) -> list[Part]:
-        """Split prompts over the samplers, have each share scored as it comes; shares in order.
+        """Have each request answered by a sampler and scored as its answer comes; shares in order.
 
         Raises RunFailed if the verifier failed too many times in a row; Interrupted, once every sampler
         has handed over what it has, if somebody asks to pause.
         """
-        count = min(self._settings.actors.samplers, len(prompts))
-        edges = [i * len(prompts) // count for i in range(count + 1)]
-        shares = [prompts[a:b] for a, b in pairwise(edges)]
 
         async def one(i: int) -> Part:
-            asked = request(shares[i])
-            work = (asked.purpose, asked.step)
+            request = requests[i]
+            work = (request.purpose, request.step)
             earlier = [self._earlier[work]] if work in self._earlier else []
             done, batch = await self._parts.ask_two(
-                "sampler", i, "generate", asked, *earlier, what=f"sampler-{i} to answer {what}"
+                "sampler", i, "generate", request, *earlier, what=f"sampler-{i} to answer {what}"
             )
             self._sampled.setdefault(work, []).append(batch)
             if done.interrupted:
@@ -172,14 +164,14 @@ class Rollouts:
                 judge,
                 "score",
                 batch,
-                shares[i],
+                request.prompts,
                 learning,
                 what=f"verifier-{judge} to score {what}",
             )
             return done, scored, batch
 
         began = time.perf_counter()
-        parts = await together(one(i) for i in range(count))
+        parts = await together(one(i) for i in range(len(requests)))
         for _, scored, _ in parts:
             self._watch(scored)
         meter.add("answer_s", time.perf_counter() - began)
@@ -190,6 +182,13 @@ class Rollouts:
         meter.add("weights_load_s", max(done.loaded_s for done, _, _ in parts))
         meter.top("sampler_memory_bytes", max(done.memory_bytes for done, _, _ in parts))
         return parts
+
+    def split(self, items: Sequence[T]) -> list[Sequence[T]]:
+        """A share for each sampler, in order, none of them empty."""
+        count = min(self._settings.actors.samplers, len(items))
+        return [
+            items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count)
+        ]
 
     def _pull(self, cursor: int, count: int) -> list[Prompt]:
         return [self._task.prompt("train", cursor + i) for i in range(count)]

@@ -73,6 +73,16 @@ def find_network(path: str) -> tuple[Network | None, str]:
     return stand_in
 
 
+def memory_doubt(settings: Settings) -> str:
+    """The verdict on a checkpoint that is here, if it is anything but good; else ""."""
+    network, _ = find_network(settings.model.path)
+    if network is None:
+        return ""
+    tokens = assumed_prompt_tokens(settings)
+    result = estimate(settings, network, machine_memory_bytes(), tokens)
+    return "" if result.verdict == "fits" else f"memory: {_verdict(settings, result)}"
+
+
 def machine_memory_bytes() -> int:
     """All memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

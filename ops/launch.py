@@ -12,6 +12,7 @@ from configs import SettingsError, load
 from configs.dump import to_toml
 from configs.schema import Settings
 from ops.attend import DETACHED, command
+from ops.check import memory_doubt
 from ops.preflight import check_name, check_run, with_model
 from runtime.blas import load_blas
 from runtime.checkpoint_files import fingerprint, inspect
@@ -44,6 +45,8 @@ def prepare(
         say("  (`make setup` installs it; Debian: apt-get install libopenblas0-pthread)")
     settings = with_model(settings, find_checkpoint(settings))
     check_run(settings, root)
+    if doubt := memory_doubt(settings):
+        say(doubt)
     about = {
         "pippin": version("pippin"),
         "recipe": Path(recipe).name,

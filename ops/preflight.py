@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from configs.schema import Full, Jsonl, Settings
+from ops.estimate import rows_per_step
 from ops.session import require_free
 from runtime.checkpoint_files import fingerprint, inspect
 from runtime.durable import nearest_existing
@@ -20,6 +21,11 @@ PROMPTS_CHECKED = 20_000
 ENDLESS_CHECKED = 200
 CHECKPOINT_SIZE = 7
 """Of a checkpoint, in sizes of what is trained: with 16-bit weights, two moments and masters."""
+
+LOG_BYTES = 16
+"""Of a sampled token in the trajectory log, its text included."""
+LOG_SHARE = 0.25
+"""How long answers are assumed to be, of the limit: while it runs, the free space is watched."""
 
 
 def check_name(root: Path, name: str) -> None:
@@ -57,12 +63,16 @@ def _check_disk(settings: Settings, root: Path, weights_bytes: int) -> None:
     existing = nearest_existing(root)
     free = shutil.disk_usage(existing).free
     trained = weights_bytes if isinstance(settings.model.train, Full) else weights_bytes // 20
-    kept = settings.checkpoint.keep + 2
-    need = trained * (2 + CHECKPOINT_SIZE * kept) + (64 << 20)
+    steps, every = settings.algorithm.steps, settings.checkpoint.keep_every
+    kept = settings.checkpoint.keep + 2 + (steps // every if every else 0)
+    answers = steps * rows_per_step(settings) * settings.sampling.max_new_tokens
+    log = int(LOG_BYTES * LOG_SHARE * answers)
+    need = trained * (2 + CHECKPOINT_SIZE * kept) + log + (64 << 20)
     if free < need:
         raise BadInput(
             f"--root: {existing} has {free / 1e9:.2f} GB free, this run needs about {need / 1e9:.2f} GB "
-            f"for checkpoints (checkpoint.keep = {settings.checkpoint.keep})"
+            f"for {kept} checkpoints (checkpoint.keep, keep_every) and its trajectories: free "
+            f"{(need - free) / 1e9:.2f} GB"
         )
 
 

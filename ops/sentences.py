@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from configs.consistency import uncorrected
-from configs.schema import Checkpoint, Grpo, Settings, Sft
+from configs.schema import Checkpoint, Grpo, Power, Settings, Sft
 from ops.estimate import micro_batch, rows_per_step
 
 
@@ -14,7 +14,8 @@ def explain(settings: Settings, prompt_tokens: int) -> list[str]:
             lines = list(_grpo(grpo, settings, prompt_tokens))
         case Sft() as sft:
             lines = list(_sft(sft, settings, prompt_tokens))
-    return [*lines, _evaluation(settings), _checkpoints(settings.checkpoint)]
+    lines += [_evaluation(settings), _checkpoints(settings.checkpoint)]
+    return [*lines, *_power(settings.power)]
 
 
 def _grpo(grpo: Grpo, settings: Settings, prompt_tokens: int) -> Iterator[str]:
@@ -131,7 +132,23 @@ def _evaluation(settings: Settings) -> str:
 def _checkpoints(checkpoint: Checkpoint) -> str:
     every = "step" if checkpoint.every_steps == 1 else f"{checkpoint.every_steps} steps"
     newest = "newest stays" if checkpoint.keep == 1 else f"{checkpoint.keep} newest stay"
-    return f"A checkpoint every {every}: the {newest}, and the best and the last."
+    kept = f", and every {checkpoint.keep_every}th step's" if checkpoint.keep_every else ""
+    return f"A checkpoint every {every}: the {newest}, and the best and the last{kept}."
+
+
+def _power(power: Power) -> Iterator[str]:
+    """When it pauses by itself, and how much of the time it works."""
+    when = []
+    if power.on_battery == "pause":
+        when.append("on battery")
+    if power.on_thermal_pressure == "pause":
+        when.append("under thermal pressure")
+    if power.hours:
+        when.append(f"outside {', '.join(power.hours)}")
+    if when:
+        yield f"Pauses by itself {' and '.join(when)}, and goes on by itself."
+    if power.duty_cycle < 1:
+        yield f"The GPU works {power.duty_cycle:.0%} of the time (power.duty_cycle)."
 
 
 def _count(number: int, noun: str) -> str:

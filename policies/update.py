@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from configs.schema import Bypass, Grpo, Settings, Sft
 from kernels.logprobs import score, selected
+from policies.advantages import advantages
 from policies.batch import MicroBatch, Row, pack
 from policies.model import Arrays, Policy, flat
 from policies.objectives.normalise import denominators
@@ -30,7 +31,7 @@ from policies.objectives.terms import (
 )
 from policies.optimizers import AdamW
 from runtime.errors import Interrupted, RunFailed
-from runtime.trajectory import lists
+from runtime.trajectory import lists, with_columns
 
 MayGoOn = Callable[[bool], bool]
 
@@ -95,6 +96,26 @@ class Updater:
         self.optimizer = AdamW(
             settings.optimizer, policy.trained(), algorithm.steps * self._updates
         )
+
+    def state(self) -> Arrays:
+        """Of the optimiser, by name: what a checkpoint needs besides the weights."""
+        return self.optimizer.state()
+
+    def restore(self, state: Arrays) -> None:
+        """Go on from a saved state."""
+        self.optimizer.restore(state)
+
+    def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch with its advantages, where the algorithm has any."""
+        algorithm = self._settings.algorithm
+        if not isinstance(algorithm, Grpo):
+            return batch
+        rewards = np.array([np.nan if r is None else r for r in batch["reward"].to_pylist()])
+        if algorithm.kl.coefficient and algorithm.kl.placement == "reward_k1":
+            rewards -= algorithm.kl.coefficient * self.reward_kl(batch)
+        groups = batch["prompt_index"].to_numpy()
+        values = advantages(rewards, groups, algorithm.advantage)
+        return with_columns(batch, {"advantage": [None if np.isnan(v) else v for v in values]})
 
     def step(
         self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True

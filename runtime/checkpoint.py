@@ -261,7 +261,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in _files(folder))
+    return sum(file.lstat().st_size for file in _files(folder))
 
 
 def _sum(manifest: Mapping[str, Any]) -> str:

@@ -6,12 +6,12 @@ lost, repeated or out of place is noticed by reading once. What a crash left hal
 cut off when the file is opened for writing; damage anywhere else is reported, never skipped.
 """
 
-import mmap
+import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from runtime import failpoints
 from runtime.durable import full_disk_explained, sync
@@ -19,6 +19,8 @@ from runtime.errors import Damaged
 
 MAGIC = b"PIPN"
 HEADER = struct.Struct("<4sIII")
+BLOCK_BYTES = 1 << 20
+"""Read at a time to look for a record behind a damaged one."""
 
 
 class Journal:
@@ -31,7 +33,10 @@ class Journal:
         behind them is dropped unread: it was never acknowledged, and a power cut may have left anything.
         """
         self.path = path
-        path.touch()
+        if not keep:
+            with full_disk_explained(path):
+                failpoints.hit("disk.write")
+                path.touch()
         self.size = self._link = 0
         start = b""
         for record in _chained(path, keep):
@@ -102,47 +107,57 @@ class _Record(NamedTuple):
 
 def _chained(path: Path, keep: int | None = None) -> Iterator[_Record]:
     """The whole records in order; all of the first `keep` bytes must be such."""
-    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            yield from _chained_in(file, path, keep)
+    except OSError as error:
+        raise Damaged(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _chained_in(file: BinaryIO, path: Path, keep: int | None) -> Iterator[_Record]:
+    size = os.fstat(file.fileno()).st_size
     if keep is not None and not 0 <= keep <= size:
         raise Damaged(f"{path}: needs at least {keep} bytes, has {size}")
-    if not (length := size if keep is None else keep):
-        return
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) as content,
-    ):
-        position = link = 0
-        while position < length:
-            record = _record_at(content, position)
-            if record is None:
-                if keep is None and not _any_record_after(content, position + 1):
-                    return
-                raise Damaged(f"{path}: the record at byte {position} is damaged")
-            if record.before != link:
-                raise Damaged(
-                    f"{path}: the record at byte {position} does not follow the one before it"
-                )
-            yield record
-            position, link = record.end, record.link
+    end = size if keep is None else keep
+    position = link = 0
+    while position < end:
+        record = _record_at(file, position, end)
+        if record is None:
+            if keep is None and not _any_record_after(file, position + 1, end):
+                return
+            raise Damaged(f"{path}: the record at byte {position} is damaged")
+        if record.before != link:
+            raise Damaged(
+                f"{path}: the record at byte {position} does not follow the one before it"
+            )
+        yield record
+        position, link = record.end, record.link
 
 
-def _record_at(content: mmap.mmap, position: int) -> _Record | None:
+def _record_at(file: BinaryIO, position: int, end: int) -> _Record | None:
     start = position + HEADER.size
-    if start > len(content):
+    file.seek(position)
+    header = file.read(HEADER.size)
+    if start > end or len(header) < HEADER.size:
         return None
-    magic, length, before, link = HEADER.unpack_from(content, position)
-    if magic != MAGIC or start + length > len(content):
+    magic, length, before, link = HEADER.unpack(header)
+    if magic != MAGIC or start + length > end:
         return None
-    payload = content[start : start + length]
+    payload = file.read(length)
     whole = _link(payload, before) == link
     return _Record(before, link, payload, start + length) if whole else None
 
 
-def _any_record_after(content: mmap.mmap, position: int) -> bool:
-    while (position := content.find(MAGIC, position)) >= 0:
-        if _record_at(content, position) is not None:
-            return True
-        position += 1
+def _any_record_after(file: BinaryIO, position: int, end: int) -> bool:
+    while position < end:
+        file.seek(position)
+        block = file.read(BLOCK_BYTES)
+        found = block.find(MAGIC)
+        while found >= 0:
+            if _record_at(file, position + found, end) is not None:
+                return True
+            found = block.find(MAGIC, found + 1)
+        position += max(len(block) - len(MAGIC) + 1, 1)
     return False
 
 

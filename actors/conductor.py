@@ -21,17 +21,18 @@ import msgspec
 
 from actors.fleet import Fleet, PartDied
 from actors.logs import open_log
-from actors.messages import Generate, Learn, Learned, Restored, RunState, Save, WeightsVersion
+from actors.messages import Generate, Learn, Learned, Restored, RunState, Save
 from actors.parts import Parts
 from actors.pause import Pause
 from actors.rollouts import Collected, Rollouts
-from configs.schema import Grpo, Settings, Sft
+from configs.schema import Es, Grpo, Settings, Sft
 from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
 from runtime.metrics import METRICS, Meter
-from runtime.rundir import EvalResult, RunDirectory, Status
+from runtime.rundir import PASS_AT_1, PASS_AT_1_SAMPLED, EvalResult, RunDirectory, Status
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt
+from runtime.versions import WeightsVersion
 
 Report = Callable[[dict[str, float]], None]
 """Where metrics go besides the run directory: Ray's Prometheus export."""
@@ -101,8 +102,7 @@ class Conductor:
         await self._stand_at_checkpoint()
         ahead: asyncio.Task[Collected] | None = None
         try:
-            if not any(e.step == self._state.step for e in self._status.evals):
-                await self._evaluate_if_due(self._state.step)
+            await self._evaluate_if_due(self._state.step)
             while self._state.step < self._status.steps:
                 self._clock = time.monotonic()
                 step = self._state.step + 1
@@ -140,8 +140,14 @@ class Conductor:
     def _adopt(self, restored: Restored) -> RunState:
         """Make the run directory say what the checkpoint says; what came later is done anew."""
         state = restored.state
-        for file in ("metrics.jsonl", "evals.jsonl"):
-            self._run.keep_lines(file, state.step)
+        # What is of this very step is made again, if it is lost.
+        steps = ((step, None) for step in range(1, state.step))
+        evals = ((s, m) for s in range(state.step) if self._is_eval_due(s) for m in self._modes())
+        notes = [
+            restored.note,
+            self._run.keep_lines("metrics.jsonl", state.step, steps),
+            self._run.keep_lines("evals.jsonl", state.step, evals),
+        ]
         status = self._status
         status.evals = [
             msgspec.convert(line, EvalResult) for line in self._run.read_lines("evals.jsonl")
@@ -157,8 +163,8 @@ class Conductor:
             # The learner had checkpointed the step when somebody died before it was noted.
             line = {"step": state.step, **step_metrics(restored.metrics)}
             self._run.append_line("metrics.jsonl", line)
-        status.message = restored.note
-        self._log.info("restored", step=state.step, note=restored.note)
+        status.message = "; ".join(filter(None, notes))
+        self._log.info("restored", step=state.step, note=status.message)
         return state
 
     async def _collect(self, step: int, state: RunState) -> Collected:
@@ -170,6 +176,10 @@ class Conductor:
                 # Exactly so many versions behind, never whichever is the newest: a run repeats.
                 version = self._versions[max(step - 1 - self._lag, 0)]
                 return await self._rollouts.collect_samples(step, state, grpo, version)
+            case Es() as es:
+                return await self._rollouts.collect_population(
+                    step, state, es, self._versions[step - 1]
+                )
 
     async def _learn(self, step: int, collected: Collected) -> Learned:
         self._doing(f"learning step {step}")
@@ -222,27 +232,38 @@ class Conductor:
         self._write()
 
     async def _evaluate_if_due(self, step: int) -> None:
+        if not self._is_eval_due(step):
+            return
+        for metric, temperature in self._modes().items():
+            if not any(e.step == step for e in self._status.of_metric(metric)):
+                await self._evaluate(step, metric, temperature)
+
+    def _modes(self) -> dict[str, float]:
+        """What is evaluated, and at which temperature."""
+        settings = self._settings.eval
+        modes = {PASS_AT_1: settings.temperature}
+        return modes | {PASS_AT_1_SAMPLED: 1.0} if settings.sampled else modes
+
+    def _is_eval_due(self, step: int) -> bool:
         """The base, every `every_steps`, and the last weights."""
         settings = self._settings.eval
-        due = step in (0, self._status.steps) or (
-            settings.every_steps and step % settings.every_steps == 0
-        )
-        if settings.prompts and due:
-            await self._evaluate(step)
+        regular = settings.every_steps > 0 and step % settings.every_steps == 0
+        return settings.prompts > 0 and (regular or step in (0, self._status.steps))
 
-    async def _evaluate(self, step: int) -> None:
+    async def _evaluate(self, step: int, metric: str, temperature: float) -> None:
         self._doing(f"evaluating {f'step {step}' if step else 'the base'}")
+        purpose = "eval" if metric == PASS_AT_1 else "eval-sampled"
         settings, version = self._settings.eval, self._versions[step]
         limit = settings.max_new_tokens or self._settings.sampling.max_new_tokens
 
         def request(prompts: Sequence[Prompt]) -> Generate:
             return Generate(
                 step=step,
-                purpose="eval",
+                purpose=purpose,
                 prompts=list(prompts),
-                group_size=settings.samples,
+                group_size=settings.samples if temperature else 1,
                 weights=version,
-                temperature=settings.temperature,
+                temperature=temperature,
                 max_new_tokens=limit,
                 top_k=settings.top_k,
                 top_p=settings.top_p,
@@ -259,15 +280,16 @@ class Conductor:
             0,
             "summarise",
             step,
+            metric,
             scored,
             *batches,
             what=f"the evaluator to sum up {what}",
         )
-        self._rollouts.done("eval", step)
+        self._rollouts.done(purpose, step)
         self._status.evals.append(result)
         self._run.append_line("evals.jsonl", result)
         failpoints.hit("eval.noted")
-        if result.score is not None:
+        if result.score is not None and metric == PASS_AT_1:
             self._report({"eval_pass_at_1": result.score})
         self._write()
 
@@ -293,7 +315,8 @@ class Conductor:
 
     def _best(self) -> list[int]:
         """The step of the best evaluation so far: its checkpoint stays."""
-        scored = [(e.score, e.step) for e in self._status.evals if e.step and e.score is not None]
+        evals = self._status.of_metric(PASS_AT_1)
+        scored = [(e.score, e.step) for e in evals if e.step and e.score is not None]
         return [max(scored, key=lambda one: one[0])[1]] if scored else []
 
     def _fail(self, cause: str) -> None:

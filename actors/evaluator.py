@@ -16,8 +16,9 @@ import ray
 from actors.logs import open_log
 from actors.messages import Hello, Scored
 from configs.schema import Settings
+from runtime import failpoints
 from runtime.durable import write_file
-from runtime.rundir import EvalResult
+from runtime.rundir import PASS_AT_1, EvalResult
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt
 
@@ -44,6 +45,7 @@ class Evaluator:
     @ray.method
     def prompts(self) -> list[Prompt]:
         """The held-out prompts, the same for every version and every seed."""
+        failpoints.hit("eval.prompts")
         size = self._task.size("eval")
         count = self._settings.eval.prompts
         return [
@@ -51,8 +53,12 @@ class Evaluator:
         ]
 
     @ray.method
-    def summarise(self, step: int, scored: list[Scored], *batches: pa.RecordBatch) -> EvalResult:
-        """The result of one evaluation; every answer is kept in evals/step-N.jsonl."""
+    def summarise(
+        self, step: int, metric: str, scored: list[Scored], *batches: pa.RecordBatch
+    ) -> EvalResult:
+        """The result of one evaluation; every answer is kept, in evals/step-N.jsonl if they are greedy
+        or the only ones.
+        """
         answers = []
         by_prompt: dict[int, list[float]] = {}
         for part, batch in zip(scored, batches):
@@ -66,7 +72,10 @@ class Evaluator:
                 if verdict.passed is not None:
                     by_prompt.setdefault(row["prompt_index"], []).append(float(verdict.passed))
         lines = b"".join(msgspec.json.encode(a) + b"\n" for a in answers)
-        write_file(self._folder / f"step-{step:06d}.jsonl", lines, durable=False)
+        failpoints.hit("eval.summed_up")
+        which = "" if metric == PASS_AT_1 else "-sampled"
+        write_file(self._folder / f"step-{step:06d}{which}.jsonl", lines, durable=False)
+        failpoints.hit("eval.done")
         means = [sum(group) / len(group) for group in by_prompt.values()]
         score = sum(means) / len(means) if means else None
         variance = sum((m - (score or 0.0)) ** 2 for m in means) / max(len(means) - 1, 1)
@@ -74,7 +83,7 @@ class Evaluator:
         return EvalResult(
             step=step,
             task=self._task.name,
-            metric="pass@1",
+            metric=metric,
             score=score,
             n=sum(map(len, by_prompt.values())),
             stderr=math.sqrt(variance / max(len(means), 1)),

@@ -29,14 +29,13 @@ from actors.messages import (
     Save,
     Scored,
     Unfinished,
-    WeightsVersion,
 )
-from actors.unfinished import Rows, gather, put, take
+from actors.unfinished import PREFIX, Rows, gather, put, take
 from configs.schema import Grpo, Settings
 from policies import weights
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease
 from policies.model import load_policy
-from policies.update import MayGoOn, Updater
+from policies.trainer import MayGoOn, trainer_for
 from runtime import checkpoint, failpoints
 from runtime.blas import load_blas
 from runtime.checkpoint import Checkpoint
@@ -45,7 +44,9 @@ from runtime.gate import Gate
 from runtime.rundir import RunDirectory
 from runtime.trajectory import merge, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog
+from runtime.versions import WeightsVersion
 
+SCORE_BYTES = 8
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
 
@@ -63,7 +64,7 @@ class Learner:
             f"{name} to load the model", LEASE_SHARE * settings.deadlines.start_s
         ):
             self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
-            self._updater = Updater(self._policy, settings)
+            self._trainer = trainer_for(self._policy, settings)
         self._trajectories = TrajectoryLog(self._run.trajectories)
         self._step = -1
         self._saved: Checkpoint | None = None
@@ -92,7 +93,8 @@ class Learner:
             return self._restore()
 
     def _restore(self) -> Restored:
-        found, passed_over = checkpoint.newest(self._run.checkpoints)
+        checkpoint.clear_leftovers(self._run.checkpoints)
+        found, passed_over = checkpoint.newest(self._run.checkpoints, self._has_its_log)
         for sentence in passed_over:
             self._log.error("damaged checkpoint passed over", what=sentence)
         if passed_over:
@@ -108,7 +110,7 @@ class Learner:
         else:
             self._stand_at(found, run.step)
         failpoints.hit("restore.log")
-        self._versions.append(self._publish(run.step))
+        self._versions.append(self._trainer.publish(self._run.weights, run.step, whole=True))
         self._clear_others()
         note = f"passed over: {'; '.join(passed_over)}" if passed_over else ""
         self._log.info("restored", step=run.step, note=note)
@@ -119,12 +121,17 @@ class Learner:
             versions=self._versions,
             optimizer_digest=found.state["optimizer_digest"]
             if found and run.step
-            else weights.digest(self._updater.state()),
+            else weights.digest(self._trainer.state()),
             trajectories_digest=self._trajectories.chain,
             metrics=found.state["metrics"] if found else {},
             unfinished=[Unfinished(purpose=p, step=step) for p, step in self._unfinished],
             note=note,
         )
+
+    def _has_its_log(self, found: Checkpoint) -> None:
+        """Raises Damaged if the trajectory log is not what the checkpoint knows of it."""
+        state = found.state
+        self._trajectories.verify(state.get("log_size", 0), state.get("log_chain", EMPTY_CHAIN))
 
     def _stand_at_base(self) -> None:
         if self._step > 0:
@@ -137,7 +144,9 @@ class Learner:
     def _stand_at(self, found: Checkpoint, step: int) -> None:
         state = found.state
         self._policy.load_trained(weights.load(found.path / WEIGHTS, state["weights_digest"]))
-        self._updater.restore(weights.load(found.path / OPTIMIZER, state["optimizer_digest"]))
+        self._trainer.restore(
+            weights.load(found.path / OPTIMIZER, state["optimizer_digest"]), found.path
+        )
         self._trajectories.restore(state["log_size"], state["log_chain"])
         self._step, self._versions = step, self._older_versions(state["versions"], found.path)
 
@@ -167,13 +176,15 @@ class Learner:
                 )
             )
             self._check_age(batch, request.step)
-            batch = self._updater.annotated(batch)
-            metrics = self._updater.step(batch, self._may_go_on())
+            batch = self._trainer.annotated(batch)
+            metrics = self._trainer.step(batch, self._may_go_on())
             failpoints.hit("learn.updated")
             self._trajectories.append(batch)
             failpoints.hit("learn.logged")
             self._step = request.step
-            self._versions.append(self._publish(request.step))
+            newest = self._trainer.publish(self._run.weights, request.step, whole=False)
+            self._versions.append(newest)
+            metrics["exchanged_bytes"] = self._exchanged_bytes(newest, batch.num_rows)
             metrics["learner_memory_bytes"] = float(mx.get_peak_memory())
             metrics["gpu_wait_s"] = max(waited_s, request.metrics.get("gpu_wait_s", 0.0))
             metrics["learner_busy_s"] = time.perf_counter() - began
@@ -227,6 +238,11 @@ class Learner:
         """The weights are on disk as they are now: in the newest checkpoint, or as the base."""
         return self._step == (self._saved.step if self._saved else 0)
 
+    def _exchanged_bytes(self, version: WeightsVersion, rows: int) -> float:
+        """What takes the samplers to a version, and a score for each row; trajectories aside."""
+        size = Path(version.path).stat().st_size
+        return float(self._settings.actors.samplers * size + SCORE_BYTES * rows)
+
     # ── records ──────────────────────────────────────────────────────────────────────────────────
 
     def _scored(
@@ -259,11 +275,6 @@ class Learner:
 
     # ── weights and checkpoints ──────────────────────────────────────────────────────────────────
 
-    def _publish(self, version: int) -> WeightsVersion:
-        path = self._version_path(version)
-        digest = weights.save(path, self._policy.trained())
-        return WeightsVersion(version=version, path=str(path), digest=digest)
-
     def _version_path(self, version: int) -> Path:
         return self._run.weights / f"v{version:06d}.safetensors"
 
@@ -292,7 +303,8 @@ class Learner:
         """What is in memory, durable; gives the optimiser's digest."""
         self._trajectories.sync()
         newest = self._versions[-1]
-        optimizer = self._updater.state()
+        optimizer = self._trainer.state()
+        size = checkpoint.size_bytes(self._run.checkpoints)
         older = [v for v in self._versions[:-1] if v.version >= run.step - self._lag]
         state = {
             "run": msgspec.to_builtins(run),
@@ -305,10 +317,14 @@ class Learner:
         }
 
         def write(folder: Path) -> None:
-            link(Path(newest.path), folder / WEIGHTS)
+            if newest.base is None:
+                link(Path(newest.path), folder / WEIGHTS)
+            else:
+                weights.save(folder / WEIGHTS, self._policy.trained(), need_bytes=size)
             for version in older:
                 link(Path(version.path), folder / Path(version.path).name)
-            weights.save(folder / OPTIMIZER, optimizer)
+            weights.save(folder / OPTIMIZER, optimizer, need_bytes=size)
+            self._trainer.put(folder)
             put(folder, rows or {})
 
         self._saved = checkpoint.publish(self._run.checkpoints, run.step, state, write)
@@ -322,7 +338,7 @@ class Learner:
         kept = {
             name: digest
             for name, digest in (before.files if before else {}).items()
-            if name.endswith(".safetensors")
+            if name != checkpoint.STATE and not name.startswith(PREFIX)
         }
 
         def write(folder: Path) -> None:
@@ -340,7 +356,8 @@ class Learner:
         oldest = self._step - self._lag
         for version in [v for v in self._versions if v.version < oldest]:
             self._versions.remove(version)
-            Path(version.path).unlink(missing_ok=True)
+            if version.base is None:  # otherwise later versions come on top of it
+                Path(version.path).unlink(missing_ok=True)
 
 
 def link(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ from msgspec import Struct, field
 
 from runtime.ledger import Ledger
 from runtime.tasks.prompt import Prompt, Verdict
+from runtime.versions import WeightsVersion
 
 
 class Hello(Struct, frozen=True, kw_only=True):
@@ -18,12 +19,11 @@ class Hello(Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class WeightsVersion(Struct, frozen=True, kw_only=True):
-    """Published weights: a file, and what whoever loads it must find in it."""
+class Members(Struct, frozen=True, kw_only=True):
+    """A share of a generation of evolution strategies: members `first` to `first + count`."""
 
-    version: int
-    path: str
-    digest: str
+    first: int
+    count: int
 
 
 class Generate(Struct, frozen=True, kw_only=True):
@@ -40,6 +40,8 @@ class Generate(Struct, frozen=True, kw_only=True):
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    members: Members | None = None
+    """Each of them answers each prompt once: a row's sample is its member's number."""
 
 
 class Generated(Struct, frozen=True, kw_only=True):

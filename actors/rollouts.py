@@ -9,16 +9,17 @@ from typing import Any, TypeVar
 
 from msgspec import Struct, field
 
-from actors.messages import Generate, Generated, RunState, Scored, Unfinished, WeightsVersion
+from actors.messages import Generate, Generated, Members, RunState, Scored, Unfinished
 from actors.parts import Parts, together
 from actors.verifier import give_up
-from configs.schema import Grpo, Settings, Sft
+from configs.schema import Es, Grpo, Settings, Sft
 from policies.advantages import informative
 from runtime import failpoints
 from runtime.errors import Interrupted
 from runtime.ledger import Ledger
 from runtime.metrics import Meter, mean
 from runtime.tasks.prompt import Prompt, Task, Verdict
+from runtime.versions import WeightsVersion
 
 T = TypeVar("T")
 Part = tuple[Generated, Scored, Any]
@@ -139,6 +140,42 @@ class Rollouts:
         collected.metrics = {**meter.values, **describe(collected, grpo)}
         return collected
 
+    async def collect_population(
+        self, step: int, state: RunState, es: Es, version: WeightsVersion
+    ) -> Collected:
+        """Every member of a generation answers the same prompts; members are split over the samplers."""
+        first = state.cursor if es.fresh_prompts else 0
+        prompts = self._pull(first, es.prompts_per_step)
+        ledger = state.ledger.pull(len(prompts) * es.population)
+        self._pulled[step] = len(prompts) * es.population
+        requests = [
+            Generate(
+                step=step,
+                purpose="sample",
+                prompts=prompts,
+                group_size=es.population,
+                weights=version,
+                temperature=es.temperature,
+                max_new_tokens=self._settings.sampling.max_new_tokens,
+                members=Members(first=share[0], count=len(share)),
+            )
+            for share in self.split(range(es.population))
+        ]
+        meter = Meter()
+        parts = await self.answer(requests, f"generation {step}", meter, learning=True)
+        failpoints.hit("step.collected")
+        collected = Collected(state=state)
+        for _, scored, batch in parts:
+            dropped: list[str | None] = [None] * len(scored.verdicts)
+            ledger = settle(ledger, scored, dropped)
+            collected.batches.append(batch)
+            collected.scored.append(scored)
+            collected.dropped.append(dropped)
+        cursor = state.cursor + (len(prompts) if es.fresh_prompts else 0)
+        collected.state = RunState(step=step, cursor=cursor, ledger=ledger)
+        collected.metrics = {**meter.values, **describe_answers(collected.scored)}
+        return collected
+
     async def answer(
         self, requests: list[Generate], what: str, meter: Meter, *, learning: bool
     ) -> list[Part]:
@@ -234,17 +271,11 @@ def settle(ledger: Ledger, scored: Scored, dropped: list[str | None]) -> Ledger:
     return ledger.settle(trained, reasons, failures)
 
 
-def describe(collected: Collected, grpo: Grpo) -> dict[str, float]:
-    """What a step's answers were like."""
-    verdicts: list[Verdict] = [v for s in collected.scored for v in s.verdicts]
-    reasons = [r for s in collected.scored for r in s.stop_reasons]
-    lengths = [float(n) for s in collected.scored for n in s.lengths]
-    size = grpo.group_size
-    groups = [verdicts[i : i + size] for i in range(0, len(verdicts), size)]
-    flat = [
-        not informative([v.reward for v in g if v.reward is not None], grpo.zero_variance_tolerance)
-        for g in groups
-    ]
+def describe_answers(scored: list[Scored]) -> dict[str, float]:
+    """What answers were like, whoever gave them."""
+    verdicts: list[Verdict] = [v for s in scored for v in s.verdicts]
+    reasons = [r for s in scored for r in s.stop_reasons]
+    lengths = [float(n) for s in scored for n in s.lengths]
     return {
         "reward_mean": mean([v.reward for v in verdicts if v.reward is not None]),
         "pass_at_1": mean([float(v.passed) for v in verdicts if v.passed is not None]),
@@ -252,6 +283,20 @@ def describe(collected: Collected, grpo: Grpo) -> dict[str, float]:
         "completion_tokens_mean": mean(lengths),
         "stop_share": mean([float(r == "stop") for r in reasons]),
         "truncated_share": mean([float(r == "length") for r in reasons]),
+    }
+
+
+def describe(collected: Collected, grpo: Grpo) -> dict[str, float]:
+    """What a step's answers were like."""
+    verdicts: list[Verdict] = [v for s in collected.scored for v in s.verdicts]
+    size = grpo.group_size
+    groups = [verdicts[i : i + size] for i in range(0, len(verdicts), size)]
+    flat = [
+        not informative([v.reward for v in g if v.reward is not None], grpo.zero_variance_tolerance)
+        for g in groups
+    ]
+    return {
+        **describe_answers(collected.scored),
         "zero_variance_share": mean([float(f) for f in flat]),
         "all_passed_share": mean([float(all(v.passed for v in g)) for g in groups]),
         "none_passed_share": mean([float(not any(v.passed for v in g)) for g in groups]),

@@ -9,20 +9,22 @@ import pyarrow as pa
 import ray
 
 from actors.logs import open_log
-from actors.messages import Generate, Generated, Hello, WeightsVersion
-from configs.schema import Settings
-from policies import weights
-from policies.decode import Decoder, Sampling, Sequence
+from actors.messages import Generate, Generated, Hello
+from configs.schema import Es, Settings
+from policies.decode import Counts, Decoder, Sampling, Sequence
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease
+from policies.evolution.follower import EvolutionFollower
 from policies.model import load_policy
-from policies.rows import encode, from_sequence, to_sequences
+from policies.rows import encode, from_data, from_sequence, to_sequences
+from policies.trainer import follower_for
 from runtime import failpoints
 from runtime.blas import load_blas
+from runtime.errors import BadInput
 from runtime.gate import Gate
 from runtime.keys import derive
 from runtime.rundir import RunDirectory
 from runtime.tasks.prompt import Prompt
-from runtime.trajectory import to_batch
+from runtime.trajectory import to_batch, to_rows
 
 Planned = tuple[Prompt, int, Sequence]
 """A prompt, the number of the sample, and what is sampled."""
@@ -42,8 +44,8 @@ class Sampler:
             f"{name} to load the model", LEASE_SHARE * settings.deadlines.start_s
         ):
             self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
+            self._follower = follower_for(self._policy, settings)
         self._decoder = Decoder(self._policy, settings.sampling.slots)
-        self._loaded = ""
         bound_cache()
         self._log.info("started", pid=os.getpid(), checkpoint=settings.model.path)
         self._started_s = time.perf_counter() - began
@@ -67,20 +69,25 @@ class Sampler:
         failpoints.hit("sample.begin")
         who = f"{self._name} for {request.purpose} at step {request.step}"
         with self._lease.hold(who, LEASE_SHARE * self._settings.deadlines.generate_s) as waited_s:
-            loaded_s = self._use(request.weights)
             began = time.perf_counter()
-            before = (self._decoder.counts.sampled_tokens, self._decoder.counts.prefilled_tokens)
-            sequences = self._plan(request, to_sequences(earlier) if earlier is not None else {})
-            self._decode(request, [s for _, _, s in sequences])
-            batch = self._record(request, sequences)
+            self._follower.follow(request.weights)
+            loaded_s = time.perf_counter() - began
+            began = time.perf_counter()
+            if self._scores_data(request):
+                counts, batch, whole = self._likelihoods(request, earlier)
+            else:
+                plan = self._plan(request, to_sequences(earlier) if earlier is not None else {})
+                counts = self._decode(request, [s for _, _, s in plan])
+                batch = self._record(request, plan)
+                whole = all(s.finished for _, _, s in plan)
             seconds = time.perf_counter() - began
             memory = mx.get_peak_memory()
             mx.clear_cache()
         done = Generated(
             rows=batch.num_rows,
-            interrupted=not all(s.finished for _, _, s in sequences),
-            sampled_tokens=self._decoder.counts.sampled_tokens - before[0],
-            prefilled_tokens=self._decoder.counts.prefilled_tokens - before[1],
+            interrupted=not whole,
+            sampled_tokens=counts.sampled_tokens,
+            prefilled_tokens=counts.prefilled_tokens,
             seconds=seconds,
             waited_s=waited_s,
             loaded_s=loaded_s,
@@ -89,27 +96,22 @@ class Sampler:
         self._log.info(
             "interrupted" if done.interrupted else "generated",
             step=request.step, purpose=request.purpose, rows=done.rows,
+            sampled_tokens=done.sampled_tokens,
         )  # fmt: skip
         failpoints.hit("sample.done")
         return done, batch
-
-    def _use(self, version: WeightsVersion) -> float:
-        """Load a weights version unless it is the present one; gives the seconds it took."""
-        if version.digest == self._loaded:  # a number alone may be of a step that was done anew
-            return 0.0
-        began = time.perf_counter()
-        self._policy.load_trained(weights.load(Path(version.path), version.digest))
-        self._loaded = version.digest
-        return time.perf_counter() - began
 
     def _plan(self, request: Generate, earlier: dict[tuple[int, int], Sequence]) -> list[Planned]:
         """Every sequence of the request, begun or new."""
         tokens = self._policy.tokenizer
         limit = self._policy.context_length - request.max_new_tokens
+        share = request.members
+        first, count = (share.first, share.count) if share else (0, request.group_size)
+        samples = range(first, first + count)
         plan = []
         for prompt in request.prompts:
             ids = encode(tokens, prompt, limit)
-            for sample in range(request.group_size):
+            for sample in samples:
                 # An evaluation asks the same questions of every version: its keys know no step.
                 step = request.step if request.purpose == "sample" else 0
                 key = derive(self._settings.seed, request.purpose, step, prompt.index, sample)
@@ -117,10 +119,12 @@ class Sampler:
                 if begun is not None and (begun.prompt, begun.key) != (ids, key):
                     self._log.warning("sampled anew: another prompt", prompt=prompt.index)
                     begun = None
-                plan.append((prompt, sample, begun or Sequence(prompt=ids, key=key)))
+                sequence = begun or Sequence(prompt=ids, key=key)
+                sequence.member = sample - first if share else 0
+                plan.append((prompt, sample, sequence))
         return plan
 
-    def _decode(self, request: Generate, sequences: list[Sequence]) -> None:
+    def _decode(self, request: Generate, sequences: list[Sequence]) -> Counts:
         sampling = Sampling(
             temperature=request.temperature,
             max_new_tokens=request.max_new_tokens,
@@ -130,7 +134,57 @@ class Sampler:
         )
         gate = Gate(self._run, "sample.token", self._settings.power.duty_cycle)
         version = request.weights.version
-        self._decoder.run(sequences, sampling, version, lambda: version if gate.open() else None)
+
+        def may_go_on() -> int | None:
+            return version if gate.open() else None
+
+        if (share := request.members) is not None:
+            assert isinstance(self._follower, EvolutionFollower)
+            return self._follower.decode(
+                request.step,
+                range(share.first, share.first + share.count),
+                sequences,
+                sampling,
+                version,
+                may_go_on,
+            )
+        self._decoder.counts = counts = Counts()
+        self._decoder.run(sequences, sampling, version, may_go_on)
+        return counts
+
+    def _scores_data(self, request: Generate) -> bool:
+        algorithm = self._settings.algorithm
+        is_likelihood = isinstance(algorithm, Es) and algorithm.fitness == "log_likelihood"
+        return is_likelihood and request.members is not None
+
+    def _likelihoods(
+        self, request: Generate, earlier: pa.RecordBatch | None
+    ) -> tuple[Counts, pa.RecordBatch, bool]:
+        """A row for each member and prompt with the log-likelihood as its reward; whether all are there."""
+        share, tokens = request.members, self._policy.tokenizer
+        assert share is not None and isinstance(self._follower, EvolutionFollower)
+        gate = Gate(self._run, "sample.token", self._settings.power.duty_cycle)
+        limit = self._policy.context_length
+        rows = from_data(tokens, request.prompts, step=request.step, limit=limit)
+        for row, prompt in zip(rows, request.prompts):
+            if row.dropped:
+                raise BadInput(
+                    f"{prompt.place}: prompt and answer exceed the model's {limit} tokens"
+                )
+        mine = range(share.first, share.first + share.count)
+        done = (
+            [row for row in to_rows(earlier) if row.sample in mine] if earlier is not None else []
+        )
+        found = self._follower.likelihoods(
+            request.step,
+            mine,
+            rows,
+            known={(row.prompt_index, row.sample) for row in done},
+            may_go_on=gate.open,
+        )
+        done += found
+        batch = to_batch(done, {"pippin.tokenizer": tokens.fingerprint})
+        return Counts(), batch, len(done) == len(rows) * len(mine)
 
     def _record(self, request: Generate, plan: list[Planned]) -> pa.RecordBatch:
         """What was sampled; a sequence that has no token yet is none."""

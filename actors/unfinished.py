@@ -57,7 +57,7 @@ def take(folder: Path) -> Rows:
     """The rows of a published checkpoint, whose files have been verified."""
     rows = {}
     for path in sorted(folder.glob(f"{PREFIX}*.arrow")):
-        _, purpose, step = path.stem.split("-")
+        purpose, _, step = path.stem.removeprefix(PREFIX).rpartition("-")
         with pa.ipc.open_stream(path.read_bytes()) as reader:
             rows[purpose, int(step)] = next(iter(reader))
     return rows

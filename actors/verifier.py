@@ -11,6 +11,7 @@ from actors.logs import open_log
 from actors.messages import Hello, Scored
 from configs.schema import Grpo, Settings
 from policies.advantages import overlong_penalty
+from runtime import failpoints
 from runtime.errors import RunFailed
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt, Verdict
@@ -36,14 +37,19 @@ class Verifier:
     @ray.method
     def score(self, batch: pa.RecordBatch, prompts: list[Prompt], learning: bool) -> Scored:
         """A verdict for each row. `learning` adds what shapes a reward (DAPO's overlong penalty)."""
+        failpoints.hit("verify.begin")
         began = time.perf_counter()
         by_index = {prompt.index: prompt for prompt in prompts}
         lengths = [int(s.sum()) for s in lists(batch, "sampled")]
         verdicts: list[Verdict] = []
         failures: list[str] = []
-        for index, text, length in zip(
-            batch.column("prompt_index").to_pylist(), batch.column("text").to_pylist(), lengths
-        ):
+        columns = (batch.column(name).to_pylist() for name in ("prompt_index", "text", "reward"))
+        for index, text, known, length in zip(*columns, lengths):
+            if verdicts:
+                failpoints.hit("verify.row")
+            if known is not None:  # the log-likelihood of data: nothing was answered
+                verdicts.append(Verdict(reward=known, passed=None))
+                continue
             verdict = self._task.verify(by_index[index], text)
             if verdict.failure:
                 self._log.warning(
@@ -54,6 +60,7 @@ class Verifier:
             else:
                 failures.clear()
             verdicts.append(self._shape(verdict, length) if learning else verdict)
+        failpoints.hit("verify.done")
         return Scored(
             verdicts=verdicts,
             lengths=lengths,

@@ -8,11 +8,13 @@ import json
 import re
 from collections.abc import Iterator
 
+from configs import evolution
 from configs.errors import SettingsError
 from configs.schema import (
     Bypass,
     Checkpoint,
     Clip,
+    Es,
     Eval,
     Full,
     Grpo,
@@ -47,6 +49,8 @@ def problems(settings: Settings) -> Iterator[str]:
             yield from _grpo(grpo, settings)
         case Sft() as sft:
             yield from _sft(sft, settings)
+        case Es() as es:
+            yield from evolution.problems(es, settings)
     yield from _schedule(settings)
     yield from _eval(settings.eval)
     yield from _checkpoint(settings.checkpoint)
@@ -174,8 +178,10 @@ def _eval(evaluation: Eval) -> Iterator[str]:
                 yield f"eval.{name} has no effect while eval.prompts = 0: nothing is evaluated"
         return
     if evaluation.temperature > 0:
+        if evaluation.sampled:
+            yield "eval.sampled has no effect at eval.temperature > 0: its answers are sampled already"
         return
-    if evaluation.samples > 1:
+    if evaluation.samples > 1 and not evaluation.sampled:
         yield (
             f"eval.samples = {evaluation.samples} needs eval.temperature > 0: "
             "at 0 all answers to a prompt are the same"

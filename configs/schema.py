@@ -274,10 +274,11 @@ class AnchorSoft(Closed, frozen=True, tag_field="name", tag="soft_threshold"):
 class Es(Closed, frozen=True, tag_field="name", tag="es"):
     """Evolution strategies: perturbed weights are scored, and the noise is averaged by score."""
 
-    generations: Count = 100
+    steps: Count = 100
+    """Generations."""
     population: Annotated[int, Meta(ge=2)] = 32
     """Members of a generation; an antithetic pair counts as two."""
-    prompts_per_generation: Count = 16
+    prompts_per_step: Count = 16
     """Prompts that each member answers, the same ones for all."""
     fresh_prompts: bool = True
     """New prompts for each generation; false: the first generation's for all."""
@@ -303,7 +304,7 @@ class Es(Closed, frozen=True, tag_field="name", tag="es"):
     anchor: Free | AnchorL2 | AnchorSoft = Free()
 
 
-Algorithm = Grpo | Sft
+Algorithm = Grpo | Sft | Es
 
 
 # ── the rest ─────────────────────────────────────────────────────────────────────────────────────
@@ -354,6 +355,9 @@ class Eval(Closed, frozen=True):
     min_p: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     max_new_tokens: Whole = 0
     """0: as in training."""
+    sampled: bool = False
+    """Evaluate at temperature 1 as well, as a metric of its own. Evolution strategies move the likeliest
+    answer and hardly the others: with one number alone that is not seen."""
 
 
 class Checkpoint(Closed, frozen=True):

@@ -3,16 +3,18 @@
 It replaces the process that has checked the recipe, which has loaded much that a run of weeks need not hold.
 """
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ops.outcome import FINE, exit_code
-from ops.show import LiveLine, eval_line
+from ops.show import LiveLine, first_and_last
 from ops.supervise import supervise
 from runtime.errors import Interrupted
-from runtime.rundir import RunDirectory
+from runtime.rundir import RunDirectory, Status
 
 HERE, DETACHED = "here", "detached"
 
@@ -40,20 +42,31 @@ def main(path: str, where: str) -> int:
 
 def _finish(run: RunDirectory, show: LiveLine | None) -> int:
     try:
-        status = supervise(run, show)
+        status = supervise(run, _heard(show))
     except Interrupted:
         status = run.read_status()
         raise Interrupted(
             f"{status.state} after step {status.step}; go on with: pippin resume {run.name}"
         ) from None
     finally:
-        if show:
-            show.end()
-    if len(status.evals) > 1:
-        print(eval_line(status.evals[0], status.evals[0]))
-        print(eval_line(status.evals[-1], status.evals[0]))
+        with contextlib.suppress(OSError):
+            if show:
+                show.end()
+    for line in first_and_last(status):
+        print(line)
     print(f"finished: pippin status {run.name}, pippin export {run.name} DIR, files in {run.path}")
     return FINE
+
+
+def _heard(show: LiveLine | None) -> Callable[[Status], None]:
+    """To show what can be shown: a run does not end because nobody listens any more."""
+
+    def say(status: Status) -> None:
+        with contextlib.suppress(OSError):
+            if show:
+                show(status)
+
+    return say
 
 
 if __name__ == "__main__":

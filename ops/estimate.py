@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from configs.schema import Grpo, Lora, Settings
+from configs.schema import AdamwStep, Es, Grpo, Lora, Settings
 from runtime.checkpoint_files import CheckpointFiles
 
 GIB = 1024**3
@@ -107,7 +107,8 @@ def estimate(
 ) -> Estimate:
     """The estimate for prompts of `prompt_tokens` on a machine with `memory_bytes`."""
     grpo = settings.algorithm if isinstance(settings.algorithm, Grpo) else None
-    samples = grpo is not None or settings.eval.prompts > 0
+    es = settings.algorithm if isinstance(settings.algorithm, Es) else None
+    samples = grpo is not None or es is not None or settings.eval.prompts > 0
     samplers = settings.actors.samplers if samples else 0
     base = base_bytes(network, settings)
     item = activation_item_bytes(network, settings)
@@ -115,7 +116,7 @@ def estimate(
     items = [
         Item("always", "Ray and Python, an allowance", RAY_BYTES + (2 + samplers) * PROCESS_BYTES),
         Item("always", "learner: weights", base),
-        *(Item("always", what, size) for what, size in _training(settings, network, trained)),
+        *(Item("always", what, size) for what, size in _training(settings, network, trained, es)),
     ]
     if grpo and grpo.kl.coefficient and not isinstance(settings.model.train, Lora):
         items.append(Item("always", "learner: weights of the reference policy", base))
@@ -128,6 +129,8 @@ def estimate(
         items.append(Item("sampling", f"keys and values, {settings.sampling.slots} slots", cache))
         logits = settings.sampling.slots * network.vocabulary * FLOAT32 * LOGITS_COPIES
         items.append(Item("sampling", "logits of a decoding step", logits))
+    if es is not None:
+        return Estimate(tuple(items), memory_bytes)
     tokens, length = micro_batch(settings, prompt_tokens)
     checkpointing = settings.model.gradient_checkpointing
     activations = activation_bytes(network, tokens, length, item, checkpointing)
@@ -169,8 +172,16 @@ def trained_parameters(network: Network, settings: Settings) -> int:
     return layers * sum(train.rank * sum(linears[m]) for m in modules if m in linears)
 
 
-def _training(settings: Settings, network: Network, trained: int) -> list[tuple[str, int]]:
-    """What the learner keeps for the parameters that it moves: float32, whatever the weights."""
+def _training(
+    settings: Settings, network: Network, trained: int, es: Es | None
+) -> list[tuple[str, int]]:
+    """What is kept for the parameters that are moved: float32, whatever the weights."""
+    if es is not None:  # every sampler follows with a master of its own
+        holders = 1 + settings.actors.samplers
+        kept = [("float32 masters of learner and samplers", holders * trained * FLOAT32)]
+        if isinstance(es.update, AdamwStep):
+            kept.append(("AdamW's two moments beside each", 2 * holders * trained * FLOAT32))
+        return [*kept, ("learner: the base, for the drift from it", trained * FLOAT32)]
     is_lora = isinstance(settings.model.train, Lora)
     is_float32 = activation_item_bytes(network, settings) == FLOAT32
     owns = "learner: adapters" if is_lora else "learner: float32 copy of the weights"
@@ -221,6 +232,8 @@ def rows_per_step(settings: Settings) -> int:
     match settings.algorithm:
         case Grpo() as grpo:
             return grpo.prompts_per_step * grpo.group_size
+        case Es() as es:
+            return es.prompts_per_step * es.population
         case sft:
             return sft.rows_per_step
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from configs import evolution
 from configs.consistency import uncorrected
-from configs.schema import Checkpoint, Grpo, Power, Settings, Sft
+from configs.schema import Checkpoint, Es, Grpo, LowRank, Power, Settings, Sft
 from ops.estimate import micro_batch, rows_per_step
 
 
@@ -14,6 +15,8 @@ def explain(settings: Settings, prompt_tokens: int) -> list[str]:
             lines = list(_grpo(grpo, settings, prompt_tokens))
         case Sft() as sft:
             lines = list(_sft(sft, settings, prompt_tokens))
+        case Es() as es:
+            lines = list(_es(es, settings))
     lines += [_evaluation(settings), _checkpoints(settings.checkpoint)]
     return [*lines, *_power(settings.power)]
 
@@ -55,6 +58,33 @@ def _sft(sft: Sft, settings: Settings, prompt_tokens: int) -> Iterator[str]:
     yield f"{_count(rows, 'row')} = 1 optimiser step, averaged over the tokens of their answers."
     yield f"{_count(sft.steps, 'step')} = {_count(sft.steps * rows, 'row')} in all."
     yield _micro_batches(settings, rows, prompt_tokens)
+
+
+def _es(es: Es, settings: Settings) -> Iterator[str]:
+    trajectories = rows_per_step(settings)
+    pairs = f" ({es.population // 2} antithetic pairs)" if es.antithetic else ""
+    what = "answer" if es.fitness == "reward" else "log-likelihood"
+    yield (
+        f"{_count(es.population, 'member')}{pairs} × {_count(es.prompts_per_step, 'prompt')} = "
+        f"{_count(trajectories, what)} = 1 step of the centre; {_count(es.steps, 'generation')} = "
+        f"{_count(es.steps * trajectories, what)} in all."
+    )
+    if isinstance(es.perturbation, LowRank):
+        slots = settings.sampling.slots
+        together = max(min(slots // es.prompts_per_step, es.population), 1)
+        yield (
+            f"Noise of rank {es.perturbation.rank}: members share each base product, and "
+            f"{_count(slots, 'slot')} hold the answers of about {_count(together, 'member')} at once."
+        )
+    else:
+        yield "Full-rank noise: members are evaluated one after another, each from a copy of the master."
+    yield (
+        "The likeliest answer is what moves: eval.sampled = true shows that sampled answers hardly do."
+        if es.temperature == 0
+        else f"Members answer at temperature {es.temperature:g}."
+    )
+    for warning in evolution.warnings(es):
+        yield f"Note: {warning}."
 
 
 def _decoding(settings: Settings, trajectories: int) -> str:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from runtime.rundir import EvalResult, Status
+from runtime.rundir import PASS_AT_1, EvalResult, Status
 
 BAR = 12
 
@@ -22,7 +22,7 @@ class LiveLine:
     def __call__(self, status: Status) -> None:
         """Show a status, if it says something new."""
         for result in status.evals[self._shown[2] :]:
-            self._print(eval_line(result, status.evals[0]))
+            self._print(eval_line(result, base_of(result, status)))
         said = status.message if status.state == "paused" else status.doing
         now = (status.step, said, len(status.evals))
         if self._live:
@@ -96,6 +96,21 @@ def eval_line(result: EvalResult, base: EvalResult) -> str:
     )
 
 
+def base_of(result: EvalResult, status: Status) -> EvalResult:
+    """The first evaluation by the same metric."""
+    return status.of_metric(result.metric)[0]
+
+
+def first_and_last(status: Status) -> list[str]:
+    """For each metric that was taken more than once, the base's line and the last one's."""
+    lines = []
+    for metric in dict.fromkeys(result.metric for result in status.evals):
+        results = status.of_metric(metric)
+        if len(results) > 1:
+            lines += [eval_line(results[0], results[0]), eval_line(results[-1], results[0])]
+    return lines
+
+
 def status_text(status: Status) -> str:
     """A status for reading."""
     lines = [f"{status.name}: {status.state}, step {status.step} of {status.steps}"]
@@ -103,7 +118,7 @@ def status_text(status: Status) -> str:
         lines.append(f"  {status.doing or 'paused'}, for {_since(status)}")
     if status.message:
         lines.append(f"  {status.message}")
-    lines += [f"  {eval_line(e, status.evals[0])}" for e in status.evals]
+    lines += [f"  {eval_line(e, base_of(e, status))}" for e in status.evals]
     ledger = status.ledger
     gone = {**_counts(ledger.get("dropped")), **_counts(ledger.get("failed"))}
     reasons = "".join(f", {count:,} {reason}" for reason, count in gone.items())
@@ -151,8 +166,8 @@ def runs_table(statuses: list[Status]) -> str:
             s.name,
             s.state,
             f"{s.step}/{s.steps}",
-            _score(s.evals[:1]),
-            _score(s.evals[1:][-1:]),
+            _score(s.of_metric(PASS_AT_1)[:1]),
+            _score(s.of_metric(PASS_AT_1)[1:][-1:]),
             s.doing if s.state == "running" else s.message[:60],
         )
         for s in statuses

@@ -69,6 +69,11 @@ class Slots:
         self.starts_S[row : row + count] = start
         self.first = min(self.first, start)
 
+    def release(self, rows: list[int]) -> None:
+        """These rows are empty: what only they could see is not to be moved along."""
+        self.starts_S[rows] = self.column
+        self.first = int(self.starts_S.min())
+
     def begin(self, active_S: np.ndarray) -> None:
         """Prepare a step: rows that are not active see only their own new column."""
         self.starts_S[~active_S] = self.column
@@ -114,6 +119,10 @@ class Slots:
                 looks_SL = columns_L >= low_S[:, None]
                 self._masks[window] = mx.array(looks_SL[:, None, None, :])  # type: ignore[arg-type]
         return self._masks[window]
+
+    def free(self) -> None:
+        """Give the memory back now: slots and layers know each other, so a collector would find it late."""
+        self.layers.clear()
 
     @property
     def capacity(self) -> int:

@@ -10,6 +10,9 @@ to `run` again. One step is always in flight: the host reads a step's tokens whi
     sequences = [Sequence(prompt=ids, key=k) for k in keys]
     Decoder(policy, slots=64).run(sequences, Sampling(temperature=1.0, max_new_tokens=64), version=3)
 
+A population decodes in one batch where something in the network answers for each row (`RowsOf`): a
+prompt is then prefilled once for each member that reads it.
+
 Shapes: S slots in use, N slots sampled for, P prompts prefilled together, T tokens, D hidden
 width, V vocabulary.
 """
@@ -31,6 +34,8 @@ from runtime.trajectory import StopReason
 
 PREFILL_TOKENS = 8192
 """Padded prompt tokens of one prefill pass."""
+MEMBERS_PREFILL_TOKENS = 2048
+"""The same where each member reads the prompt for itself: as many prompts as slots, not a few."""
 BATCH_MULTIPLE = 4
 """A tail is gathered into batches that are multiples of this: few shapes."""
 SHRINK_SHARE = 1 / 8
@@ -54,6 +59,8 @@ class Sequence(Struct, kw_only=True):
 
     prompt: tuple[int, ...]
     key: int
+    member: int = 0
+    """Of a population: whose weights are to sample it."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
@@ -88,13 +95,19 @@ class _Step(Struct):
 
 BetweenTokens = Callable[[], "int | None"]
 """Asked before each step: None to stop, else the weights version now in the model."""
+RowsOf = Callable[[np.ndarray], None]
+"""Told which member each row of the next pass through the network belongs to. A prefill's passes have
+rows of those members only that it was told of just before it, when it was told of all slots."""
+_Context = tuple[int, tuple[int, ...]]
+"""The member that reads it, and the tokens."""
 
 
 class Decoder:
-    """Decodes with the weights that are in `policy` at each step."""
+    """Decodes with the weights that are in `policy` at each step, and with what `rows_of` adds to them."""
 
-    def __init__(self, policy: Policy, slots: int) -> None:
+    def __init__(self, policy: Policy, slots: int, rows_of: RowsOf | None = None) -> None:
         self.counts = Counts()
+        self._rows_of = rows_of
         self._policy = policy
         self._slot_count = slots
         self._stop_tokens = policy.tokenizer.stop_tokens
@@ -116,7 +129,11 @@ class Decoder:
             self._check(sequence, sampling)
         queue = deque(s for s in sequences if not s.finished)
         if queue:
-            _Wave(self, queue, sampling, version, between_tokens or (lambda: version), began).run()
+            wave = _Wave(self, queue, sampling, version, between_tokens or (lambda: version), began)
+            try:
+                wave.run()
+            finally:
+                wave.slots.free()
         self.counts.seconds += time.perf_counter() - began
 
     def _check(self, sequence: Sequence, sampling: Sampling) -> None:
@@ -147,6 +164,7 @@ class _Wave:
         began: float,
     ) -> None:
         self.policy = decoder._policy
+        self.rows_of = decoder._rows_of
         self.counts = decoder.counts
         self.stop_tokens = decoder._stop_tokens
         self.queue = queue
@@ -159,10 +177,12 @@ class _Wave:
         self.launched = np.zeros(size, np.int64)
         """[S] tokens of each row that are sampled or in flight."""
         self.keys = np.zeros(size, np.uint64)
+        self.members = np.zeros(size, np.int64)
+        """[S] of an empty slot: the last one's that was there."""
         self.slots = Slots(size, self.policy.layer_count())
         self.current_S = mx.zeros(size, mx.int32)
         self.flight: deque[_Step] = deque()
-        self.prefilled: dict[tuple[int, ...], Prefilled] = {}
+        self.prefilled: dict[_Context, Prefilled] = {}
         self.waiting = Counter(map(_context, queue))
         """How many sequences still need each prompt."""
 
@@ -196,21 +216,25 @@ class _Wave:
         few = len(free) < len(self.rows) * REFILL_SHARE and self.runnable().any()
         if not free or not self.queue or few:
             return
-        members: dict[tuple[int, ...], list[int]] = {}
+        readers: dict[_Context, list[int]] = {}
         for slot in free[: len(self.queue)]:
             sequence = self.queue.popleft()
-            members.setdefault(_context(sequence), []).append(slot)
+            readers.setdefault(_context(sequence), []).append(slot)
             self.rows[slot] = sequence
             self.keys[slot] = sequence.key
+            self.members[slot] = sequence.member
             self.launched[slot] = len(sequence.tokens)
-        self.prefill([c for c in members if c not in self.prefilled])
+        self.slots.release(free)
+        if self.rows_of:
+            self.rows_of(self.members)
+        self.prefill([c for c in readers if c not in self.prefilled])
 
-        longest = max(map(len, members))
+        longest = max(len(tokens) for _, tokens in readers)
         ahead = self.sampling.max_new_tokens + 1
         if self.slots.column < longest or self.slots.column + ahead > self.slots.capacity:
             self.slots.make_room(longest, ahead)
         logits: list[mx.array] = []
-        for context, slots in members.items():
+        for context, slots in readers.items():
             prompt = self.prefilled[context]
             for row, count in _runs(slots):
                 self.slots.place(prompt, row, count)
@@ -218,28 +242,33 @@ class _Wave:
             self.waiting[context] -= len(slots)
             if not self.waiting[context]:
                 del self.prefilled[context]
-        self.sample(mx.stack(logits), np.array([slot for s in members.values() for slot in s]))
+        self.sample(mx.stack(logits), np.array([slot for s in readers.values() for slot in s]))
 
-    def prefill(self, contexts: list[tuple[int, ...]]) -> None:
+    def prefill(self, contexts: list[_Context]) -> None:
         """Run prompts through the network, several in one pass, right-padded."""
+        most_tokens = MEMBERS_PREFILL_TOKENS if self.rows_of else PREFILL_TOKENS
         while contexts:
             count, longest = 0, 0
-            for context in contexts:
-                longest = max(longest, len(context))
-                if count and longest * (count + 1) > PREFILL_TOKENS:
+            for _, tokens in contexts:
+                longest = max(longest, len(tokens))
+                if count and longest * (count + 1) > most_tokens:
                     break
                 count += 1
             together, contexts = contexts[:count], contexts[count:]
-            tokens_PT = np.zeros((count, max(map(len, together))), np.int32)
-            for i, context in enumerate(together):
-                tokens_PT[i, : len(context)] = context
+            lengths = np.array([len(tokens) for _, tokens in together])
+            tokens_PT = np.zeros((count, lengths.max()), np.int32)
+            for i, (_, tokens) in enumerate(together):
+                tokens_PT[i, : len(tokens)] = tokens
             caches = [PromptCache(causal_mask) for _ in self.slots.layers]
+            if self.rows_of:
+                self.rows_of(np.array([member for member, _ in together]))
             hidden_PTD = self.policy.hidden(mx.array(tokens_PT), caches)
-            lengths = np.array([len(c) for c in together])
             last_PD = hidden_PTD[mx.arange(count), mx.array(lengths - 1)]
             logits_PV = self.policy.project(last_PD)
+            if self.rows_of:  # pass after pass, not the activations of all at once
+                mx.eval(logits_PV, [(cache.keys, cache.values) for cache in caches])
             for i, context in enumerate(together):
-                self.prefilled[context] = Prefilled(caches, i, len(context), logits_PV[i])
+                self.prefilled[context] = Prefilled(caches, i, int(lengths[i]), logits_PV[i])
             self.counts.prefilled_tokens += int(lengths.sum())
             if self.slots.layers[0].keys is None:
                 for layer, prompt in zip(self.slots.layers, caches):
@@ -255,6 +284,8 @@ class _Wave:
         if self.slots.column >= self.slots.capacity:
             self.slots.make_room(0, self.sampling.max_new_tokens + 1)
         self.slots.begin(active_S)
+        if self.rows_of:
+            self.rows_of(self.members)
         hidden_S1D = self.policy.hidden(self.current_S[:, None], list(self.slots.layers))
         logits_SV = self.policy.project(hidden_S1D[:, 0])
         self.slots.end()
@@ -340,6 +371,7 @@ class _Wave:
         self.slots.select(keep)
         self.rows = [self.rows[i] for i in keep]
         self.keys, self.launched = self.keys[keep], self.launched[keep]
+        self.members = self.members[keep]
         self.current_S = self.current_S[mx.array(keep)]
 
 
@@ -354,5 +386,5 @@ def _runs(slots: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _context(sequence: Sequence) -> tuple[int, ...]:
-    return sequence.prompt + tuple(sequence.tokens)
+def _context(sequence: Sequence) -> _Context:
+    return sequence.member, sequence.prompt + tuple(sequence.tokens)

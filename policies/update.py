@@ -6,7 +6,7 @@ so the cut changes memory and nothing else.
 Shapes: B rows of a micro-batch, T padded tokens, R padded targets, D hidden width.
 """
 
-from collections.abc import Callable
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from configs.schema import Bypass, Grpo, Settings, Sft
 from kernels.logprobs import score, selected
+from policies import weights
 from policies.advantages import advantages
 from policies.batch import MicroBatch, Row, pack
 from policies.model import Arrays, Policy, flat
@@ -30,10 +31,10 @@ from policies.objectives.terms import (
     to_floats,
 )
 from policies.optimizers import AdamW
+from policies.trainer import MayGoOn
 from runtime.errors import Interrupted, RunFailed
 from runtime.trajectory import lists, with_columns
-
-MayGoOn = Callable[[bool], bool]
+from runtime.versions import WeightsVersion
 
 
 def annotate(batch: pa.RecordBatch) -> tuple[list[Row], list[int]]:
@@ -101,9 +102,18 @@ class Updater:
         """Of the optimiser, by name: what a checkpoint needs besides the weights."""
         return self.optimizer.state()
 
-    def restore(self, state: Arrays) -> None:
+    def put(self, folder: Path) -> None:
+        """There is nothing else."""
+
+    def restore(self, state: Arrays, folder: Path) -> None:
         """Go on from a saved state."""
         self.optimizer.restore(state)
+
+    def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:
+        """Every version is whole."""
+        path = folder / f"v{version:06d}.safetensors"
+        digest = weights.save(path, self._policy.trained())
+        return WeightsVersion(version=version, path=str(path), digest=digest)
 
     def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch with its advantages, where the algorithm has any."""

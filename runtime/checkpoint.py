@@ -14,6 +14,7 @@ nothing touches it until a newer one is published. A damaged one is named and pa
 before; a run that goes on from there sets it aside, for it is of a history that the run has left.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -82,7 +83,7 @@ def publish(
     Publishing a step again makes a new revision. `known` has the SHA-256 of files that were verified
     already. Later steps that are there are of a history that the run has left: they are set aside.
     """
-    _clear_leftovers(root)
+    clear_leftovers(root)
     there = (*_published(root), *_published(root, DAMAGED))
     revision = max((r for s, r in there if s == step), default=-1) + 1
     target = root / _name(step, revision)
@@ -137,15 +138,21 @@ def read(root: Path, step: int) -> Checkpoint:
     return _verified(root, max(revisions))
 
 
-def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest(
+    root: Path, accept: Callable[[Checkpoint], object] | None = None
+) -> tuple[Checkpoint | None, list[str]]:
     """The newest good checkpoint, or None; and a sentence for each damaged one passed over.
 
-    Raises BadInput if a newer Pippin wrote it: to pass it over would be to lose work.
+    `accept` may raise Damaged for what a checkpoint names elsewhere, such as the log; then it is passed
+    over too. Raises BadInput if a newer Pippin wrote it: to pass it over would be to lose work.
     """
     passed_over = []
     for identity in sorted(_published(root), reverse=True):
         try:
-            return _verified(root, identity), passed_over
+            found = _verified(root, identity)
+            if accept is not None:
+                accept(found)
+            return found, passed_over
         except Damaged as error:
             passed_over.append(str(error))
     return None, passed_over
@@ -185,6 +192,12 @@ def retire(root: Path, keep: int, also: Iterable[int] = (), every: int = 0) -> N
     for (step, _), path in _published(root, DAMAGED).items():
         if step <= present[-1]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_leftovers(root: Path) -> None:
+    """Delete what a writer that was killed left."""
+    for leftover in (*root.glob(".writing-*"), *root.glob(".trash-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _verified(root: Path, identity: Identity) -> Checkpoint:
@@ -250,18 +263,16 @@ def _published(root: Path, prefix: str = "") -> dict[Identity, Path]:
     return found
 
 
-def _clear_leftovers(root: Path) -> None:
-    """Delete what a writer that was killed left."""
-    for leftover in (*root.glob(".writing-*"), *root.glob(".trash-*")):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _bytes(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in _files(folder))
+    total = 0
+    with contextlib.suppress(FileNotFoundError):  # retired meanwhile by the run's writer
+        for file in _files(folder):
+            total += file.lstat().st_size
+    return total
 
 
 def _sum(manifest: Mapping[str, Any]) -> str:

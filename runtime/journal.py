@@ -37,13 +37,7 @@ class Journal:
             with full_disk_explained(path):
                 failpoints.hit("disk.write")
                 path.touch()
-        self.size = self._link = 0
-        start = b""
-        for record in _chained(path, keep):
-            self.size, self._link = record.end, record.link
-            start = record.payload[: len(beginning)]
-        if start != beginning:
-            raise Damaged(f"{path}: the record before byte {self.size} is of another history")
+        self.size, self._link = verify(path, keep, beginning)
         self._has_lasting_name = False
         self._file = path.open("r+b", buffering=0)
         self._back()
@@ -96,6 +90,19 @@ def records(path: Path) -> Iterator[bytes]:
     """
     if path.exists():
         yield from (record.payload for record in _chained(path))
+
+
+def verify(path: Path, keep: int | None = None, beginning: bytes = b"") -> tuple[int, int]:
+    """The offset behind the last whole record and its link, as `Journal` would go on from it.
+
+    Raises Damaged as `Journal` does; changes nothing.
+    """
+    size, link, start = 0, 0, b""
+    for record in _chained(path, keep):
+        size, link, start = record.end, record.link, record.payload[: len(beginning)]
+    if start != beginning:
+        raise Damaged(f"{path}: the record before byte {size} is of another history")
+    return size, link
 
 
 class _Record(NamedTuple):

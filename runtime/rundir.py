@@ -21,17 +21,23 @@ import json
 import os
 import platform
 import time
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from runtime.durable import sync, write_file
+from runtime import failpoints
+from runtime.durable import clear_leftovers, full_disk_explained, sync, write_file
 from runtime.errors import BadInput
 from runtime.ledger import Ledger
 
 SCHEMA_VERSION = 1
 PROBE_S = 0.2
+CRC = b',"crc32":'
+UNREADABLE = (ValueError, RecursionError)
+"""What decoding raises: msgspec's errors and those of bytes that are no UTF-8 are ValueErrors."""
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -103,6 +109,13 @@ class Status(msgspec.Struct, kw_only=True):
     alive: bool = False
     """Its supervisor's process is there, be it to wait; known when read."""
 
+    def of_metric(self, metric: str) -> list[EvalResult]:
+        """Evaluations by a metric, oldest first."""
+        return [result for result in self.evals if result.metric == metric]
+
+
+PASS_AT_1 = "pass@1"
+PASS_AT_1_SAMPLED = "pass@1 at temperature 1"
 
 ALIVE = ("starting", "running", "pausing")
 """States that need a process."""
@@ -164,7 +177,7 @@ class RunDirectory:
             ) from None
         for folder in (self.weights, self.checkpoints, self.logs):
             folder.mkdir()
-        self.recipe.write_text(recipe)
+        write_file(self.recipe, recipe.encode())
         made = {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
@@ -174,6 +187,7 @@ class RunDirectory:
             **about,
         }
         write_file(self.path / "run.json", json.dumps(made, indent=2, sort_keys=True).encode())
+        sync(self.path.parent)
 
     def require(self) -> None:
         """Raises BadInput unless this is a run that this version can read."""
@@ -205,6 +219,13 @@ class RunDirectory:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         self._lock = descriptor
+        clear_leftovers(self.path)
+        try:
+            self._stored_status()
+        except (
+            BadInput
+        ):  # it is not synced, so a power cut may leave anything; nothing in it is needed
+            os.replace(self.path / "status.json", self.path / "status.json.damaged")
 
     def locked(self) -> bool:
         """Somebody is this run's writer now."""
@@ -242,7 +263,7 @@ class RunDirectory:
             return msgspec.json.decode(Path(self._pause).read_bytes(), type=PauseRequest)
         except FileNotFoundError:
             return None
-        except (msgspec.DecodeError, OSError):
+        except (OSError, *UNREADABLE):
             return PauseRequest(by="user", reason="asked to")
 
     def withdraw_pause(self) -> None:
@@ -262,14 +283,8 @@ class RunDirectory:
         """The last status; a run whose writer is gone without a word has `state` "died"."""
         self.require()
         alive = self.locked()
-        path = self.path / "status.json"
-        try:
-            status = msgspec.json.decode(path.read_bytes(), type=Status)
-        except FileNotFoundError:
-            status = Status(name=self.name)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
-            raise BadInput(f"{path}: is damaged: {error}") from None
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        status = self._stored_status()
+        with contextlib.suppress(OSError, *UNREADABLE):
             seen = (self.path / "machine.json").read_bytes()
             status.machine = msgspec.json.decode(seen, type=Machine)
         status.alive = alive
@@ -277,6 +292,15 @@ class RunDirectory:
             status.state = "died"
             status.message = status.message or "its process is gone; see the logs"
         return status
+
+    def _stored_status(self) -> Status:
+        path = self.path / "status.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Status)
+        except FileNotFoundError:
+            return Status(name=self.name)
+        except UNREADABLE as error:
+            raise BadInput(f"{path}: is damaged: {error}") from None
 
     def settle(self, state: str, message: str = "") -> None:
         """Write down how it ended, or that it waits, for a conductor that is gone."""
@@ -288,27 +312,52 @@ class RunDirectory:
 
     def append_line(self, file: str, record: Any) -> None:
         """Append one JSON object to a .jsonl file of the run."""
-        with (self.path / file).open("ab") as out:
-            out.write(msgspec.json.encode(record) + b"\n")
+        path, line = self.path / file, _checked_line(file, record)
+        with full_disk_explained(path, len(line)):
+            failpoints.hit("disk.write")
+            with path.open("ab") as out:
+                out.write(line)
 
     def read_lines(self, file: str) -> list[dict[str, Any]]:
-        """The objects of a .jsonl file; a torn last line is left out."""
+        """The objects of a .jsonl file; a torn or damaged line is left out."""
         path = self.path / file
         lines = path.read_bytes().split(b"\n") if path.exists() else []
-        out = []
-        for line in lines:
-            try:
-                if line:
-                    out.append(msgspec.json.decode(line))
-            except msgspec.DecodeError:
-                continue
-        return out
+        return [record for line in lines if (record := _record(file, line)) is not None]
 
-    def keep_lines(self, file: str, last_step: int) -> None:
-        """Drop the objects of later steps: those steps are done anew."""
-        kept = [r for r in self.read_lines(file) if r.get("step", 0) <= last_step]
-        content = b"".join(msgspec.json.encode(r) + b"\n" for r in kept)
+    def keep_lines(
+        self, file: str, last_step: int, needed: Iterable[tuple[int, str | None]] = ()
+    ) -> str:
+        """Drop the objects of later steps: those steps are done anew.
+
+        Gives a sentence if some of the `needed` (step and metric, if it names one) have no undamaged
+        line.
+        """
+        lines = [line for line in self.read_lines(file) if line["step"] <= last_step]
+        once = {(line["step"], line.get("metric")): line for line in lines}
+        content = b"".join(_checked_line(file, line) for line in once.values())
         write_file(self.path / file, content)
+        missing = [str(step) for step, metric in needed if (step, metric) not in once]
+        if not missing:
+            return ""
+        return f"{self.path / file}: damaged, it has lost step {', '.join(missing[:5])}" + (
+            f" and {len(missing) - 5} others" if len(missing) > 5 else ""
+        )
+
+
+def _checked_line(file: str, record: Any) -> bytes:
+    """One line of a .jsonl file. Its last key is the CRC-32 of the file's name and what is before."""
+    line = msgspec.json.encode(record)[:-1]
+    return b"%b%b%d}\n" % (line, CRC, zlib.crc32(line, zlib.crc32(file.encode())))
+
+
+def _record(file: str, line: bytes) -> dict[str, Any] | None:
+    """The object of a line, None for one that is torn, damaged, or of another file."""
+    start, _, crc = line.rpartition(CRC)
+    try:
+        whole = int(crc[:-1]) == zlib.crc32(start, zlib.crc32(file.encode()))
+        return msgspec.json.decode(start + b"}", type=dict[str, Any]) if whole else None
+    except UNREADABLE:
+        return None
 
 
 def _locked_within(descriptor: int, seconds: float) -> bool:

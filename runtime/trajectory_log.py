@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from runtime import failpoints
 from runtime.errors import BadInput, Damaged
-from runtime.journal import Journal, records
+from runtime.journal import Journal, records, verify
 from runtime.trajectory import SCHEMA_VERSION, digest
 
 EMPTY_CHAIN = hashlib.sha256(b"pippin trajectories").hexdigest()
@@ -61,9 +61,13 @@ class TrajectoryLog:
         Raises Damaged, and drops nothing, unless the first `size` bytes are whole and end with `chain`.
         """
         self.close()
-        beginning = b"" if chain == EMPTY_CHAIN else bytes.fromhex(chain)
-        self._opened = Journal(self._path, size, beginning)
+        self._opened = Journal(self._path, size, _beginning(chain))
         self.chain = chain
+
+    def verify(self, size: int, chain: str) -> None:
+        """Raises Damaged if `restore` would; changes nothing."""
+        if size or self._path.exists():
+            verify(self._path, size, _beginning(chain))
 
     def close(self) -> None:
         """Close the file."""
@@ -88,6 +92,10 @@ def batches(path: Path) -> Iterator[pa.RecordBatch]:
         except (pa.ArrowException, ValueError, OSError) as error:
             raise Damaged(f"{path}: holds a record that is no batch: {error}") from None
         yield from read
+
+
+def _beginning(chain: str) -> bytes:
+    return b"" if chain == EMPTY_CHAIN else bytes.fromhex(chain)
 
 
 def _batches_of(path: Path, payload: bytes) -> list[pa.RecordBatch]:

@@ -21,6 +21,7 @@ from configs.schema import Bypass, Clip, Grpo
 from policies.objectives import correction as corrections
 from policies.objectives import kl
 from policies.objectives.correction import Correction, log_ratio
+from policies.objectives.divergence import Signal, weighted
 from policies.objectives.normalise import Denominators, Normalizer, reduce, token_mean
 from policies.objectives.policy_gradient import Surrogate, surrogate
 from policies.objectives.supervised import cross_entropy
@@ -46,6 +47,8 @@ class Step(Struct, frozen=True):
 
     policy_gradient: Denominators
     cross_entropy: Denominators
+    divergence: Denominators | None = None
+    """None where no teacher's distributions are trained on."""
 
 
 class Batch(Struct, frozen=True, kw_only=True):
@@ -53,7 +56,7 @@ class Batch(Struct, frozen=True, kw_only=True):
 
     `sampled` is 1 on tokens that the policy chose. `pg_weight` and `ce_weight` are what a token
     weighs in the two terms; where it is 0 nothing has an effect, NaN included. Rows are whole
-    sequences.
+    sequences. What comes with the third term, a teacher's, is a `divergence.Signal`.
     """
 
     sampled_BT: mx.array
@@ -69,6 +72,8 @@ class Batch(Struct, frozen=True, kw_only=True):
 
 
 Metrics = dict[str, mx.array]
+NOT_MEANS = {"ce_nats", "divergence_nats", "weight", "weight_squared"}
+"""Sums that are not divided by the policy gradient's tokens."""
 
 
 def from_grpo(grpo: Grpo) -> PolicyGradient:
@@ -89,12 +94,13 @@ def loss(
     batch: Batch,
     terms: PolicyGradient | None,
     step: Step,
+    signal: Signal | None = None,
 ) -> tuple[mx.array, Metrics]:
     """This micro-batch's share of the step's loss, and sums for the report.
 
     `logprobs_BT` and `entropy_BT` are the policy's, at the sampling temperature. Without `terms`
-    there is no policy gradient. The metrics are constants; `add_up` and `summary` read them.
-    Raises ValueError if an array is missing that a term needs.
+    there is no policy gradient, without `signal` no divergence. The metrics are constants; `add_up`
+    and `summary` read them. Raises ValueError if something is missing that a term needs.
     """
     total, metrics = mx.array(0.0), {}
     if terms is not None:
@@ -102,6 +108,9 @@ def loss(
         total, metrics = total + share, metrics | more
     if batch.ce_weight_BT is not None:
         share, more = _cross_entropy(logprobs_BT, batch.ce_weight_BT, step.cross_entropy)
+        total, metrics = total + share, metrics | more
+    if signal is not None:
+        share, more = _divergence(signal, step.divergence)
         total, metrics = total + share, metrics | more
     metrics = {k: mx.stop_gradient(v.astype(mx.float32)) for k, v in metrics.items()}
     return total, metrics | {"loss": mx.stop_gradient(total)}
@@ -132,15 +141,18 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
     the largest difference of a token's log-probability, `kl_reference` estimates KL(π‖ref). `weight`
     is the mean importance weight before truncation, `ess` the effective share of the samples under
     it, `chi2` its E[w²] − 1. `bounded` and `corrected` are the shares of tokens at which the
-    surrogate's bound and the correction's took hold.
+    surrogate's bound and the correction's took hold. `divergence_nats` is over the tokens at which
+    a teacher was usable, `unusable_tokens` the others.
     """
     report = {name: sums[name] for name in sums if _largest(name) or name.endswith("loss")}
     report |= {name: sums[name] for name in sums if name.endswith("tokens")}
     if sums.get("ce_tokens"):
         report["ce_nats"] = sums["ce_nats"] / sums["ce_tokens"]
+    if sums.get("divergence_tokens"):
+        report["divergence_nats"] = sums["divergence_nats"] / sums["divergence_tokens"]
     tokens = sums.get("pg_tokens", 0.0)
     if tokens:
-        means = sums.keys() - report.keys() - {"ce_nats", "weight", "weight_squared"}
+        means = sums.keys() - report.keys() - NOT_MEANS
         report |= {name: sums[name] / tokens for name in means}
         report["weight"] = sums["weight"] / tokens
         report["ess"] = sums["weight"] ** 2 / (tokens * max(sums["weight_squared"], math.ulp(0)))
@@ -224,6 +236,17 @@ def _cross_entropy(
     covered_BT = (ce_weight_BT != 0).astype(mx.float32)
     metrics = {"ce_loss": share, "ce_tokens": covered_BT.sum()}
     return share, metrics | {"ce_nats": cross_entropy(logprobs_BT, covered_BT).sum()}
+
+
+def _divergence(signal: Signal, step: Denominators | None) -> tuple[mx.array, Metrics]:
+    if step is None:
+        raise ValueError("the divergence term needs the step's counts of it, got none")
+    share = token_mean(weighted(signal, signal.weight_BT), step)
+    covered_BT = (signal.weight_BT != 0).astype(mx.float32)
+    usable_BT = covered_BT * signal.usable_BT
+    metrics = {"divergence_loss": share, "divergence_tokens": usable_BT.sum()}
+    metrics["divergence_nats"] = weighted(signal, covered_BT).sum()
+    return share, metrics | {"unusable_tokens": covered_BT.sum() - usable_BT.sum()}
 
 
 def _needed(array_BT: mx.array | None, what: str) -> mx.array:

@@ -106,7 +106,7 @@ killed("learner died before any checkpoint", Death("learner", "learn", 1, after=
        checkpoint={"every_steps": 3})  # fmt: skip
 killed("learner died while it was restored", Death("learner", "restore", 1, after=True))
 killed("all died", Death("sampler", "generate", 6), Death("verifier", "score", 3, after=True),
-       Death("evaluator", "prompts", 2), Death("learner", "_publish", 4))  # fmt: skip
+       Death("evaluator", "prompts", 2), Death("learner", "_retire", 3))  # fmt: skip
 
 
 def main(folder: Path) -> None:

@@ -90,11 +90,26 @@ def test_a_log_of_another_history_is_not_gone_on_with(log, tmp_path):
         log.append(batch)
     whole = (tmp_path / "log").read_bytes()
     assert (log.size, len(whole)) == (size, size)
-    with pytest.raises(Damaged, match=f"the record before byte {size} is of another history"):
-        log.restore(size, chain)
-    with pytest.raises(Damaged, match="before byte 0 is of another history"):
-        log.restore(0, chain)
+    for attempt in (log.verify, log.restore):
+        with pytest.raises(Damaged, match=f"the record before byte {size} is of another history"):
+            attempt(size, chain)
+        with pytest.raises(Damaged, match="before byte 0 is of another history"):
+            attempt(0, chain)
     assert (tmp_path / "log").read_bytes() == whole
+
+
+def test_verifying_cuts_nothing_and_makes_nothing(log, tmp_path):
+    log.verify(0, EMPTY_CHAIN)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(Damaged, match="cannot be read: No such file"):
+        log.verify(7, "00" * 32)
+    log.append(BATCHES[0])
+    size, chain = log.size, log.chain
+    log.append(BATCHES[1])
+    whole = (tmp_path / "log").read_bytes()
+    log.verify(size, chain)
+    log.verify(0, EMPTY_CHAIN)
+    assert (tmp_path / "log").read_bytes() == whole and log.size == len(whole)
 
 
 def test_a_record_that_is_no_batch_is_damage(tmp_path):

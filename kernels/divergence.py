@@ -1,0 +1,266 @@
+"""Divergences between a teacher's and a student's next token, a chunk of tokens at a time.
+
+As in `kernels.logprobs` no more than a chunk of logits exists, of student or teacher: the backward
+pass computes them again, and its gradients are in closed form (`kernels.divergence_kinds`).
+
+Vocabularies of two sizes share their first ids. Those that the teacher lacks have no mass there:
+the student is compared given that it is within the shared ids, and −log of its mass there is added
+(for forward KL that is the plain definition; for reverse KL that would be infinite). Those that
+the student lacks are left out of the teacher.
+
+Shapes: N tokens of a batch (flat), C of a chunk, D hidden width, V vocabulary, K kept ids, M draws,
+W outcomes that are compared: V ids, or K ids and a tail.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from kernels.divergence_kinds import Divergence, Given, Softmax, slope, value
+from kernels.logprobs import Project, normalise
+from kernels.teacher import CHUNK_TOKENS, Draws, Full, Teacher, TopK, after, buckets, chunks
+
+MASS_TOLERANCE = 5e-3
+"""How far from 1 a teacher's top-k and tail may add up, stored in half precision."""
+SMALLEST_LOG_TAIL = -80.0
+"""A tail of no mass is given this much, which is finite in every divergence."""
+
+Form = Callable[[mx.array, slice], tuple[mx.array, mx.array, Callable[[], mx.array]]]
+"""(student's logits [C, V], which rows) → divergence [C], usable [C], its gradient [C, V] on demand."""
+
+
+def per_token(
+    hidden_ND: mx.array,
+    project: Project,
+    weights: Sequence[mx.array],
+    teacher: Teacher,
+    divergence: Divergence,
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> tuple[mx.array, mx.array]:
+    """Divergence of each token, float32 [N], and whether the teacher's word on it was usable, [N].
+
+    Differentiable in the student's `hidden_ND` and in `weights`, as `logprobs.selected` is; the
+    teacher is a constant. A token at which the teacher said NaN, an infinity, an id out of range or
+    twice, or masses that do not add up to 1, is not usable: divergence and gradient are exactly 0.
+
+    Raises ValueError if draws are used for anything but forward KL, which alone they estimate, or
+    top-k or draws were made at another temperature.
+    """
+    form = _form(teacher, divergence)
+    steps = chunks(hidden_ND.shape[0], chunk_tokens)
+
+    def values(hidden_ND: mx.array, *weights: mx.array) -> tuple[mx.array, mx.array]:
+        divergences, flags, done = [], [], []
+        for rows_C in steps:
+            logits_CV = project(after(hidden_ND[rows_C], done), *weights)
+            value_C, usable_C, _ = form(logits_CV, rows_C)
+            divergences.append(mx.where(usable_C, value_C * divergence.scale, 0.0))
+            flags.append(usable_C.astype(mx.float32))
+            done = [divergences[-1], flags[-1]]
+        return mx.concatenate(divergences), mx.concatenate(flags)
+
+    def gradient(primals: Any, cotangents_N: Any, _: Any) -> tuple[mx.array, ...]:
+        # A primal that is alone comes bare.
+        hidden_ND, *weights = primals if isinstance(primals, tuple) else (primals,)
+        pull_N = cotangents_N[0] * (divergence.scale / divergence.temperature)
+        pieces, done = [], []
+        totals = [mx.zeros(w.shape, mx.float32) for w in weights]
+        for rows_C in steps:
+            hidden_CD = after(hidden_ND[rows_C], done)
+            _, (piece_CD, *shares) = mx.vjp(
+                _chunk(project, form, rows_C), [hidden_CD, *weights], [pull_N[rows_C]]
+            )
+            pieces.append(piece_CD)
+            totals = [total + share.astype(mx.float32) for total, share in zip(totals, shares)]
+            done = [piece_CD, *totals]
+        grads = [total.astype(w.dtype) for total, w in zip(totals, weights)]
+        return mx.concatenate(pieces), *grads
+
+    function: Any = mx.custom_function(values)
+    function.vjp(gradient)
+    divergence_N, flag_N = function(hidden_ND, *weights)
+    return divergence_N, mx.stop_gradient(flag_N) > 0
+
+
+def per_token_plain(
+    hidden_ND: mx.array,
+    project: Project,
+    weights: Sequence[mx.array],
+    teacher: Full,
+    divergence: Divergence,
+) -> mx.array:
+    """The reference of `per_token` on equal vocabularies: all logits at once, textbook formulas."""
+    a = divergence.mixture
+
+    def log_softmax(logits_NV: mx.array) -> mx.array:
+        shifted_NV, _, log_total_N = normalise(logits_NV, divergence.temperature)
+        return shifted_NV - log_total_N[:, None]
+
+    def kl(log_a_NV: mx.array, log_b_NV: mx.array) -> mx.array:
+        return (mx.exp(log_a_NV) * (log_a_NV - log_b_NV)).sum(axis=-1)
+
+    def mixed(share: float) -> mx.array:
+        return mx.logaddexp(log_t_NV + math.log(share), log_p_NV + math.log(1 - share))
+
+    log_p_NV = log_softmax(project(hidden_ND, *weights))
+    log_t_NV = mx.stop_gradient(log_softmax(teacher.project(teacher.hidden_ND)))
+    match divergence.kind:
+        case "forward":
+            value_N = kl(log_t_NV, log_p_NV)
+        case "reverse":
+            value_N = kl(log_p_NV, log_t_NV)
+        case "jsd":
+            value_N = a * kl(log_t_NV, mixed(a)) + (1 - a) * kl(log_p_NV, mixed(a))
+        case "skewed_forward":
+            value_N = kl(log_t_NV, mixed(a))
+        case "skewed_reverse":
+            value_N = kl(log_p_NV, mixed(1 - a))
+        case "total_variation":
+            value_N = 0.5 * mx.abs(mx.exp(log_p_NV) - mx.exp(log_t_NV)).sum(axis=-1)
+    return value_N * divergence.scale
+
+
+def _chunk(project: Project, form: Form, rows_C: slice) -> Callable[..., list[mx.array]]:
+    """Stands in for a chunk's divergences: only their gradient is ever evaluated."""
+
+    def gradient(logits_CV: mx.array, pull_C: mx.array, _: Any) -> mx.array:
+        _, usable_C, slope_CV = form(logits_CV, rows_C)
+        counts_C1 = (usable_C & (pull_C != 0))[:, None]
+        return mx.where(counts_C1, slope_CV() * pull_C[:, None], 0.0).astype(logits_CV.dtype)
+
+    def terms(hidden_CD: mx.array, *weights: mx.array) -> list[mx.array]:
+        function: Any = mx.custom_function(lambda logits: mx.zeros(logits.shape[:1], mx.float32))
+        function.vjp(gradient)
+        return [function(project(hidden_CD, *weights))]
+
+    return terms
+
+
+# ── what each kind of teacher compares ───────────────────────────────────────────────────────────
+
+
+def _form(teacher: Teacher, divergence: Divergence) -> Form:
+    match teacher:
+        case Full():
+            return _full(teacher, divergence)
+        case TopK():
+            _same_temperature(teacher.temperature, divergence)
+            return _top_k(teacher, divergence)
+        case Draws():
+            _same_temperature(teacher.temperature, divergence)
+            if divergence.kind != "forward":
+                raise ValueError(
+                    f"kind: needed forward with a teacher's draws, got {divergence.kind}"
+                )
+            return _draws(teacher, divergence)
+
+
+def _same_temperature(theirs: float, divergence: Divergence) -> None:
+    if theirs != divergence.temperature:
+        raise ValueError(
+            f"temperature: needed the {theirs:g} at which the teacher's log-probabilities were made, "
+            f"got {divergence.temperature:g}"
+        )
+
+
+def _full(teacher: Full, divergence: Divergence) -> Form:
+    hidden_ND = mx.stop_gradient(teacher.hidden_ND)
+
+    def form(logits_CV: mx.array, rows_C: slice):
+        # The teacher's chunk waits for the student's, and so for the chunk before.
+        theirs_CV = teacher.project(after(hidden_ND[rows_C], [logits_CV]))
+        shared = min(logits_CV.shape[-1], theirs_CV.shape[-1])
+        p = Softmax(logits_CV[:, :shared], divergence.temperature)
+        t = Softmax(theirs_CV[:, :shared], divergence.temperature)
+        value_C = value(divergence, p, t)
+        if shared == logits_CV.shape[-1]:
+            return value_C, t.finite_C, lambda: slope(divergence, p, t)
+        extra = Softmax(logits_CV[:, shared:], divergence.temperature)
+        odds_C = extra.log_mass_C - p.log_mass_C
+
+        def slope_CV() -> mx.array:
+            outside_C1 = mx.sigmoid(odds_C)[:, None]
+            inside_CV = slope(divergence, p, t) - outside_C1 * p.mass_CW
+            return mx.concatenate([inside_CV, outside_C1 * extra.mass_CW], axis=-1)
+
+        return value_C + mx.logaddexp(odds_C, mx.zeros_like(odds_C)), t.finite_C, slope_CV
+
+    return form
+
+
+def _top_k(teacher: TopK, divergence: Divergence) -> Form:
+    def form(logits_CV: mx.array, rows_C: slice):
+        vocabulary, k = logits_CV.shape[-1], teacher.ids_NK.shape[-1]
+        if k > vocabulary:
+            raise ValueError(
+                f"ids: needed at most the student's vocabulary of {vocabulary}, got {k}"
+            )
+        ids_CK, usable_C = _checked_ids(teacher.ids_NK[rows_C], vocabulary)
+        logprobs_CK = teacher.logprobs_NK[rows_C].astype(mx.float32)
+        tail_C = teacher.tail_N[rows_C].astype(mx.float32)
+        whole = k == vocabulary
+        mass_C = mx.exp(logprobs_CK).sum(axis=-1) + (0.0 if whole else mx.exp(tail_C))
+        usable_C = usable_C & _distinct(ids_CK) & mx.isfinite(logprobs_CK.sum(axis=-1))
+        usable_C = usable_C & (mx.abs(mass_C - 1) < MASS_TOLERANCE)  # not so for NaN
+        shifted_CV, _, log_total_C = normalise(logits_CV, divergence.temperature)
+        kept_CK, rest_C, conditional_CV = buckets(shifted_CV, log_total_C, ids_CK)
+        if whole:
+            p, t = Given(kept_CK), Given(logprobs_CK)
+        else:
+            p, t = (
+                Given(mx.concatenate([a_CK, mx.maximum(b_C, SMALLEST_LOG_TAIL)[:, None]], axis=-1))
+                for a_CK, b_C in ((kept_CK, rest_C), (logprobs_CK, tail_C))
+            )
+
+        def slope_CV() -> mx.array:
+            slope_CW = slope(divergence, p, t)
+            spread_CV = mx.exp(conditional_CV) * slope_CW[:, -1:]
+            return mx.put_along_axis(spread_CV, ids_CK, slope_CW[:, :k], axis=-1)
+
+        return value(divergence, p, t), usable_C, slope_CV
+
+    return form
+
+
+def _draws(teacher: Draws, divergence: Divergence) -> Form:
+    def form(logits_CV: mx.array, rows_C: slice):
+        ids_CM, usable_C = _checked_ids(teacher.ids_NM[rows_C], logits_CV.shape[-1])
+        logprobs_CM = teacher.logprobs_NM[rows_C].astype(mx.float32)
+        weights_CM = teacher.weights_NM[rows_C].astype(mx.float32)
+        usable_C = usable_C & mx.isfinite(logprobs_CM.sum(axis=-1) + weights_CM.sum(axis=-1))
+        usable_C = usable_C & (weights_CM.min(axis=-1) >= 0)
+        p = Softmax(logits_CV, divergence.temperature)
+        student_CM = mx.take_along_axis(p.log_CW, ids_CM, axis=-1)
+        value_C = (weights_CM * (logprobs_CM - student_CM)).sum(axis=-1)
+
+        def slope_CV() -> mx.array:
+            rows_C1 = mx.arange(ids_CM.shape[0])[:, None]
+            pushed_CV = p.mass_CW * weights_CM.sum(axis=-1, keepdims=True)
+            return pushed_CV.at[rows_C1, ids_CM].add(-_gathered(ids_CM, weights_CM))
+
+        return value_C, usable_C, slope_CV
+
+    return form
+
+
+def _checked_ids(ids_CK: mx.array, vocabulary: int) -> tuple[mx.array, mx.array]:
+    """Ids that can be gathered (MLX does not check), and whether they were so as they came."""
+    inside_CK = (ids_CK >= 0) & (ids_CK < vocabulary)
+    return mx.where(inside_CK, ids_CK, 0).astype(mx.int32), inside_CK.all(axis=-1)
+
+
+def _distinct(ids_CK: mx.array) -> mx.array:
+    sorted_CK = mx.sort(ids_CK, axis=-1)
+    return (sorted_CK[:, 1:] != sorted_CK[:, :-1]).all(axis=-1)
+
+
+def _gathered(ids_CM: mx.array, weights_CM: mx.array) -> mx.array:
+    """Weights with those of an id that was drawn again moved to its first draw: any order adds up."""
+    same_CMM = ids_CM[:, :, None] == ids_CM[:, None, :]
+    summed_CM = mx.where(same_CMM, weights_CM[:, None, :], 0.0).sum(axis=-1)
+    count = ids_CM.shape[-1]
+    earlier_MM = mx.arange(count)[:, None] > mx.arange(count)[None, :]
+    return mx.where((same_CMM & earlier_MM).any(axis=-1), 0.0, summed_CM)

@@ -1,0 +1,172 @@
+"""The unperturbed weights: a float32 master that only steps change.
+
+Nothing is ever perturbed and subtracted back (in bfloat16 the rounding of that drifts further in 20
+generations than the updates go, measured): a member is made from the master and thrown away, and what
+stays in the model is the rounded master. A weights version is the base and the terms of every generation
+since: `replay` applies them again, to the same bits.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Items
+
+import mlx.core as mx
+from msgspec import Struct
+
+from configs.schema import AdamwStep, AnchorL2, AnchorSoft, Free, PlainStep
+from policies.evolution.perturbation import Member, Perturbation, Term, combined, perturbed
+from policies.model import Arrays, Policy, number
+from policies.optimizers import AdamW
+from policies.weights import digest
+from runtime.errors import Damaged
+
+
+class Lineage(Struct, kw_only=True):
+    """A weights version: under one run's settings, it is its base and what came on top."""
+
+    base: str
+    """Digest of the trained weights that it starts from."""
+    generations: list[list[Term]]
+
+
+class Applied(Struct, frozen=True):
+    """What a step did."""
+
+    update_norm: float
+    """Of θ' − θ, anchor included; 0.0 if there were no terms."""
+    rate: float
+    """The α, or learning rate, of this step."""
+
+
+class Centre:
+    """Holds the master of the perturbed weights, and their base if they are anchored.
+
+    `optimizer` is needed by `AdamwStep`: one made for `Centre.master`.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        perturbation: Perturbation,
+        update: PlainStep | AdamwStep,
+        anchor: Free | AnchorL2 | AnchorSoft,
+    ) -> None:
+        self.perturbation = perturbation
+        weights = policy.trained()
+        self.base = digest(weights)
+        self.master: Arrays = {n: weights[n].astype(mx.float32) for n in perturbation.shapes}
+        self.dtypes = {name: weights[name].dtype for name in perturbation.shapes}
+        self.optimizer: AdamW | None = None
+        """Set by whoever made the update an `AdamwStep`."""
+        self._update = update
+        self._anchor = anchor
+        self._origin = None if isinstance(anchor, Free) else dict(self.master)
+        mx.eval(self.master)
+
+    def apply(self, terms: Items[Term]) -> Applied:
+        """One generation's step. Without terms nothing moves: neither momentum nor anchor acts."""
+        if not terms:
+            return Applied(0.0, 0.0)
+        before = self.master
+        rate = self._step(terms)
+        if self._origin is not None:
+            self.master = {
+                name: anchored(weight, self._origin[name], self._anchor, rate)
+                for name, weight in self.master.items()
+            }
+        return Applied(distance(self.master, before), rate)
+
+    def _step(self, terms: Items[Term]) -> float:
+        if isinstance(self._update, PlainStep):
+            alpha, stepped = self._update.alpha, {}
+            for name, weight in self.master.items():
+                stepped[name] = weight + combined(self.perturbation, name, terms) * alpha
+                mx.eval(stepped[name])
+            self.master = stepped
+            return alpha
+        if self.optimizer is None:
+            raise ValueError('update "adamw" needs Centre.optimizer')
+        gradients = {name: -combined(self.perturbation, name, terms) for name in self.master}
+        self.master, _, rate = self.optimizer.step(self.master, gradients)
+        return rate
+
+    # ── in a model ───────────────────────────────────────────────────────────────────────────────
+
+    def into(self, policy: Policy) -> None:
+        """Load the master, rounded to the model's precision."""
+        rounded = {name: w.astype(self.dtypes[name]) for name, w in self.master.items()}
+        policy.load_trained({**policy.trained(), **rounded})
+
+    @contextlib.contextmanager
+    def member_in(self, policy: Policy, member: Member) -> Iterator[None]:
+        """One member's weights in the model, for the time of a `with` block: full rank or low.
+
+        The model's own copy of the centre is given up meanwhile and made anew from the master.
+        """
+        weights = perturbed(self.perturbation, self.master, member, self.dtypes)
+        policy.load_trained({**policy.trained(), **weights})
+        del weights
+        try:
+            yield
+        finally:
+            self.into(policy)
+
+    # ── versions ─────────────────────────────────────────────────────────────────────────────────
+
+    def replay(self, lineage: Lineage) -> None:
+        """Apply all generations of a log to a centre at its base.
+
+        Raises Damaged if it is the log of another base.
+        """
+        if lineage.base != self.base:
+            raise Damaged(f"weights log: needs base {lineage.base[:12]}…, has {self.base[:12]}…")
+        for terms in lineage.generations:
+            self.apply(terms)
+
+    def state(self) -> Arrays:
+        """Master and optimiser, by name: to go on without the log. The base is loaded as always."""
+        optimizer = self.optimizer.state() if self.optimizer else {}
+        return {
+            **{f"master.{name}": weight for name, weight in self.master.items()},
+            **{f"optimizer.{name}": array for name, array in optimizer.items()},
+        }
+
+    def restore(self, state: Arrays) -> None:
+        """Go on from a saved state. Raises ValueError if it is of another model."""
+        mine = {f"master.{name}": weight.shape for name, weight in self.master.items()}
+        theirs = {n: array.shape for n, array in state.items() if n.startswith("master.")}
+        if mine != theirs:
+            odd = sorted(mine.keys() ^ theirs.keys())[:3] or ["shapes"]
+            raise ValueError(f"master does not fit this model: {', '.join(odd)}")
+        self.master = {name: state[f"master.{name}"] for name in self.master}
+        if self.optimizer:
+            prefix = "optimizer."
+            kept = {n.removeprefix(prefix): a for n, a in state.items() if n.startswith(prefix)}
+            self.optimizer.restore(kept)
+
+
+def anchored(
+    weight: mx.array, origin: mx.array, anchor: Free | AnchorL2 | AnchorSoft, rate: float
+) -> mx.array:
+    """The weight after it was drawn towards its origin (2605.30148), evaluated."""
+    drift = weight - origin
+    match anchor:
+        case Free():
+            return weight
+        case AnchorL2():
+            drawn = origin + drift * (1 - rate * anchor.strength)
+        case AnchorSoft():
+            short = mx.maximum(mx.abs(drift) - rate * anchor.strength, 0.0)
+            drawn = origin + mx.sign(drift) * short
+    mx.eval(drawn)
+    return drawn
+
+
+def distance(ours: Arrays, theirs: Arrays) -> float:
+    """‖ours − theirs‖ over all arrays that both have: of an update, or the drift from a base."""
+    squares: Iterable[float] = (
+        number(mx.square(ours[name] - theirs[name].astype(mx.float32)).sum())
+        for name in sorted(ours.keys() & theirs.keys())
+    )
+    return math.sqrt(math.fsum(squares))

@@ -1,0 +1,159 @@
+"""The sampler's half of evolution strategies: a centre that follows the published terms, and its members.
+
+Low-rank members decode together in one batch; full-rank ones one after another, each from a copy that is
+made from the master.
+"""
+
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
+from itertools import groupby
+from pathlib import Path
+
+import mlx.core as mx
+import msgspec
+import numpy as np
+
+from configs.schema import Es, Settings
+from policies import weights
+from policies.decode import BetweenTokens, Counts, Decoder, Sampling, Sequence
+from policies.evolution.likelihood import log_likelihoods
+from policies.evolution.perturbation import Member, members
+from policies.evolution.population import Population
+from policies.evolution.trainer import Step, centre_of
+from policies.model import Policy
+from runtime.errors import Damaged
+from runtime.trajectory import Trajectory
+from runtime.versions import WeightsVersion
+
+
+class EvolutionFollower:
+    """Follows a learner's centre, and lets members of a generation answer."""
+
+    def __init__(self, policy: Policy, settings: Settings) -> None:
+        assert isinstance(settings.algorithm, Es)
+        self._es, self._seed = settings.algorithm, settings.seed
+        self._policy = policy
+        self._slots = settings.sampling.slots
+        self._perturbation, self._centre = centre_of(policy, settings)
+        self._digest = ""
+
+    def follow(self, version: WeightsVersion) -> None:
+        """Bring the centre to a version: by the terms that are missing, or from the whole weights.
+
+        Raises Damaged if it does not come to the version's digest.
+        """
+        if version.digest == self._digest:
+            return
+        steps = self._steps(version)
+        known = next((i for i, step in enumerate(steps) if step.before == self._digest), None)
+        if known is None:
+            assert version.base is not None
+            state = weights.load(Path(version.base.path), version.base.digest)
+            self._centre.restore(state)
+            known = 0
+        for step in steps[known:]:
+            self._centre.apply(step.terms)
+        self._centre.into(self._policy)
+        self._digest = weights.digest(self._policy.trained())
+        if self._digest != version.digest:
+            raise Damaged(
+                f"{version.path}: replayed, the weights have digest {self._digest[:12]}…, "
+                f"the learner's {version.digest[:12]}…"
+            )
+
+    def decode(
+        self,
+        generation: int,
+        mine: range,
+        sequences: Items[Sequence],
+        sampling: Sampling,
+        version: int,
+        between_tokens: BetweenTokens,
+    ) -> Counts:
+        """Continue sequences under the weights of some of a generation's members: `Sequence.member` is an
+        index of `mine`.
+        """
+        everyone = self._members(generation, mine)
+        if self._perturbation.rank:
+            with Population(self._policy, self._perturbation, everyone) as population:
+                decoder = Decoder(self._policy, self._slots, population.rows)
+                decoder.run(sequences, sampling, version, between_tokens)
+            return decoder.counts
+        decoder = Decoder(self._policy, self._slots)
+        for number, theirs in groupby(
+            sorted(sequences, key=lambda s: s.member), key=lambda s: s.member
+        ):
+            with self._centre.member_in(self._policy, everyone[number]):
+                decoder.run(list(theirs), sampling, version, between_tokens)
+            mx.clear_cache()
+        return decoder.counts
+
+    def likelihoods(
+        self,
+        generation: int,
+        mine: range,
+        rows: Items[Trajectory],
+        known: set[tuple[int, int]],
+        may_go_on: Callable[[], bool],
+    ) -> Iterator[Trajectory]:
+        """Each row under each of the members `mine`, with the mean log-likelihood of its answer's tokens
+        as the reward; pairs of prompt and member that are `known` are left out.
+
+        Ends early if it may not go on. As many rows share a pass as there are slots.
+        """
+        everyone = self._members(generation, mine)
+        pairs = [
+            (index, row)
+            for index, member in enumerate(mine)
+            for row in rows
+            if (row.prompt_index, member) not in known
+        ]
+        if self._perturbation.rank:
+            with Population(self._policy, self._perturbation, everyone) as population:
+                yield from self._likelihoods(pairs, mine, population, may_go_on)
+            return
+        for index, theirs in groupby(pairs, key=lambda pair: pair[0]):
+            with self._centre.member_in(self._policy, everyone[index]):
+                yield from self._likelihoods(list(theirs), mine, None, may_go_on)
+
+    def _likelihoods(
+        self,
+        pairs: Items[tuple[int, Trajectory]],
+        mine: range,
+        population: Population | None,
+        may_go_on: Callable[[], bool],
+    ) -> Iterator[Trajectory]:
+        for begin in range(0, len(pairs), self._slots):
+            if not may_go_on():
+                return
+            some = pairs[begin : begin + self._slots]
+            longest = max(len(row.tokens) for _, row in some)
+            tokens_NT = np.zeros((len(some), longest), np.int32)
+            answer_NT = np.zeros((len(some), longest), np.float32)
+            for n, (_, row) in enumerate(some):
+                tokens_NT[n, : len(row.tokens)] = row.tokens
+                answer_NT[n, row.prompt_tokens : len(row.tokens)] = 1.0
+            totals_N = log_likelihoods(
+                self._policy,
+                population,
+                np.array([index for index, _ in some]),
+                mx.array(tokens_NT),
+                mx.array(answer_NT),
+            )
+            means_N = np.array(totals_N) / answer_NT.sum(axis=1)
+            for (index, row), reward in zip(some, means_N.tolist()):
+                yield msgspec.structs.replace(row, sample=mine[index], reward=reward)
+
+    def _members(self, generation: int, mine: range) -> list[Member]:
+        es = self._es
+        everyone = members(self._seed, generation, es.population, es.antithetic)
+        return everyone[mine.start : mine.stop]
+
+    def _steps(self, version: WeightsVersion) -> list[Step]:
+        """What the versions behind the base added, in order."""
+        assert version.base is not None
+        folder = Path(version.path).parent
+        return [
+            msgspec.json.decode((folder / f"v{n:06d}.json").read_bytes(), type=Step)
+            for n in range(version.base.version + 1, version.version + 1)
+        ]

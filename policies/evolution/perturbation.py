@@ -1,0 +1,215 @@
+"""Which weights are perturbed and by what: noise from a key, made when it is needed, never stored.
+
+A matrix [m, n] gets E = A·Bᵀ/√r with factors of rank r (EGGROLL, 2511.16652), or noise in every
+element. An embedding is a matrix like any other, and one that is tied to the head has one noise for
+both. Norms and biases have no low rank: they are held still then, as in EGGROLL's reference. The noise
+of a tensor has a key of its own, so tensors of one shape do not share it (the seed code of 2509.24372 does
+share it); it is the same for both members of an antithetic pair.
+
+Everything that ends in weights is made of single float32 sums and products in a fixed order, or of sums
+that are exact in any order, so it has the same bits on every backend.
+
+Shapes: P keys, R rank, M and N a matrix's sides.
+"""
+
+import re
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+
+import mlx.core as mx
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from configs.schema import Es, LowRank
+from kernels.noise import Kind, noise
+from policies.model import Arrays, Policy
+from runtime.errors import BadInput
+from runtime.keys import derive, mix
+
+BLOCK = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)\.[^.]+$")
+"""In the name of a weight: the number of its block, and its module there."""
+KEYS_AT_ONCE = 64
+"""Of a sum over many keys: bounds the memory of their factors."""
+
+
+class Perturbation(Struct, frozen=True, kw_only=True):
+    """What a member's key means."""
+
+    sigma: float
+    rank: int
+    """0: full rank."""
+    noise: Kind
+    shapes: dict[str, tuple[int, ...]]
+    """The weights that are perturbed, sorted by name."""
+
+    @property
+    def size(self) -> int:
+        """Numbers that are perturbed. The norm of a member's noise is about sigma·√size."""
+        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+
+class Member(Struct, frozen=True, array_like=True):
+    """One perturbed model of a generation: centre + sign·sigma·E(key)."""
+
+    key: int
+    sign: int
+
+
+class Term(Struct, frozen=True, array_like=True):
+    """What a key's noise counts for in an update: all that travels of a member."""
+
+    key: int
+    coefficient: float
+
+
+def members(seed: int, generation: int, population: int, antithetic: bool) -> list[Member]:
+    """The members of a generation, in the order in which all results are combined.
+
+    In antithetic pairs, 2p is + and 2p + 1 is −. Raises ValueError for half a pair.
+    """
+    if antithetic and population % 2:
+        raise ValueError(f"antithetic pairs need an even population, got {population}")
+    signs = (1, -1) if antithetic else (1,)
+    keys = (derive(seed, "es", generation, pair) for pair in range(population // len(signs)))
+    return [Member(key, sign) for key in keys for sign in signs]
+
+
+def perturbation(es: Es, policy: Policy) -> Perturbation:
+    """The perturbation that the settings ask of this model.
+
+    Raises BadInput if it has no such weights, or a matrix that is smaller than the rank.
+    """
+    low = isinstance(es.perturbation, LowRank)
+    rank = es.perturbation.rank if isinstance(es.perturbation, LowRank) else 0
+    vectors = not isinstance(es.perturbation, LowRank) and es.perturbation.vectors
+    trained = {name: weight.shape for name, weight in policy.trained().items()}
+    chosen = chosen_names(trained, es.layers, es.modules, policy.layer_count())
+    shapes = {n: trained[n] for n in chosen if len(trained[n]) > 1 or vectors}
+    if not shapes:
+        raise BadInput("algorithm.modules: none of the weights they name is a matrix")
+    for name, shape in shapes.items():
+        if low and len(shape) != 2:
+            raise BadInput(f'algorithm.perturbation: {name} {list(shape)} needs "full_rank"')
+        if rank > min(shape):
+            raise BadInput(
+                f"algorithm.perturbation.rank = {rank} needs to be at most the smaller side of every "
+                f"matrix, got {name} {list(shape)}: leave it out by algorithm.modules or lower the rank"
+            )
+    return Perturbation(sigma=es.sigma, rank=rank, noise=es.noise, shapes=shapes)
+
+
+def chosen_names(
+    names: Items[str] | Mapping, layers: int, modules: Items[str], blocks: int
+) -> list[str]:
+    """The weights in the last `layers` of `blocks` blocks (-1: all, and what is in no block) whose
+    module is one of `modules` (none: all), sorted. Raises BadInput for a module that is not there.
+    """
+    chosen, found = [], set()
+    for name in sorted(names):
+        block = BLOCK.search(name)
+        if not block:
+            if layers < 0 and not modules:
+                chosen.append(name)
+            continue
+        number, module = int(block[1]), block[2]
+        if (layers < 0 or number >= blocks - layers) and (not modules or module in modules):
+            chosen.append(name)
+            found.add(module)
+    if missing := sorted(set(modules) - found):
+        raise BadInput(
+            f"algorithm.modules: {missing[0]!r} is no trained module of the blocks chosen"
+        )
+    return chosen
+
+
+# ── noise ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def factors(
+    perturbation: Perturbation, name: str, keys_P: NDArray[np.uint64]
+) -> tuple[mx.array, mx.array]:
+    """A [P, R, M] and B [P, R, N] of a matrix for each key: E = Σ_r A_r·B_rᵀ/√R."""
+    rows, columns = perturbation.shapes[name]
+    both = []
+    for side, length in (("A", rows), ("B", columns)):
+        values = noise(_keys_of(keys_P, name, side), perturbation.rank * length, perturbation.noise)
+        both.append(values.reshape(len(keys_P), perturbation.rank, length))
+    return both[0], both[1]
+
+
+def combined(perturbation: Perturbation, name: str, terms: Items[Term]) -> mx.array:
+    """Σ coefficient·E(key) of one tensor, float32, evaluated.
+
+    Of ±1 noise and coefficients from `fitness.snapped`, the low-rank sum is one matrix product
+    that is exact: every partial sum is a multiple of one power of two and fits 24 bits.
+    """
+    shape = perturbation.shapes[name]
+    total = mx.zeros(shape, mx.float32)
+    for first in range(0, len(terms), KEYS_AT_ONCE):
+        some = terms[first : first + KEYS_AT_ONCE]
+        keys_P = np.array([term.key for term in some], np.uint64)
+        coefficients_P = np.array([term.coefficient for term in some], np.float32)
+        if not perturbation.rank:
+            total = _add_full(total, perturbation, name, keys_P, coefficients_P)
+        elif perturbation.noise == "rademacher":
+            total = total + _exact_product(*factors(perturbation, name, keys_P), coefficients_P)
+        else:
+            total = _add_outer(total, *factors(perturbation, name, keys_P), coefficients_P)
+        mx.eval(total)
+    return total * perturbation.rank**-0.5 if perturbation.rank > 1 else total
+
+
+def perturbed(
+    perturbation: Perturbation, master: Arrays, member: Member, dtypes: Mapping[str, mx.Dtype]
+) -> Arrays:
+    """A member's weights: rounded copies of master + sign·sigma·E, one tensor's noise at a time."""
+    weights: Arrays = {}
+    for name in perturbation.shapes:
+        noise_of_it = combined(perturbation, name, [Term(member.key, 1.0)])
+        whole = master[name] + noise_of_it * (member.sign * perturbation.sigma)
+        weights[name] = whole.astype(dtypes[name])
+        mx.eval(weights[name])
+    return weights
+
+
+def _keys_of(keys_P: NDArray[np.uint64], name: str, side: str) -> NDArray[np.uint64]:
+    return mix(keys_P ^ np.uint64(derive(name, side)))
+
+
+def _add_full(
+    total: mx.array,
+    perturbation: Perturbation,
+    name: str,
+    keys_P: NDArray[np.uint64],
+    coefficients_P: NDArray[np.float32],
+) -> mx.array:
+    for key, coefficient in zip(_keys_of(keys_P, name, "E"), coefficients_P):
+        values = noise(np.array([key]), total.size, perturbation.noise).reshape(total.shape)
+        total = total + values * float(coefficient)
+        mx.eval(total)  # or the noise of all keys would be there at once
+    return total
+
+
+def _add_outer(
+    total: mx.array, a_PRM: mx.array, b_PRN: mx.array, coefficients_P: NDArray[np.float32]
+) -> mx.array:
+    """A product of matrices would be faster, and would have other bits with each BLAS."""
+    for p, coefficient in enumerate(coefficients_P):
+        for r in range(a_PRM.shape[1]):
+            total = total + (a_PRM[p, r] * float(coefficient))[:, None] * b_PRN[p, r]
+        mx.eval(total)
+    return total
+
+
+def _exact_product(
+    a_PRM: mx.array, b_PRN: mx.array, coefficients_P: NDArray[np.float32]
+) -> mx.array:
+    """In two halves of 11 bits, so that nothing is lost where float32 products are TF32 either."""
+    high_P = (coefficients_P.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+    b_KN = b_PRN.reshape(-1, b_PRN.shape[-1])
+    high, low = (
+        (a_PRM * mx.array(half_P)[:, None, None]).reshape(-1, a_PRM.shape[-1]).T @ b_KN
+        for half_P in (high_P, coefficients_P - high_P)
+    )
+    return high + low

@@ -1,0 +1,151 @@
+"""The learner's half of evolution strategies: scores in, a step of the centre, keys and coefficients out.
+
+A version is published as the terms that made it, a few hundred bytes, on top of whole weights that were
+published when this learner began. Whoever follows applies them to a centre of its own, and must come to
+the same digest.
+"""
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from msgspec import Struct
+
+from configs.schema import AdamwStep, Es, Settings
+from policies import weights
+from policies.evolution.centre import Centre, Lineage, distance
+from policies.evolution.fitness import combine
+from policies.evolution.perturbation import Member, Perturbation, Term, members, perturbation
+from policies.evolution.precision import problems
+from policies.model import Arrays, Policy
+from policies.optimizers import AdamW
+from policies.trainer import MayGoOn
+from runtime.durable import write_file
+from runtime.errors import BadInput, Damaged, Interrupted
+from runtime.trajectory import with_columns
+from runtime.versions import Base, WeightsVersion
+
+LINEAGE = "lineage.json"
+
+
+class Step(Struct, frozen=True):
+    """A version's file: what it adds to the version before it."""
+
+    before: str
+    after: str
+    """Digests of the trained weights."""
+    terms: list[Term]
+
+
+def centre_of(policy: Policy, settings: Settings) -> tuple[Perturbation, Centre]:
+    """The perturbation that the settings ask for, and a centre at the model's weights.
+
+    Raises BadInput for settings that these weights cannot express.
+    """
+    es = settings.algorithm
+    assert isinstance(es, Es)
+    noise = perturbation(es, policy)
+    centre = Centre(policy, noise, es.update, es.anchor)
+    if isinstance(es.update, AdamwStep):
+        centre.optimizer = AdamW(settings.optimizer, centre.master, es.steps)
+    rate = settings.optimizer.learning_rate
+    for sentence in problems(es, noise, centre.master, centre.dtypes, rate):
+        raise BadInput(sentence)
+    return noise, centre
+
+
+class EvolutionTrainer:
+    """Moves the centre by a generation's scores."""
+
+    def __init__(self, policy: Policy, settings: Settings) -> None:
+        es = settings.algorithm
+        assert isinstance(es, Es)
+        self._es = es
+        self._seed = settings.seed
+        self._policy = policy
+        self._start = {name: w for name, w in policy.trained().items()}
+        """The base, for the drift from it: shares the model's memory until the first step."""
+        self._perturbation, self._centre = centre_of(policy, settings)
+        self._lineage = Lineage(base=self._centre.base, generations=[])
+        self._digest = self._centre.base
+        self._base: Base | None = None
+
+    def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """A row's advantage is its member's fitness above the mean of all, where it has one."""
+        _, scores_NQ = self._scores(batch)
+        fitness_N = scores_NQ.mean(axis=1)
+        kept_N = np.isfinite(fitness_N)
+        above_N = fitness_N - (fitness_N[kept_N].mean() if kept_N.any() else 0.0)
+        values = [above_N[sample] for sample in batch["sample"].to_pylist()]
+        return with_columns(batch, {"advantage": [v if math.isfinite(v) else None for v in values]})
+
+    def step(
+        self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True
+    ) -> dict[str, float]:
+        """One generation; what is to be reported. Raises Interrupted before anything has moved."""
+        if not may_go_on(False):
+            raise Interrupted("asked to pause before a generation's step")
+        everyone, scores_NQ = self._scores(batch)
+        combination = combine(everyone, scores_NQ, self._es.shaping, self._perturbation.rank)
+        applied = self._centre.apply(combination.terms)
+        self._centre.into(self._policy)
+        self._lineage.generations.append(combination.terms)
+        fitness_N = scores_NQ.mean(axis=1)
+        fitness_N = fitness_N[np.isfinite(fitness_N)]
+        return {
+            "fitness_std": float(fitness_N.std()) if len(fitness_N) else 0.0,
+            "fitness_best": float(fitness_N.max()) if len(fitness_N) else 0.0,
+            "members_left_out": float(combination.left_out),
+            "flat_generations": float(combination.flat),
+            "update_norm": applied.update_norm,
+            "noise_norm": self._perturbation.sigma * math.sqrt(self._perturbation.size),
+            "drift_norm": distance(self._centre.master, self._start),
+            "learning_rate": applied.rate,
+            "learner_tokens": 0.0,
+        }
+
+    def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:
+        """Write what takes a follower to this version."""
+        digest = weights.digest(self._policy.trained())
+        if whole:
+            path = folder / f"v{version:06d}.safetensors"
+            state = weights.save(path, self._centre.state())
+            self._base = Base(version=version, path=str(path), digest=state)
+        else:
+            path = folder / f"v{version:06d}.json"
+            step = Step(self._digest, digest, self._lineage.generations[-1])
+            write_file(path, msgspec.json.encode(step), durable=False)
+        self._digest = digest
+        return WeightsVersion(version=version, path=str(path), digest=digest, base=self._base)
+
+    def state(self) -> Arrays:
+        """Master and optimiser, by name."""
+        return self._centre.state()
+
+    def put(self, folder: Path) -> None:
+        """Write the lineage beside a checkpoint's arrays: replayed from the base, it gives them."""
+        write_file(folder / LINEAGE, msgspec.json.encode(self._lineage), durable=False)
+
+    def restore(self, state: Arrays, folder: Path) -> None:
+        """Go on from a checkpoint's state; the model holds its weights already."""
+        self._centre.restore(state)
+        lineage = msgspec.json.decode((folder / LINEAGE).read_bytes(), type=Lineage)
+        if lineage.base != self._centre.base:
+            raise Damaged(f"{folder / LINEAGE}: is of another base")
+        self._lineage = lineage
+        self._digest = weights.digest(self._policy.trained())
+
+    def _scores(self, batch: pa.RecordBatch) -> tuple[list[Member], np.ndarray]:
+        """The generation's members and [members, prompts] their rewards, NaN where there is none."""
+        generation = batch["step"][0].as_py()
+        everyone = members(self._seed, generation, self._es.population, self._es.antithetic)
+        prompts = {p: i for i, p in enumerate(sorted(set(batch["prompt_index"].to_pylist())))}
+        scores_NQ = np.full((len(everyone), len(prompts)), np.nan)
+        for prompt, sample, reward in zip(
+            *(batch[name].to_pylist() for name in ("prompt_index", "sample", "reward"))
+        ):
+            if reward is not None:
+                scores_NQ[sample, prompts[prompt]] = reward
+        return everyone, scores_NQ

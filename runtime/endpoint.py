@@ -1,0 +1,220 @@
+"""A teacher behind an OpenAI-compatible endpoint: text in, text out, and every failure has a name.
+
+    with Client(Endpoint(url="http://127.0.0.1:8080/v1", model="teacher")) as teacher:
+        for index, outcome in teacher.ask_all(asks):    # as they come, at most `concurrency` at once
+            match outcome:
+                case Answer(): ...                      # store it now: it has been paid for
+                case Failure(): ...                     # count it by kind
+
+Chat completions only (LM Studio, mlx_lm.server, vllm-mlx, llama.cpp and others have them). The key
+comes from an environment variable and goes into one header: not into a record, a reason or an answer,
+whatever the server sends back. Waits grow and are spread by the ask's own key, never shorter than the
+server's Retry-After, which holds for all asks of the client.
+"""
+
+import ipaddress
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct, field
+
+from runtime.chat import Ask, Failure, Outcome, outcome, request_body, retry_after_s
+from runtime.errors import BadInput
+from runtime.exchange import Address, Line, Reply, address
+from runtime.keys import derive, uniform
+
+TRANSIENT = {"refused", "timed_out", "dropped", "rate_limited", "server_error", "malformed"}
+"""Worth another attempt. The others would only be paid for twice."""
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""A name in capitals: a key that was put in its place is hardly ever one, and is not repeated."""
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """Where the teacher is and how it is to be treated."""
+
+    url: str
+    """Up to and including the version: "http://127.0.0.1:8080/v1"."""
+    model: str
+    key_variable: str = ""
+    """Name of the environment variable that holds the key; none is sent without it."""
+    concurrency: int = 4
+    timeout_s: float = 300.0
+    """Of one attempt, from connecting to the last byte."""
+    attempts: int = 5
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 60.0
+    """A server that asks for more is not waited for."""
+    max_bytes: int = 4 << 20
+    """Of one response."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What else goes into each request's body."""
+
+
+class Client:
+    """Asks one endpoint. Any number of threads may ask; `close` ends all that is under way."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Raises BadInput for settings that cannot be used, and for a key that is not there."""
+        _check(endpoint)
+        self._endpoint = endpoint
+        self._address = _chat_address(endpoint)
+        self._secret = _secret(endpoint, self._address)
+        self._line = Line()
+        self._places = threading.BoundedSemaphore(endpoint.concurrency)
+        self._open_at = 0.0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every ask, waiting or under way, as a failure "stopped"; later ones fail likewise."""
+        self._line.stop()
+
+    def ask(self, ask: Ask) -> Outcome:
+        """The answer, or why there is none after all attempts. Raises nothing."""
+        body = request_body(ask, self._endpoint.model, self._endpoint.extra)
+        if isinstance(body, Failure):
+            return body
+        began, attempts = time.monotonic(), 0
+        result = self._wait(ask.key, attempts)
+        while result is None:
+            attempts += 1
+            result = self._attempt(body)
+            passing = isinstance(result, Failure) and result.kind in TRANSIENT
+            if passing and attempts < self._endpoint.attempts:
+                ended = self._wait(ask.key, attempts)
+                if ended is None or ended.kind == "stopped":
+                    result = ended
+        seconds = time.monotonic() - began
+        return msgspec.structs.replace(result, attempts=attempts, seconds=seconds)
+
+    def ask_all(self, asks: Iterable[Ask]) -> Generator[tuple[int, Outcome], None, None]:
+        """Outcomes with the number of their ask, in the order in which they come.
+
+        `asks` is read only as fast as there are places, so it may be endless.
+        """
+        pool = ThreadPoolExecutor(self._endpoint.concurrency, thread_name_prefix="endpoint")
+        running: dict[Future[Outcome], int] = {}
+        try:
+            for index, ask in enumerate(asks):
+                running[pool.submit(self.ask, ask)] = index
+                if len(running) >= self._endpoint.concurrency:
+                    yield from _finished(running)
+            while running:
+                yield from _finished(running)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def backoff_s(self, key: int, attempts: int) -> float:
+        """Seconds to wait after so many attempts: doubled each time, then between half and all of it."""
+        grown_s = self._endpoint.first_wait_s * 2.0 ** min(attempts - 1, 60)
+        stream, position = np.array([derive(key, "backoff"), attempts], np.uint64).reshape(2, 1)
+        with np.errstate(over="ignore"):
+            share = float(uniform(stream, position)[0])
+        return min(grown_s, self._endpoint.longest_wait_s) * (0.5 + 0.5 * share)
+
+    def _attempt(self, body: bytes) -> Outcome:
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": "pippin",
+        }
+        if self._secret:
+            headers["Authorization"] = f"Bearer {self._secret}"
+        with self._places:
+            reply = self._line.post(
+                self._address,
+                body,
+                headers,
+                timeout_s=self._endpoint.timeout_s,
+                max_bytes=self._endpoint.max_bytes,
+            )
+        result = outcome(reply, self._secret)
+        if isinstance(reply, Reply) and isinstance(result, Failure):
+            asked_s = retry_after_s(reply.retry_after)
+            if asked_s is not None:
+                with self._lock:
+                    self._open_at = max(self._open_at, time.monotonic() + asked_s)
+        return result
+
+    def _wait(self, key: int, attempts: int) -> Failure | None:
+        """Sleep until another attempt may be made, or say why there is to be none."""
+        longest_s = self._endpoint.longest_wait_s
+        ready_at = time.monotonic() + (self.backoff_s(key, attempts) if attempts else 0.0)
+        while not self._line.stopped.is_set():
+            with self._lock:
+                held_s = self._open_at - time.monotonic()
+            if held_s > longest_s:
+                reason = f"the server asks to wait {held_s:.0f} s, more than longest_wait_s = {longest_s:g}"
+                return Failure(kind="rate_limited", reason=reason)
+            left_s = max(held_s, ready_at - time.monotonic())
+            if left_s <= 0:
+                return None
+            self._line.stopped.wait(left_s)
+        return Failure(kind="stopped", reason="it was ended on request")
+
+
+def _finished(running: dict[Future[Outcome], int]) -> Iterator[tuple[int, Outcome]]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in sorted(done, key=running.__getitem__):
+        yield running.pop(future), future.result()
+
+
+def _check(endpoint: Endpoint) -> None:
+    for name in (
+        "concurrency", "timeout_s", "attempts", "first_wait_s", "longest_wait_s", "max_bytes"
+    ):  # fmt: skip
+        value = getattr(endpoint, name)
+        if not 0 < value < math.inf:
+            raise BadInput(f"endpoint.{name}: needed a number above 0, got {value}")
+    if not endpoint.model:
+        raise BadInput("endpoint.model: needed the model's name at the endpoint, got none")
+
+
+def _chat_address(endpoint: Endpoint) -> Address:
+    try:
+        base = address(endpoint.url)
+    except ValueError as error:
+        raise BadInput(f"endpoint.url: {error}") from None
+    return msgspec.structs.replace(base, path=f"{base.path}/chat/completions")
+
+
+def _secret(endpoint: Endpoint, to: Address) -> str:
+    variable = endpoint.key_variable
+    if not variable:
+        return ""
+    if not VARIABLE.fullmatch(variable):
+        raise BadInput(
+            "endpoint.key_variable: needed an environment variable's name in capitals, got something else"
+        )
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise BadInput(f"endpoint.key_variable: needed a key in ${variable}, got none")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise BadInput(
+            f"endpoint.key_variable: needed one printable word in ${variable}, got something else"
+        )
+    if not to.secure and not _loopback(to.host):
+        raise BadInput(
+            f"endpoint.url: needed https to send the key in ${variable}, got plain http to {to.host}"
+        )
+    return key
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,77 @@
+"""Settings of evolution strategies: what is refused, what is warned of, what decodes."""
+
+import msgspec
+import pytest
+
+from configs import schema
+from configs.evolution import problems, warnings
+from configs.schema import Addition, Es, Grpo, Jsonl, PlainStep, Settings
+
+
+def settings(**changes) -> Settings:
+    return Settings(**{"task": Addition(), "algorithm": Grpo(), **changes})
+
+
+@pytest.mark.parametrize(
+    ("es", "changes", "words"),
+    [
+        ({"population": 7}, {}, "algorithm.population = 7 needs to be even"),
+        ({"layers": 0}, {}, "algorithm.layers = 0 perturbs nothing"),
+        ({"population": 2}, {"actors": schema.Actors(samplers=3)}, "actors.samplers = 3"),
+        ({}, {"sampling": schema.Sampling(temperature=0.5)}, "sampling.temperature has no effect"),
+        ({}, {"optimizer": schema.Optimizer(beta1=0.5)}, "optimizer has no effect"),
+        ({}, {"task": Jsonl(train="a", response="b")}, "needs task.reward"),
+        (
+            {"fitness": "log_likelihood"},
+            {"task": Jsonl(train="a", reward="b")},
+            "needs task.response",
+        ),
+        ({"fitness": "log_likelihood", "temperature": 1.0}, {}, "temperature has no effect"),
+    ],
+)
+def test_contradictions_are_named(es, changes, words):
+    (sentence,) = problems(Es(**es), settings(**changes))
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("es", "changes"),
+    [
+        ({}, {}),
+        ({"population": 7, "antithetic": False}, {}),
+        ({"update": schema.AdamwStep()}, {"optimizer": schema.Optimizer(beta1=0.5)}),
+        ({"fitness": "log_likelihood"}, {"task": Jsonl(train="a", response="b")}),
+    ],
+)
+def test_what_can_run_passes(es, changes):
+    assert list(problems(Es(**es), settings(**changes))) == []
+
+
+def test_alpha_far_above_sigma_is_warned_of():
+    (sentence,) = warnings(Es(sigma=0.02, update=PlainStep(alpha=0.1)))
+    assert "alpha = 0.1 is far above algorithm.sigma = 0.02: a step goes 5.0 sigma" in sentence
+    assert not list(warnings(Es(sigma=0.02, update=PlainStep(alpha=0.02))))
+    assert not list(
+        warnings(Es(sigma=0.02, update=PlainStep(alpha=0.06), shaping="centered_ranks"))
+    )
+    assert not list(warnings(Es(update=schema.AdamwStep())))
+
+
+def test_settings_without_effect_cannot_be_written():
+    def decode(algorithm: dict) -> Es:
+        return msgspec.convert({"name": "es", **algorithm}, Es)
+
+    tag = Es.__struct_config__.tag_field
+    assert tag == "name"
+    assert decode({"update": {"name": "plain", "alpha": 0.1}}).update == PlainStep(alpha=0.1)
+    for wrong in (
+        {"update": {"name": "adamw", "alpha": 0.1}},
+        {"perturbation": {"name": "full_rank", "rank": 2}},
+        {"perturbation": {"name": "low_rank", "vectors": True}},
+        {"anchor": {"name": "none", "strength": 1.0}},
+        {"anchor": {"name": "l2"}},
+        {"population": 1},
+        {"sigma": 0.0},
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            decode(wrong)

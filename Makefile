@@ -7,7 +7,7 @@ PACKAGES := actors configs kernels ops policies runtime
 PYTHON ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench soak clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -31,6 +31,10 @@ lint: setup ## ruff, ruff format and pyright
 bench: setup ## the benchmarks
 	@echo "==> running the benchmarks"
 	@$(BIN)/pippin bench
+
+soak: setup ## thousands of kills, each run compared with an undisturbed one
+	@echo "==> killing trial runs (about 10 minutes)"
+	@$(BIN)/pippin bench kills --kills 1000
 
 clean: ## remove the environment and caches; runs stay
 	@echo "==> removing $(VENV) and caches (runs/ stays)"

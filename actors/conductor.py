@@ -19,13 +19,14 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from actors.distillation import Lessons
 from actors.fleet import Fleet, PartDied
 from actors.logs import open_log
 from actors.messages import Generate, Learn, Learned, Restored, RunState, Save
 from actors.parts import Parts
 from actors.pause import Pause
 from actors.rollouts import Collected, Rollouts
-from configs.schema import Es, Grpo, Settings, Sft
+from configs.schema import Distill, Es, Grpo, Settings, Sft
 from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
 from runtime.metrics import METRICS, Meter
@@ -180,6 +181,9 @@ class Conductor:
                 return await self._rollouts.collect_population(
                     step, state, es, self._versions[step - 1]
                 )
+            case Distill() as distill:
+                lessons = Lessons(self._settings, distill, self._parts, self._rollouts)
+                return await lessons.collect(step, state, self._versions[step - 1])
 
     async def _learn(self, step: int, collected: Collected) -> Learned:
         self._doing(f"learning step {step}")
@@ -343,7 +347,8 @@ def step_metrics(raw: dict[str, float], seconds: float | None = None) -> dict[st
     step's own seconds are known.
     """
     values = dict(raw)
-    for role in ("sampler", "learner", "verifier"):
+    teacher = ("teacher",) if "teacher_busy_s" in values else ()
+    for role in ("sampler", "learner", "verifier", *teacher):
         busy = values.setdefault(f"{role}_busy_s", 0.0)
         if seconds is not None:
             values["step_seconds"] = seconds
@@ -351,6 +356,8 @@ def step_metrics(raw: dict[str, float], seconds: float | None = None) -> dict[st
     values["sampler_tokens_per_s"] = _rate(
         values.get("sampler_tokens", 0), values["sampler_busy_s"]
     )
+    if teacher:
+        values["teacher_tokens_per_s"] = _rate(values["teacher_tokens"], values["teacher_busy_s"])
     values["learner_tokens_per_s"] = _rate(
         values.pop("learner_tokens", 0), values["learner_busy_s"]
     )

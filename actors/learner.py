@@ -42,7 +42,7 @@ from runtime.checkpoint import Checkpoint
 from runtime.errors import RunFailed
 from runtime.gate import Gate
 from runtime.rundir import RunDirectory
-from runtime.trajectory import merge, with_columns
+from runtime.trajectory import UNLOGGED, merge, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog
 from runtime.versions import WeightsVersion
 
@@ -179,7 +179,8 @@ class Learner:
             batch = self._trainer.annotated(batch)
             metrics = self._trainer.step(batch, self._may_go_on())
             failpoints.hit("learn.updated")
-            self._trajectories.append(batch)
+            nothing = [None] * batch.num_rows
+            self._trajectories.append(with_columns(batch, dict.fromkeys(UNLOGGED, nothing)))
             failpoints.hit("learn.logged")
             self._step = request.step
             newest = self._trainer.publish(self._run.weights, request.step, whole=False)

@@ -1,5 +1,6 @@
 """A part's own log: JSON lines in the run directory, with its name, and its stack if it crashes."""
 
+import contextlib
 import faulthandler
 import io
 import sys
@@ -20,7 +21,7 @@ def open_log(folder: Path, name: str) -> Any:
         stack = (folder / f"{name}.stack").open("a")
         faulthandler.register(DUMP_SIGNAL, stack, all_threads=True)
     return structlog.wrap_logger(
-        structlog.WriteLogger(cast(TextIO, _Tee(file)) if ray.is_initialized() else file),
+        structlog.WriteLogger(cast(TextIO, _LogFile(file, shown=ray.is_initialized()))),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -31,16 +32,22 @@ def open_log(folder: Path, name: str) -> Any:
     )
 
 
-class _Tee(io.TextIOBase):
-    """Writes to the log and to the process's output, which Ray's dashboard shows."""
+class _LogFile(io.TextIOBase):
+    """Writes to the log and, where it is shown in Ray's dashboard, to the process's output.
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
+    What a full disk has no room for is dropped: nothing stops because it could not be told.
+    """
+
+    def __init__(self, file: TextIO, *, shown: bool) -> None:
+        self._files = (sys.stdout, file) if shown else (file,)
 
     def write(self, text: str) -> int:
-        sys.stdout.write(text)
-        return self._file.write(text)
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                file.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        sys.stdout.flush()
-        self._file.flush()
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                file.flush()

@@ -60,6 +60,35 @@ class Generated(Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
+class Ask(Struct, frozen=True, kw_only=True):
+    """Have a teacher answer each prompt, once."""
+
+    step: int
+    prompts: list[Prompt]
+    temperature: float
+    max_new_tokens: int
+
+
+class Taught(Struct, frozen=True, kw_only=True):
+    """What a teacher did: the small half of its answer, beside the batch."""
+
+    dropped: list[str | None]
+    """Why a row of the batch is not trained on, in its order."""
+    interrupted: bool
+    """Somebody asked to pause: rows are missing, or have nothing said about them."""
+    first_failure: str = ""
+    """A sentence about the first row that is dropped."""
+    tokens: int = 0
+    """Scored or sampled now, not known from before."""
+    cached_rows: int = 0
+    asked_rows: int = 0
+    one_token_answers: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    """For the GPU."""
+    memory_bytes: int = 0
+
+
 class Scored(Struct, frozen=True, kw_only=True):
     """A verdict for each row of a batch, in its order."""
 
@@ -74,7 +103,8 @@ class Learn(Struct, frozen=True, kw_only=True):
     """One optimiser step (or a few) on a step's batches; verdicts beside each batch."""
 
     step: int
-    scored: list[Scored]
+    scored: list[Scored | None]
+    """None for a batch that nobody judges."""
     dropped: list[list[str | None]]
     """Why a row is not trained on, by batch and row; None for those that are."""
     state: "RunState"

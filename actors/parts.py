@@ -9,15 +9,16 @@ from actors import postmortem
 from actors.fleet import Fleet, PartDied, PartStuck
 from actors.messages import Hello
 from actors.pause import Pause
-from configs.schema import Settings, Sft
+from configs.distillation import asks_actors, reads_data, student_samples
+from configs.schema import Distill, Settings, Sft
 from runtime.errors import Interrupted, RunFailed
 
 T = TypeVar("T")
 
 BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
-GRACE_S = {"sampler": 5.0, "verifier": 0.0, "evaluator": 0.0, "reader": 0.0}
-"""How long a pause waits for a part's answer. A sampler hands over what it has at its next token; the
+GRACE_S = {"sampler": 5.0, "teacher": 5.0, "verifier": 0.0, "evaluator": 0.0, "reader": 0.0}
+"""How long a pause waits for a part's answer. Who samples hands over what it has at its next token; the
 others are asked again afterwards. The learner is waited for: it stops between two micro-batches, or is
 about to write down what it has learned."""
 STUCK_WEIGHT = 2
@@ -140,7 +141,11 @@ class Parts:
 
     def _limit_s(self, role: str) -> float:
         deadlines = self._settings.deadlines
-        limits = {"sampler": deadlines.generate_s, "learner": deadlines.learn_s}
+        limits = {
+            "sampler": deadlines.generate_s,
+            "teacher": deadlines.generate_s,
+            "learner": deadlines.learn_s,
+        }
         return limits.get(role, deadlines.score_s)
 
 
@@ -148,11 +153,17 @@ def roles_of(settings: Settings) -> list[tuple[str, int]]:
     """The actors of a program, as (role, index)."""
     samplers = [("sampler", i) for i in range(settings.actors.samplers)]
     verifiers = [("verifier", i) for i in range(settings.actors.verifiers)]
-    if isinstance(settings.algorithm, Sft):
-        answering = samplers + verifiers if settings.eval.prompts else []
-        roles = [("reader", 0), *answering]
-    else:
-        roles = samplers + verifiers
+    answering = samplers + verifiers if settings.eval.prompts else []
+    match settings.algorithm:
+        case Sft():
+            roles = [("reader", 0), *answering]
+        case Distill() as distill:
+            teachers = range(len(distill.teachers)) if asks_actors(distill) else ()
+            roles = [("reader", 0)] if reads_data(distill) else []
+            roles += samplers + verifiers if student_samples(distill) else answering
+            roles += [("teacher", i) for i in teachers]
+        case _:
+            roles = samplers + verifiers
     evaluator = [("evaluator", 0)] if settings.eval.prompts else []
     return [("learner", 0), *roles, *evaluator]
 

@@ -47,6 +47,10 @@ def role_class(role: str) -> type:
             from actors.sampler import Sampler
 
             return Sampler
+        case "teacher":
+            from actors.teacher import Teacher
+
+            return Teacher
         case "verifier":
             return Verifier
         case "evaluator":

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from actors.messages import Generate, Generated, Members, RunState, Scored, Unfinished
 from actors.parts import Parts, together
 from actors.verifier import give_up
-from configs.schema import Es, Grpo, Settings, Sft
+from configs.schema import Distill, Es, Grpo, Settings, Sft
 from policies.advantages import informative
 from runtime import failpoints
 from runtime.errors import Interrupted
@@ -34,7 +35,7 @@ class Collected(Struct, kw_only=True):
     state: RunState
     """Where the run stands once this step is learned."""
     batches: list[Any] = field(default_factory=list)
-    scored: list[Scored] = field(default_factory=list)
+    scored: list[Scored | None] = field(default_factory=list)
     dropped: list[list[str | None]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -53,6 +54,9 @@ class Rollouts:
         """What a pause had interrupted before, to be gone on with."""
         self._pulled: dict[int, int] = {}
         """Trajectories in flight, by step."""
+        algorithm = settings.algorithm
+        self._teacher = next(iter(algorithm.teachers)) if isinstance(algorithm, Distill) else ""
+        """Of a row that names none."""
 
     def begin(self, earlier: dict[Work, Any]) -> None:
         """The run stands at a checkpoint again, which has these answers to later work."""
@@ -82,7 +86,7 @@ class Rollouts:
 
     async def collect_data(self, step: int, state: RunState, sft: Sft) -> Collected:
         """The next rows to imitate. Rows that are too long for the model are dropped and counted."""
-        prompts = self._pull(state.cursor, sft.rows_per_step)
+        prompts = self.pull(state.cursor, sft.rows_per_step)
         self._pulled[step] = len(prompts)
         dropped, batch = await self._parts.ask_two(
             "reader", 0, "read", step, prompts, what=f"the reader to read step {step}"
@@ -116,7 +120,7 @@ class Rollouts:
         collected = Collected(state=state)
         cursor, ledger, wanted = state.cursor, state.ledger, grpo.prompts_per_step
         for _ in range(grpo.resample_rounds + 1):
-            prompts = self._pull(cursor, wanted)
+            prompts = self.pull(cursor, wanted)
             cursor += len(prompts)
             pulled = len(prompts) * grpo.group_size
             ledger = ledger.pull(pulled)
@@ -145,7 +149,7 @@ class Rollouts:
     ) -> Collected:
         """Every member of a generation answers the same prompts; members are split over the samplers."""
         first = state.cursor if es.fresh_prompts else 0
-        prompts = self._pull(first, es.prompts_per_step)
+        prompts = self.pull(first, es.prompts_per_step)
         ledger = state.ledger.pull(len(prompts) * es.population)
         self._pulled[step] = len(prompts) * es.population
         requests = [
@@ -173,7 +177,7 @@ class Rollouts:
             collected.dropped.append(dropped)
         cursor = state.cursor + (len(prompts) if es.fresh_prompts else 0)
         collected.state = RunState(step=step, cursor=cursor, ledger=ledger)
-        collected.metrics = {**meter.values, **describe_answers(collected.scored)}
+        collected.metrics = {**meter.values, **describe_answers(judged(collected))}
         return collected
 
     async def answer(
@@ -188,11 +192,11 @@ class Rollouts:
         async def one(i: int) -> Part:
             request = requests[i]
             work = (request.purpose, request.step)
-            earlier = [self._earlier[work]] if work in self._earlier else []
+            earlier = self.earlier(work)
             done, batch = await self._parts.ask_two(
                 "sampler", i, "generate", request, *earlier, what=f"sampler-{i} to answer {what}"
             )
-            self._sampled.setdefault(work, []).append(batch)
+            self.keep(work, batch)
             if done.interrupted:
                 raise Interrupted(f"paused while sampler-{i} answered {what}")
             judge = i % self._settings.actors.verifiers
@@ -227,8 +231,24 @@ class Rollouts:
             items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count)
         ]
 
-    def _pull(self, cursor: int, count: int) -> list[Prompt]:
-        return [self._task.prompt("train", cursor + i) for i in range(count)]
+    def pull(self, cursor: int, count: int) -> list[Prompt]:
+        """The next prompts of the stream, each with its teacher if there are any."""
+        prompts = [self._task.prompt("train", cursor + i) for i in range(count)]
+        if not self._teacher:
+            return prompts
+        return [replace(prompt, teacher=prompt.teacher or self._teacher) for prompt in prompts]
+
+    def begin_step(self, step: int, trajectories: int) -> None:
+        """So many are pulled and in flight."""
+        self._pulled[step] = trajectories
+
+    def keep(self, work: Work, batch: Any) -> None:
+        """What was made for work that is not done: a pause makes it durable."""
+        self._sampled.setdefault(work, []).append(batch)
+
+    def earlier(self, work: Work) -> list[Any]:
+        """What a pause had interrupted, as arguments for who goes on with it."""
+        return [self._earlier[work]] if work in self._earlier else []
 
     def _watch(self, scored: Scored) -> None:
         """Count failures in a row; stop at the limit with the first of them."""
@@ -271,6 +291,11 @@ def settle(ledger: Ledger, scored: Scored, dropped: list[str | None]) -> Ledger:
     return ledger.settle(trained, reasons, failures)
 
 
+def judged(collected: Collected) -> list[Scored]:
+    """The verdicts of all batches that somebody judges."""
+    return [scored for scored in collected.scored if scored is not None]
+
+
 def describe_answers(scored: list[Scored]) -> dict[str, float]:
     """What answers were like, whoever gave them."""
     verdicts: list[Verdict] = [v for s in scored for v in s.verdicts]
@@ -288,7 +313,8 @@ def describe_answers(scored: list[Scored]) -> dict[str, float]:
 
 def describe(collected: Collected, grpo: Grpo) -> dict[str, float]:
     """What a step's answers were like."""
-    verdicts: list[Verdict] = [v for s in collected.scored for v in s.verdicts]
+    scored = judged(collected)
+    verdicts: list[Verdict] = [v for s in scored for v in s.verdicts]
     size = grpo.group_size
     groups = [verdicts[i : i + size] for i in range(0, len(verdicts), size)]
     flat = [
@@ -296,7 +322,7 @@ def describe(collected: Collected, grpo: Grpo) -> dict[str, float]:
         for g in groups
     ]
     return {
-        **describe_answers(collected.scored),
+        **describe_answers(scored),
         "zero_variance_share": mean([float(f) for f in flat]),
         "all_passed_share": mean([float(all(v.passed for v in g)) for g in groups]),
         "none_passed_share": mean([float(not any(v.passed for v in g)) for g in groups]),

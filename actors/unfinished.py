@@ -13,6 +13,7 @@ import pyarrow as pa
 from actors.messages import Unfinished
 from runtime import failpoints
 from runtime.trajectory import merge
+from runtime.trajectory_log import refuse_newer
 
 Rows = dict[tuple[str, int], pa.RecordBatch]
 """By purpose ("sample" or "eval") and step."""
@@ -54,10 +55,13 @@ def put(folder: Path, rows: Rows) -> None:
 
 
 def take(folder: Path) -> Rows:
-    """The rows of a published checkpoint, whose files have been verified."""
+    """The rows of a published checkpoint, whose files have been verified. Raises BadInput if a newer
+    Pippin wrote them.
+    """
     rows = {}
     for path in sorted(folder.glob(f"{PREFIX}*.arrow")):
         purpose, _, step = path.stem.removeprefix(PREFIX).rpartition("-")
         with pa.ipc.open_stream(path.read_bytes()) as reader:
+            refuse_newer(path, reader.schema)
             rows[purpose, int(step)] = next(iter(reader))
     return rows

@@ -9,7 +9,7 @@ import ray
 
 from actors.logs import open_log
 from actors.messages import Hello, Scored
-from configs.schema import Grpo, Settings
+from configs.schema import Distill, FromStudent, Grpo, Settings
 from policies.advantages import overlong_penalty
 from runtime import failpoints
 from runtime.errors import RunFailed
@@ -26,6 +26,7 @@ class Verifier:
         self._settings = settings
         self._log = open_log(Path(run) / "logs", name)
         self._task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
+        self._rewards = _are_rewards_used(settings)
         self._log.info("started", pid=os.getpid())
         self._started_s = time.perf_counter() - began
 
@@ -36,7 +37,9 @@ class Verifier:
 
     @ray.method
     def score(self, batch: pa.RecordBatch, prompts: list[Prompt], learning: bool) -> Scored:
-        """A verdict for each row. `learning` adds what shapes a reward (DAPO's overlong penalty)."""
+        """A verdict for each row. `learning` adds what shapes a reward (DAPO's overlong penalty), and
+        where nothing is learned from rewards, asks for none.
+        """
         failpoints.hit("verify.begin")
         began = time.perf_counter()
         by_index = {prompt.index: prompt for prompt in prompts}
@@ -47,6 +50,9 @@ class Verifier:
         for index, text, known, length in zip(*columns, lengths):
             if verdicts:
                 failpoints.hit("verify.row")
+            if learning and not self._rewards:
+                verdicts.append(Verdict(reward=None))
+                continue
             if known is not None:  # the log-likelihood of data: nothing was answered
                 verdicts.append(Verdict(reward=known, passed=None))
                 continue
@@ -87,6 +93,14 @@ class Verifier:
             passed=verdict.passed,
             parts={**verdict.parts, "overlong": penalty},
         )
+
+
+def _are_rewards_used(settings: Settings) -> bool:
+    """Whether something is learned from the rewards of sampled answers."""
+    algorithm = settings.algorithm
+    if not isinstance(algorithm, Distill):
+        return True
+    return isinstance(algorithm.learn_from, FromStudent) and algorithm.learn_from.reward > 0
 
 
 def give_up(failures_in_row: list[str], limit: int) -> None:

@@ -8,12 +8,13 @@ import json
 import re
 from collections.abc import Iterator
 
-from configs import evolution
+from configs import distillation, evolution
 from configs.errors import SettingsError
 from configs.schema import (
     Bypass,
     Checkpoint,
     Clip,
+    Distill,
     Es,
     Eval,
     Full,
@@ -51,6 +52,8 @@ def problems(settings: Settings) -> Iterator[str]:
             yield from _sft(sft, settings)
         case Es() as es:
             yield from evolution.problems(es, settings)
+        case Distill() as distill:
+            yield from distillation.problems(distill, settings)
     yield from _schedule(settings)
     yield from _eval(settings.eval)
     yield from _checkpoint(settings.checkpoint)
@@ -86,6 +89,8 @@ def _task(settings: Settings) -> Iterator[str]:
         yield 'algorithm "grpo" needs task.reward, a Python file that scores answers'
     if isinstance(settings.algorithm, Grpo) and task.response:
         yield 'task.response has no effect: algorithm "grpo" imitates no answers'
+    if task.teacher and not isinstance(settings.algorithm, Distill):
+        yield 'task.teacher has no effect: only algorithm "distill" has teachers'
     if task.eval and task.eval_share != Jsonl(train="-").eval_share:
         yield "task.eval_share has no effect beside task.eval: leave one of them out"
     if not task.reward and task.pass_at != Jsonl(train="-").pass_at:

@@ -23,13 +23,22 @@ def _table(record: Struct, key: tuple[str, ...]) -> list[str]:
     lines = ["", f"[{'.'.join(key)}]"] if key else []
     if config.tag_field is not None:
         lines.append(f"{config.tag_field} = {_value(config.tag)}")
-    lines += [f"{n} = {_value(v)}" for n, v in values.items() if not isinstance(v, Struct)]
+    lines += [f"{n} = {_value(v)}" for n, v in values.items() if not _tables(v)]
     if key and lines[-1].startswith("["):
         lines = []
     for name, value in values.items():
-        if isinstance(value, Struct):
-            lines += _table(value, (*key, name))
+        for inner, table in _tables(value).items():
+            lines += _table(table, (*key, name, *inner))
     return lines
+
+
+def _tables(value: Any) -> dict[tuple[str, ...], Struct]:
+    """A record, or the records of a dictionary, under what they add to the key."""
+    if isinstance(value, Struct):
+        return {(): value}
+    if not isinstance(value, dict):
+        return {}
+    return {(_key(name),): item for name, item in value.items() if isinstance(item, Struct)}
 
 
 def _value(value: Any) -> str:

@@ -21,8 +21,8 @@ from configs.schema import Settings
 
 FILE_KEYS: tuple[Key, ...] = (("task", "train"), ("task", "eval"), ("task", "reward"))
 MODEL_KEY: Key = ("model", "path")
-NOT_A_FOLDER = "seedling"
-"""The name of Pippin's own checkpoint wins over a folder of that name."""
+NOT_FOLDERS = ("seedling", "seedling-grown")
+"""The names of Pippin's own checkpoints win over a folder of that name."""
 
 BAREWORD_STOPS = tuple("\"'[{")
 LINE = re.compile(r"(?P<what>.*) \(at (?:(?P<where>line \d+, column \d+)|end of document)\)$")
@@ -131,17 +131,21 @@ def _is_overridden(key: Key, overridden: set[Key]) -> bool:
 
 
 def _resolve(raw: dict[str, Any], recipe_folder: Path, overridden: set[Key]) -> None:
-    for key in (*FILE_KEYS, MODEL_KEY):
-        table = raw.get(key[0], {})
-        value = table.get(key[1])
+    teachers = raw.get("algorithm", {}).get("teachers", {})
+    models = [MODEL_KEY, *(("algorithm", "teachers", name, "path") for name in teachers)]
+    for key in (*FILE_KEYS, *models):
+        table = raw
+        for part in key[:-1]:
+            table = table.get(part, {})
+        value = table.get(key[-1])
         if not isinstance(value, str) or not value:
             continue
         base = Path.cwd() if _is_overridden(key, overridden) else recipe_folder
-        table[key[1]] = _model(value, base) if key == MODEL_KEY else _absolute(value, base)
+        table[key[-1]] = _model(value, base) if key in models else _absolute(value, base)
 
 
 def _model(value: str, base: Path) -> str:
-    if value == NOT_A_FOLDER:
+    if value in NOT_FOLDERS:
         return value
     is_path = value.startswith((".", "/", "~")) or (base / value).is_dir()
     return _absolute(value, base) if is_path else value

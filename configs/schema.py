@@ -107,6 +107,8 @@ class Jsonl(Closed, frozen=True, tag_field="name", tag="jsonl"):
     """Column with the prompt: a string, or a list of {role, content}."""
     response: str = ""
     """Column with the answer to imitate (needed by SFT)."""
+    teacher: str = ""
+    """Column with the name of the row's teacher, of `algorithm.teachers` (distillation)."""
     reward: str = ""
     """A Python file that defines ``reward(prompt, completion, row) -> float`` (needed by RL)."""
     pass_at: float = 1.0
@@ -304,7 +306,153 @@ class Es(Closed, frozen=True, tag_field="name", tag="es"):
     anchor: Free | AnchorL2 | AnchorSoft = Free()
 
 
-Algorithm = Grpo | Sft | Es
+# ── distillation ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Forward(Closed, frozen=True, tag_field="name", tag="forward"):
+    """KL(teacher‖student): covers all that the teacher would say."""
+
+
+class Reverse(Closed, frozen=True, tag_field="name", tag="reverse"):
+    """KL(student‖teacher): gives up what the student cannot do as well."""
+
+
+class Jsd(Closed, frozen=True, tag_field="name", tag="jsd"):
+    """GKD's generalised Jensen–Shannon divergence (2306.13649); it vanishes at both ends of beta."""
+
+    beta: Annotated[float, Meta(ge=0.1, le=0.9)] = 0.5
+    """The teacher's share of the mixture."""
+
+
+class SkewedForward(Closed, frozen=True, tag_field="name", tag="skewed_forward"):
+    """KL from the teacher to a mixture with the student (DistiLLM, 2402.03898)."""
+
+    skew: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+
+
+class SkewedReverse(Closed, frozen=True, tag_field="name", tag="skewed_reverse"):
+    """KL from the student to a mixture with the teacher (DistiLLM)."""
+
+    skew: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+
+
+class TotalVariation(Closed, frozen=True, tag_field="name", tag="total_variation"):
+    """Half the sum of the differences of the probabilities."""
+
+
+Divergence = Forward | Reverse | Jsd | SkewedForward | SkewedReverse | TotalVariation
+
+
+class LocalTeacher(Closed, frozen=True, tag_field="name", tag="local"):
+    """A checkpoint on this machine, frozen."""
+
+    path: Text
+    """As `model.path`; "seedling-grown" is the seedling after a longer warm start."""
+    quantize_bits: Literal[0, 4, 8] = 0
+    """Quantise it when it is loaded; 0 leaves it as it is."""
+    dtype: Literal["checkpoint", "float32", "float16", "bfloat16"] = "checkpoint"
+    chat_template: dict[str, bool | int | float | str] = {}
+    """Arguments of its chat template, where it answers prompts itself."""
+    system: str = ""
+    """A system message before each prompt that it answers itself; empty for none."""
+
+
+class EndpointTeacher(Closed, frozen=True, tag_field="name", tag="endpoint"):
+    """An OpenAI-compatible endpoint: text only."""
+
+    url: Text
+    """Up to and including the version: "http://127.0.0.1:8080/v1"."""
+    model: Text
+    key_variable: str = ""
+    """Name of the environment variable with the key; empty: none is sent."""
+    concurrency: Count = 4
+    """Requests under way at once."""
+    attempts: Count = 5
+    timeout_s: Seconds = 300.0
+    """Of one attempt."""
+    system: str = ""
+    """A system message before each prompt; empty for none."""
+
+
+Teacher = LocalTeacher | EndpointTeacher
+
+
+class FromStudent(Closed, frozen=True, tag_field="name", tag="student"):
+    """On-policy: the student answers, the teacher says what it would have said (2306.13649)."""
+
+    group_size: Count = 1
+    """Answers to each prompt."""
+    reward: NotNegative = 0.0
+    """Coefficient of the task's reward, less the group's mean, beside the teacher: RL with a
+    teacher's KL. At 0 no reward is asked for."""
+    divergence: Divergence = Reverse()
+
+
+class FromData(Closed, frozen=True, tag_field="name", tag="data"):
+    """Offline soft targets: (1 − alpha) cross-entropy + alpha divergence on the task's answers."""
+
+    alpha: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    divergence: Divergence = Forward()
+
+
+class FromTeacher(Closed, frozen=True, tag_field="name", tag="teacher"):
+    """Sequence-level (1606.07947): the teacher answers the prompts, once each, and is imitated."""
+
+    alpha: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Share of the divergence beside the cross-entropy."""
+    divergence: Divergence = Forward()
+
+
+class Mixed(Closed, frozen=True, tag_field="name", tag="mixed"):
+    """GKD: of each prompt the student's answer with this probability, else the data's."""
+
+    student_share: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    alpha: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Share of the divergence on the data's answers; the rest is cross-entropy."""
+    divergence: Divergence = Jsd()
+
+
+class WholeDistribution(Closed, frozen=True, tag_field="name", tag="full"):
+    """The teacher's whole distribution: it is hosted in the learner's process."""
+
+    temperature: Positive = 1.0
+    """Divides the logits of both; the gradient's scale stays."""
+
+
+class TopK(Closed, frozen=True, tag_field="name", tag="top_k"):
+    """Its k likeliest tokens, and the rest as one bucket."""
+
+    k: Count = 64
+    temperature: Positive = 1.0
+
+
+class SampledToken(Closed, frozen=True, tag_field="name", tag="sampled"):
+    """Its log-probability of what the student sampled, as an advantage: reverse KL."""
+
+    credit: Literal["token", "reward_to_go"] = "token"
+    """Each token's own, or the mean of it and all later ones (MiniLLM, 2306.08543)."""
+    whiten: bool = False
+    """Less the mean and over the deviation of the step's tokens (MiniLLM)."""
+
+
+class TextOnly(Closed, frozen=True, tag_field="name", tag="text"):
+    """Only what it wrote: cross-entropy. Any tokenizer will do, and any endpoint."""
+
+
+class Distill(Closed, frozen=True, kw_only=True, tag_field="name", tag="distill"):
+    """Distillation: a frozen teacher says of each token how likely it would have been."""
+
+    steps: Count = 100
+    prompts_per_step: Count = 32
+    learn_from: FromStudent | FromData | FromTeacher | Mixed = FromStudent()
+    signal: WholeDistribution | TopK | SampledToken | TextOnly = WholeDistribution()
+    teachers: dict[str, Teacher]
+    """By name; with several, `task.teacher` says whose a row is."""
+    cache_gb: NotNegative = 4.0
+    """Bound of the teacher cache, which all runs on this machine share; 0 for none."""
+
+
+Algorithm = Grpo | Sft | Es | Distill
 
 
 # ── the rest ─────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from configs import SettingsError, load
 from configs.dump import to_toml
-from configs.schema import Gsm8k, Jsonl, Settings
+from configs.schema import Distill, Gsm8k, Jsonl, LocalTeacher, Settings
 from ops.estimate import (
     GIB,
     Estimate,
@@ -40,7 +40,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
     print("# What the numbers mean\n")
     for sentence in explain(settings, prompt_tokens):
         print(f"- {sentence}")
-    problems = list(_missing_files(recipe, settings))
+    problems = [*_missing_files(recipe, settings), *_missing_teachers(settings)]
     try:
         network, assumption = find_network(settings.model.path)
     except BadInput as error:
@@ -79,8 +79,22 @@ def memory_doubt(settings: Settings) -> str:
     if network is None:
         return ""
     tokens = assumed_prompt_tokens(settings)
-    result = estimate(settings, network, machine_memory_bytes(), tokens)
+    teachers = {name: found for name, (found, _) in _teachers(settings).items() if found}
+    result = estimate(settings, network, machine_memory_bytes(), tokens, teachers)
     return "" if result.verdict == "fits" else f"memory: {_verdict(settings, result)}"
+
+
+def _teachers(settings: Settings) -> dict[str, tuple[Network | None, str]]:
+    """The networks of local teachers by name, and where that knowledge is from."""
+    algorithm = settings.algorithm
+    found: dict[str, tuple[Network | None, str]] = {}
+    for name, teacher in algorithm.teachers.items() if isinstance(algorithm, Distill) else ():
+        if isinstance(teacher, LocalTeacher):
+            try:
+                found[name] = find_network(teacher.path)
+            except BadInput as error:
+                found[name] = None, f"cannot be used: {error}"
+    return found
 
 
 def machine_memory_bytes() -> int:
@@ -100,13 +114,27 @@ def _missing_files(recipe: str, settings: Settings) -> Iterator[str]:
             yield f"{recipe}: task.{name} needs a file, {path} is {kind}"
 
 
+def _missing_teachers(settings: Settings) -> Iterator[str]:
+    algorithm = settings.algorithm
+    for name, teacher in algorithm.teachers.items() if isinstance(algorithm, Distill) else ():
+        if isinstance(teacher, LocalTeacher):
+            try:
+                find_network(teacher.path)
+            except BadInput as error:
+                yield f"algorithm.teachers.{name}: {error}"
+
+
 def _memory(
     settings: Settings, network: Network | None, assumption: str, prompt_tokens: int
 ) -> Iterator[str]:
     yield f"Checkpoint: {assumption}."
     if network is None:
         return
-    result = estimate(settings, network, machine_memory_bytes(), prompt_tokens)
+    teachers = _teachers(settings)
+    for name, (_, where) in teachers.items():
+        yield f"Teacher {name}: {where}."
+    known = {name: found for name, (found, _) in teachers.items() if found is not None}
+    result = estimate(settings, network, machine_memory_bytes(), prompt_tokens, known)
     yield f"Prompts of {prompt_tokens} tokens are assumed, and answers of full length.\n"
     for item in result.items:
         phase = "" if item.phase == "always" else f" (while {item.phase})"

@@ -74,7 +74,19 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
     export.add_argument("--adapters", action="store_true", help="only the adapters, for mlx-lm")
     export.add_argument("--dequantize", action="store_true", help="as full-precision weights")
-    add("doctor", _doctor, "check this machine")
+    make = add("make-data", _make_data, "let a teacher make rows to learn from")
+    make.add_argument(
+        "recipe", metavar="RECIPE", help="a TOML file, such as configs/data/rejection.toml"
+    )
+    make.add_argument("--out", required=True, metavar="FILE", help="the JSONL that is made")
+    make.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting"
+    )
+    make.add_argument("--again", action="store_true", help="forget what was made there before")
+    doctor = add("doctor", _doctor, "check this machine")
+    doctor.add_argument(
+        "--durability", action="store_true", help="kill trial runs and compare, too (a minute)"
+    )
     bench = add("bench", _bench, "measure: decoder, loss memory, quickstart")
     bench.add_argument(
         "which", nargs="?", default="list", help="a benchmark's name; none lists them"
@@ -274,10 +286,16 @@ def _export(options: argparse.Namespace) -> int:
     return FINE
 
 
+def _make_data(options: argparse.Namespace) -> int:
+    from ops.make.command import run
+
+    return run(options.recipe, options.set, Path(options.out), options.again)
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from ops.doctor import examine
 
-    return FINE if examine() else FAILED
+    return FINE if examine(options.durability) else FAILED
 
 
 def _bench(options: argparse.Namespace) -> int:

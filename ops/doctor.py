@@ -35,11 +35,12 @@ class Finding(Struct, frozen=True):
     text: str
 
 
-def examine() -> bool:
+def examine(durability: bool = False) -> bool:
     """Print all findings; True if none is bad."""
     blas = load_blas(exact=False)
     good = True
-    for check in (_python, _packages, lambda: _backend(blas), _machine, _self_tests):
+    checks = [_python, _packages, lambda: _backend(blas), _machine, _self_tests]
+    for check in [*checks, _durability] if durability else checks:
         for finding in _guarded(check):
             mark = {"ok": "✓", "note": "!", "bad": "✗"}[finding.state]
             print(f" {mark} {finding.text}", flush=True)
@@ -114,6 +115,12 @@ def _machine() -> Iterator[Finding]:
     shared = Path("/dev/shm")
     if shared.is_dir() and shutil.disk_usage(shared).free < 512 << 20:
         yield Finding("note", "/dev/shm has under 512 MB: Ray will keep its objects on disk")
+
+
+def _durability() -> Iterator[Finding]:
+    from ops.endurance import findings
+
+    return (Finding(state, text) for state, text in findings())
 
 
 def _self_tests() -> Iterator[Finding]:

@@ -11,12 +11,31 @@ the same kind, and fused attention needs less.
 
 import math
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from configs.schema import AdamwStep, Es, Grpo, Lora, Settings
+from configs.distillation import (
+    answers_per_prompt,
+    asks_actors,
+    is_hosted,
+    is_token_level,
+    student_samples,
+)
+from configs.load import NOT_FOLDERS
+from configs.schema import (
+    AdamwStep,
+    Distill,
+    Es,
+    FromTeacher,
+    Grpo,
+    LocalTeacher,
+    Lora,
+    SampledToken,
+    Settings,
+)
 from runtime.checkpoint_files import CheckpointFiles
 
 GIB = 1024**3
@@ -27,6 +46,9 @@ LOGITS_COPIES = 3
 """The logits of a chunk, their softmax and their gradient."""
 KV_SLACK = 1.5
 """Key-value memory grows ahead of need and is moved by copying."""
+DIVERGENCE_CHUNK_TOKENS = 128
+DIVERGENCE_COPIES = 20
+"""Of a chunk's logits, in a divergence's forward and backward pass (`kernels.teacher`)."""
 QUANTIZATION_GROUP = 64
 """Weights that share a scale and a bias of 16 bits each."""
 PROCESS_BYTES = 300 * 1024**2
@@ -103,12 +125,21 @@ class Estimate(Struct, frozen=True):
 
 
 def estimate(
-    settings: Settings, network: Network, memory_bytes: int, prompt_tokens: int
+    settings: Settings,
+    network: Network,
+    memory_bytes: int,
+    prompt_tokens: int,
+    teachers: Mapping[str, Network] | None = None,
 ) -> Estimate:
-    """The estimate for prompts of `prompt_tokens` on a machine with `memory_bytes`."""
+    """The estimate for prompts of `prompt_tokens` on a machine with `memory_bytes`.
+
+    `teachers` are the networks of a distillation's local teachers, as far as they are known.
+    """
     grpo = settings.algorithm if isinstance(settings.algorithm, Grpo) else None
     es = settings.algorithm if isinstance(settings.algorithm, Es) else None
+    distill = settings.algorithm if isinstance(settings.algorithm, Distill) else None
     samples = grpo is not None or es is not None or settings.eval.prompts > 0
+    samples = samples or (distill is not None and student_samples(distill))
     samplers = settings.actors.samplers if samples else 0
     base = base_bytes(network, settings)
     item = activation_item_bytes(network, settings)
@@ -131,6 +162,8 @@ def estimate(
         items.append(Item("sampling", "logits of a decoding step", logits))
     if es is not None:
         return Estimate(tuple(items), memory_bytes)
+    if distill is not None:
+        items += _teaching(settings, distill, network, teachers or {}, prompt_tokens)
     tokens, length = micro_batch(settings, prompt_tokens)
     checkpointing = settings.model.gradient_checkpointing
     activations = activation_bytes(network, tokens, length, item, checkpointing)
@@ -139,6 +172,44 @@ def estimate(
     items.append(Item("learning", f"activations of {tokens:,} tokens", activations))
     items.append(Item("learning", f"logits of {chunk:,} tokens", logits))
     return Estimate(tuple(items), memory_bytes)
+
+
+def _teaching(
+    settings: Settings,
+    distill: Distill,
+    network: Network,
+    teachers: Mapping[str, Network],
+    prompt_tokens: int,
+) -> Iterator[Item]:
+    """What teachers take: their weights wherever they are, and the largest phase of their work."""
+    tokens, length = micro_batch(settings, prompt_tokens)
+    if is_token_level(distill) and not isinstance(distill.signal, SampledToken):
+        size = min(tokens, DIVERGENCE_CHUNK_TOKENS) * network.vocabulary * FLOAT32
+        yield Item("learning", "logits of teacher and student, a chunk", size * DIVERGENCE_COPIES)
+    if asks_actors(distill):
+        yield Item("always", "teachers' processes", len(distill.teachers) * PROCESS_BYTES)
+    for name, teacher in teachers.items():
+        chosen = distill.teachers[name]
+        assert isinstance(chosen, LocalTeacher)
+        model = replace(settings.model, quantize_bits=chosen.quantize_bits, dtype=chosen.dtype)
+        theirs = replace(settings, model=model)
+        item = activation_item_bytes(teacher, theirs)
+        block = round(
+            1.5 * activation_bytes(replace(teacher, layers=0), tokens, length, item, False)
+        )
+        if is_hosted(distill):
+            yield Item("always", f"learner: weights of teacher {name}", base_bytes(teacher, theirs))
+            yield Item("learning", f"activations of teacher {name}", block)
+        if asks_actors(distill):
+            yield Item("always", f"teacher {name}: weights", base_bytes(teacher, theirs))
+            phase = f"teacher {name} works"
+            yield Item(phase, "activations", block)
+            logits = LOGITS_CHUNK_TOKENS * teacher.vocabulary * FLOAT32 * LOGITS_COPIES
+            yield Item(phase, "logits of a chunk", logits)
+            if isinstance(distill.learn_from, FromTeacher):
+                longest = settings.sampling.max_new_tokens + prompt_tokens
+                cache = kv_cache_bytes(teacher, settings.sampling.slots, longest, item)
+                yield Item(phase, f"keys and values, {settings.sampling.slots} slots", cache)
 
 
 # ── formulas ─────────────────────────────────────────────────────────────────────────────────────
@@ -234,6 +305,8 @@ def rows_per_step(settings: Settings) -> int:
             return grpo.prompts_per_step * grpo.group_size
         case Es() as es:
             return es.prompts_per_step * es.population
+        case Distill() as distill:
+            return distill.prompts_per_step * answers_per_prompt(distill)
         case sft:
             return sft.rows_per_step
 
@@ -338,8 +411,8 @@ def assumed_network(name: str) -> tuple[Network, str] | None:
 
     "mlx-community/Llama-3.2-1B-4bit" → the nearest Qwen3 shape, scaled, in 4 bits.
     """
-    if name == "seedling":
-        return SEEDLING, "the seedling is not made yet: about 1 million parameters are assumed"
+    if name in NOT_FOLDERS:
+        return SEEDLING, f"the {name} is not made yet: about 1 million parameters are assumed"
     found = SIZE_IN_NAME.search(name.rpartition("/")[2])
     if found is None:
         return None

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from configs import SettingsError, load
 from configs.dump import to_toml
-from configs.schema import Settings
+from configs.load import NOT_FOLDERS
+from configs.schema import Distill, LocalTeacher, Settings
 from ops.attend import DETACHED, command
 from ops.check import memory_doubt
-from ops.preflight import check_name, check_run, with_model
+from ops.preflight import check_name, check_run, origin, with_model
 from runtime.blas import load_blas
-from runtime.checkpoint_files import fingerprint, inspect
 from runtime.clock import Deadline
 from runtime.errors import BadInput, RunFailed
 from runtime.home import home
@@ -43,14 +43,14 @@ def prepare(
             "OpenBLAS is not installed: MLX computes with its reference BLAS, about 15 times slower"
         )
         say("  (`make setup` installs it; Debian: apt-get install libopenblas0-pthread)")
-    settings = with_model(settings, find_checkpoint(settings))
+    settings = with_model(settings, find_checkpoint(settings), find_teachers(settings))
     check_run(settings, root)
     if doubt := memory_doubt(settings):
         say(doubt)
     about = {
         "pippin": version("pippin"),
         "recipe": Path(recipe).name,
-        "model": fingerprint(inspect(settings.model.path)),
+        **origin(settings),
     }
     while True:
         run = RunDirectory(root, chosen)
@@ -65,19 +65,42 @@ def prepare(
 
 def find_checkpoint(settings: Settings) -> Path:
     """The checkpoint's folder; the seedling is raised if it is asked for and not there yet."""
-    if settings.model.path != "seedling":
+    return _found(settings.model.path)
+
+
+def find_teachers(settings: Settings) -> dict[str, Path]:
+    """The folders of a distillation's local teachers, by name, likewise."""
+    algorithm = settings.algorithm
+    found: dict[str, Path] = {}
+    for name, teacher in algorithm.teachers.items() if isinstance(algorithm, Distill) else ():
+        if isinstance(teacher, LocalTeacher):
+            try:
+                found[name] = _found(teacher.path)
+            except BadInput as error:
+                said = str(error).removeprefix("model.path: ")
+                raise BadInput(f"algorithm.teachers.{name}.path: {said}") from None
+    return found
+
+
+def _found(path: str) -> Path:
+    if path not in NOT_FOLDERS:
         from policies.model import locate
 
-        return locate(settings.model.path)
+        return locate(path)
     from ops.seed import seedling_folder
 
-    if not seedling_folder().is_dir():
-        say("raising the seedling (a small model, some seconds, only this once)")
+    folder = seedling_folder(name=path)
+    if not folder.is_dir():
+        how_long = "some seconds" if path == "seedling" else "a minute or two"
+        say(f"raising the {path} (a small model, {how_long}, only this once)")
         # In a process of its own: the warm start imports Ray, whose environment is not set here yet.
-        raised = subprocess.run([sys.executable, "-m", "ops.cli", "seed"], check=False)
+        command = ["ops.cli", "seed"] if path == "seedling" else ["ops.seed", path]
+        raised = subprocess.run(
+            [sys.executable, "-m", *command], stdout=subprocess.DEVNULL, check=False
+        )
         if raised.returncode:
-            raise RunFailed("the seedling could not be raised; try: pippin seed")
-    return seedling_folder()
+            raise RunFailed(f"the {path} could not be raised; try: pippin seed")
+    return folder
 
 
 def detach(run: RunDirectory) -> int:

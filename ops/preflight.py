@@ -2,13 +2,17 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
-from configs.schema import Full, Jsonl, Settings
+from configs.decisive import decisive
+from configs.schema import Distill, Full, Jsonl, Settings
 from ops.estimate import rows_per_step
 from ops.session import require_free
+from ops.teachers import Readers, check_teachers
 from runtime.checkpoint_files import fingerprint, inspect
 from runtime.durable import nearest_existing
 from runtime.errors import BadInput
@@ -53,6 +57,8 @@ def check_run(settings: Settings, root: Path) -> None:
     _check_disk(settings, root, files.weights_bytes)
     task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
     try:
+        if isinstance(settings.algorithm, Distill):
+            check_teachers(settings, settings.algorithm)
         _check_prompts(settings, folder, task)
         _check_reward(settings, task)
     finally:
@@ -89,6 +95,7 @@ def _check_prompts(settings: Settings, folder: Path, task: Task) -> None:
     from policies.rows import encode
 
     tokens = load_tokens(settings.model, folder)
+    readers = Readers(settings)
     answer = settings.sampling.max_new_tokens
     splits: list[tuple[Split, int, str, int]] = [
         ("train", PROMPTS_CHECKED, "sampling.max_new_tokens", answer)
@@ -107,7 +114,27 @@ def _check_prompts(settings: Settings, folder: Path, task: Task) -> None:
         size = task.size(split)
         count = min(most, ENDLESS_CHECKED) if size is None else min(most, size)
         for index in range(count):
-            encode(tokens, task.prompt(split, index), limit)
+            prompt = task.prompt(split, index)
+            encode(tokens, prompt, limit)
+            if split == "train" and isinstance(settings.algorithm, Distill):
+                readers.check(prompt, settings.algorithm)
+
+
+def origin(settings: Settings) -> dict[str, Any]:
+    """What run.json keeps, so that nobody goes on with something else: see `check_same_run`."""
+    return {"model": fingerprint(inspect(settings.model.path)), "settings": decisive(settings)}
+
+
+def check_same_run(run: RunDirectory, settings: Settings) -> None:
+    """Raises BadInput if the checkpoint or a decisive setting is not what the run began with."""
+    check_same_model(run, settings)
+    now, began = decisive(settings), run.about().get("settings")
+    for key, value in began.items() if isinstance(began, dict) else ():
+        if now.get(key, value) != value:
+            raise BadInput(
+                f"{run.recipe}: {key} is {now[key]!r:.60}, but {run.name} began with {value!r:.60}: "
+                "put it back, or launch another run"
+            )
 
 
 def check_same_model(run: RunDirectory, settings: Settings) -> None:
@@ -119,7 +146,16 @@ def check_same_model(run: RunDirectory, settings: Settings) -> None:
         )
 
 
-def with_model(settings: Settings, folder: Path) -> Settings:
-    """The settings with the checkpoint's folder in place of a hub id or "seedling"."""
-    model = msgspec.structs.replace(settings.model, path=str(folder.absolute()))
-    return msgspec.structs.replace(settings, model=model)
+def with_model(
+    settings: Settings, folder: Path, teachers: Mapping[str, Path] | None = None
+) -> Settings:
+    """The settings with folders in place of a hub id or "seedling": the model's, and local teachers'."""
+    model = replace(settings.model, path=str(folder.absolute()))
+    algorithm = settings.algorithm
+    if isinstance(algorithm, Distill) and teachers:
+        found = {
+            name: replace(algorithm.teachers[name], path=str(path.absolute()))
+            for name, path in teachers.items()
+        }
+        algorithm = replace(algorithm, teachers={**algorithm.teachers, **found})
+    return replace(settings, model=model, algorithm=algorithm)

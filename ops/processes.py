@@ -32,7 +32,7 @@ def belonging(session: int, marker: str) -> list[Process]:
         process
         for process in listing()
         if process.pid != os.getpid()
-        and (_session(process.pid) == session or (marker and marker in process.command))
+        and (session_of(process.pid) == session or (marker and marker in process.command))
     ]
 
 
@@ -61,8 +61,9 @@ def listing() -> Iterator[Process]:
             yield Process(int(pid), int(kilobytes) << 10, command)
 
 
-def _session(pid: int) -> int:
+def session_of(pid: int) -> int:
+    """The session of a process; -1 if it has just ended."""
     try:
         return os.getsid(pid)
-    except OSError:  # it has just ended
+    except OSError:
         return -1

@@ -1,9 +1,14 @@
-"""`pippin seed`: raise the seedling, once; later calls find it in Pippin's home."""
+"""`pippin seed`: raise the seedling, once; later calls find it in Pippin's home.
+
+"seedling-grown" is raised likewise, of the same blank network and by a longer recipe, for whoever needs a
+teacher: `python -m ops.seed seedling-grown`.
+"""
 
 import asyncio
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +22,15 @@ from runtime.durable import publish_folder, retire_folder
 from runtime.home import home
 from runtime.rundir import RunDirectory, Status
 
-RECIPE = Path(__file__).parent.parent / "configs" / "seedling.toml"
+RECIPES = Path(__file__).parent.parent / "configs"
+RECIPE = RECIPES / "seedling.toml"
 LEASE_S = 600.0
 Progress = Callable[[Status], None]
 
 
-def seedling_folder(seed: int = 0) -> Path:
+def seedling_folder(seed: int = 0, name: str = RECIPE.stem) -> Path:
     """Where the seedling of this recipe and seed is, or will be."""
-    told = f"{RECIPE.read_text()}{architecture_text()}{seed}"
+    told = f"{_recipe(name).read_text()}{architecture_text()}{seed}"
     return home() / "seedlings" / hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
@@ -33,12 +39,14 @@ def architecture_text() -> str:
     return (RECIPE.parent.parent / "policies" / "seedling.py").read_text()
 
 
-def ensure_seedling(seed: int = 0, progress: Progress | None = None) -> tuple[Path, bool]:
+def ensure_seedling(
+    seed: int = 0, progress: Progress | None = None, name: str = RECIPE.stem
+) -> tuple[Path, bool]:
     """The seedling's folder, and whether it had to be raised now (some seconds).
 
     The warm start is a run like any other, with its actors as plain objects of this process.
     """
-    target = seedling_folder(seed)
+    target = seedling_folder(seed, name)
     if target.is_dir():
         return target, False
     from actors.conductor import Conductor
@@ -52,7 +60,7 @@ def ensure_seedling(seed: int = 0, progress: Progress | None = None) -> tuple[Pa
     try:
         with gpu_lease().hold("pippin seed", LEASE_S):
             write_blank(work / "blank", seed)
-        settings = with_seed(load(RECIPE, [f'model.path="{work / "blank"}"']), seed)
+        settings = with_seed(load(_recipe(name), [f'model.path="{work / "blank"}"']), seed)
         run = RunDirectory(work, "warm-start")
         run.create(to_toml(settings), {})
         fleet = local_fleet(settings, run)
@@ -62,7 +70,7 @@ def ensure_seedling(seed: int = 0, progress: Progress | None = None) -> tuple[Pa
         finally:
             fleet.stop()
         export(run, work / "seedling", step=None, adapters=False, dequantize=False)
-        about = {"made_by": "pippin seed", "seed": seed, "recipe": RECIPE.name}
+        about = {"made_by": "pippin seed", "seed": seed, "recipe": _recipe(name).name}
         (work / "seedling" / "pippin.json").write_text(json.dumps(about, sort_keys=True))
         if not target.exists():
             publish_folder(work / "seedling", target)
@@ -72,6 +80,10 @@ def ensure_seedling(seed: int = 0, progress: Progress | None = None) -> tuple[Pa
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target, True
+
+
+def _recipe(name: str) -> Path:
+    return RECIPES / f"{name}.toml"
 
 
 def with_seed(settings: Settings, seed: int) -> Settings:
@@ -86,3 +98,10 @@ def remove_seedlings() -> int:
     for path in found:
         retire_folder(path)
     return len(found)
+
+
+if __name__ == "__main__":
+    from runtime.blas import load_blas
+
+    load_blas(exact=False)
+    print(ensure_seedling(name=sys.argv[1])[0])

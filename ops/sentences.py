@@ -4,7 +4,22 @@ from collections.abc import Iterator
 
 from configs import evolution
 from configs.consistency import uncorrected
-from configs.schema import Checkpoint, Es, Grpo, LowRank, Power, Settings, Sft
+from configs.distillation import only_hosted, student_samples
+from configs.schema import (
+    Checkpoint,
+    Distill,
+    Es,
+    FromStudent,
+    Grpo,
+    LowRank,
+    Power,
+    SampledToken,
+    Settings,
+    Sft,
+    TextOnly,
+    TopK,
+    WholeDistribution,
+)
 from ops.estimate import micro_batch, rows_per_step
 
 
@@ -17,6 +32,8 @@ def explain(settings: Settings, prompt_tokens: int) -> list[str]:
             lines = list(_sft(sft, settings, prompt_tokens))
         case Es() as es:
             lines = list(_es(es, settings))
+        case Distill() as distill:
+            lines = list(_distill(distill, settings, prompt_tokens))
     lines += [_evaluation(settings), _checkpoints(settings.checkpoint)]
     return [*lines, *_power(settings.power)]
 
@@ -85,6 +102,60 @@ def _es(es: Es, settings: Settings) -> Iterator[str]:
     )
     for warning in evolution.warnings(es):
         yield f"Note: {warning}."
+
+
+def _distill(distill: Distill, settings: Settings, prompt_tokens: int) -> Iterator[str]:
+    source, signal = distill.learn_from, distill.signal
+    prompts, rows = distill.prompts_per_step, rows_per_step(settings)
+    names = ", ".join(distill.teachers)
+    whose = {
+        "student": f"{_count(prompts, 'prompt')}, each answered by the student"
+        + (f" {rows // prompts} times" if rows > prompts else ""),
+        "data": f"{_count(prompts, 'row')} of data",
+        "teacher": f"{_count(prompts, 'prompt')}, each answered once by its teacher",
+        "mixed": f"{_count(prompts, 'prompt')}, answered by the student with probability "
+        f"{getattr(source, 'student_share', 0):g} and by the data otherwise",
+    }[str(source.__struct_config__.tag)]
+    yield f"{whose} = {_count(rows, 'trajectory')} = 1 optimiser step."
+    yield f"{_count(distill.steps, 'step')} = {_count(distill.steps * rows, 'trajectory')} in all."
+    chosen = str(source.divergence.__struct_config__.tag).replace("_", " ")
+    match signal:
+        case WholeDistribution():
+            yield (
+                f"Signal: the {chosen} divergence from the whole distribution of {names}, hosted in the "
+                "learner's process; no array of all tokens and the vocabulary is ever held."
+            )
+        case TopK():
+            yield (
+                f"Signal: the {chosen} divergence from the {signal.k} likeliest tokens of {names} and the "
+                "rest as one bucket, sent along with each trajectory."
+            )
+        case SampledToken():
+            yield (
+                f"Signal: what {names} thinks of each sampled token, as an advantage: an estimate of the "
+                "reverse KL that is unbiased and noisy; the whole distribution learns faster."
+            )
+        case TextOnly():
+            yield f"Signal: the text of {names}, by cross-entropy; any tokenizer will do."
+    if (
+        not isinstance(source, FromStudent)
+        and not isinstance(signal, TextOnly)
+        and source.alpha < 1
+    ):
+        yield (
+            f"Answers that are not the student's weigh {1 - source.alpha:g} in the cross-entropy and "
+            f"{source.alpha:g} in the divergence."
+        )
+    if isinstance(source, FromStudent) and source.reward:
+        yield f"The task's reward, less its group's mean, weighs {source.reward:g} beside the teacher."
+    if student_samples(distill):
+        yield _decoding(settings, rows)
+    if not only_hosted(distill) and distill.cache_gb:
+        yield (
+            f"What a teacher has said is kept in a cache of up to {distill.cache_gb:g} GB that all runs "
+            "share: it is not asked twice."
+        )
+    yield _micro_batches(settings, rows, prompt_tokens)
 
 
 def _decoding(settings: Settings, trajectories: int) -> str:

@@ -4,6 +4,7 @@ Everything here that concerns the environment must happen before `import ray`, w
 is inside the functions.
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -24,9 +25,12 @@ from runtime.rundir import RunDirectory
 
 LONGEST_TEMP_PATH = 41
 """Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
-OWNER = "supervisor.pid"
+GREETINGS = (b":job_id:", b":actor_name:")
+"""What every worker of Ray's writes to its standard error."""
+OWNER, HOST = "supervisor.pid", "host.pid"
 NO_SESSION = -2
-"""No process has it: those of a supervisor that was killed are found by their folder alone."""
+NOBODY = 2**31 - 1
+"""A session and a process id that do not exist."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,10 +44,14 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the Prometheus export, without a token by Ray's design."""
 
 
+class RayFailed(Exception):
+    """Ray did not start: it may the next time."""
+
+
 def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
     """Start Ray for a run, in this process; it ends with this process's session.
 
-    Raises BadInput for a dashboard port in use, RunFailed if Ray does not start.
+    Raises BadInput for a dashboard port in use, RayFailed if Ray does not start.
     """
     port = settings.dashboard.port
     if settings.dashboard.enabled:
@@ -54,7 +62,6 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
     metrics_port = free_port()
     os.environ.update(environment(settings, token_path))
     import ray
-    from ray.exceptions import AuthenticationError, RaySystemError
 
     from actors.program import OBJECT_STORE_BYTES, SETUP_HOOK
 
@@ -74,8 +81,10 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
             _temp_dir=str(temp),
             _metrics_export_port=metrics_port,
         )
-    except (ConnectionError, TimeoutError, RaySystemError, AuthenticationError) as error:
-        raise RunFailed(f"Ray failed: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # Ray says "timed out" of a busy machine with a plain one
+        raise RayFailed(
+            f"Ray did not start: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from None
     url = context.dashboard_url
     session = Session(
         address=ray.get_runtime_context().gcs_address,
@@ -161,10 +170,9 @@ def temp_folder() -> Path:
     for parent in (home() / "r", Path(f"/tmp/pippin-{os.getuid()}")):
         if len(str(parent / name)) <= LONGEST_TEMP_PATH:
             parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for old in parent.glob(f"*/{OWNER}"):
+            for old in parent.glob(f"[!.]*/{OWNER}"):  # not those that are only being made
                 if not _alive(old):
-                    processes.end(NO_SESSION, str(old.parent))
-                    shutil.rmtree(old.parent, ignore_errors=True)
+                    _clear_away(old.parent)
             aside = parent / f".{name}"
             aside.mkdir(mode=0o700)
             (aside / OWNER).write_text(str(os.getpid()))
@@ -174,17 +182,43 @@ def temp_folder() -> Path:
 
 def _alive(owner: Path) -> bool:
     try:
-        os.kill(int(owner.read_text()), 0)
-    except (ProcessLookupError, ValueError, FileNotFoundError):
+        os.kill(_number(owner), 0)
+    except ProcessLookupError:
         return False
     except PermissionError:
         return True
     return True
 
 
+def _clear_away(folder: Path) -> None:
+    """What a killed supervisor left, where its leash has not come to it yet or was killed as well.
+
+    Ray's daemons name the folder; the actors do not, but they are in one session with them.
+    """
+    host = _number(folder / HOST)
+    daemons = processes.belonging(NO_SESSION, str(folder))
+    sure = any(processes.session_of(daemon.pid) == host for daemon in daemons)
+    processes.end(
+        host if sure else NO_SESSION, str(folder)
+    )  # a number alone may be another's by now
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _number(file: Path) -> int:
+    """A process id; one that nobody has where there is none."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return NOBODY
+
+
 def keep_logs(temp: Path, run: RunDirectory) -> None:
     """Keep what Ray's processes said when something went wrong in them."""
     for file in sorted(temp.glob("session_*/logs/*.err")):
-        if file.is_symlink() or not file.stat().st_size:
-            continue
-        shutil.copyfile(file, run.logs / f"ray-{file.name}")
+        with contextlib.suppress(
+            OSError
+        ):  # a disk that is full must not keep us from clearing away
+            if not file.is_symlink() and any(
+                not line.startswith(GREETINGS) for line in file.read_bytes().splitlines()
+            ):
+                shutil.copyfile(file, run.logs / f"ray-{file.name}")

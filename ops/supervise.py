@@ -17,15 +17,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from actors import postmortem
 from configs import load
 from configs.schema import Settings
 from ops import host, leash, processes
 from ops.conditions import Conditions
 from ops.machine import Machine as Port
 from ops.machine import this_machine
-from ops.preflight import check_same_model
-from ops.session import keep_logs, temp_folder
+from ops.preflight import check_same_run
+from ops.session import HOST, keep_logs, temp_folder
+from ops.signals import Signals
 from runtime import checkpoint
 from runtime.clock import Deadline
 from runtime.errors import BadInput, Interrupted, PippinError, RunFailed
@@ -39,7 +42,6 @@ HOST_RESTARTS = 3
 PAUSE_S = 9.0
 """From the request until the host is killed, unless it is saving by then."""
 SAVE_S = 120.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SPARE_BYTES = 64 << 20
 CHECKPOINTS_AHEAD = 2
 """So many of the newest checkpoint's size must be free, or the run pauses."""
@@ -55,10 +57,12 @@ def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = N
     run.lock()
     signals = Signals(run)
     try:
+        _say(run, "starting", "")  # what is written there is of a process that is gone
         settings = load(run.recipe)
-        check_same_model(run, settings)
+        check_same_run(run, settings)
         supervisor = Supervisor(run, settings, signals, show or (lambda status: None), port)
         supervisor.run()
+        run.withdraw_pause()  # it came too late
         return run.read_status()
     except Interrupted:
         request = run.pause_request()
@@ -66,11 +70,10 @@ def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = N
         run.settle("stopped" if stopped else "paused")
         run.withdraw_pause()
         raise
-    except PippinError as error:
-        run.settle("failed", str(error))
-        raise
     except Exception as error:
-        run.settle("failed", f"{type(error).__name__}: {error}")
+        what = str(error) if isinstance(error, PippinError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(PippinError, OSError):  # the disk is full, and the error says so
+            run.settle("failed", what)
         raise
     finally:
         signals.end()
@@ -84,7 +87,7 @@ class Supervisor:
         self,
         run: RunDirectory,
         settings: Settings,
-        signals: "Signals",
+        signals: Signals,
         show: Show,
         port: Port | None,
     ) -> None:
@@ -95,7 +98,7 @@ class Supervisor:
         self._port = port or this_machine()
         self._conditions = Conditions(settings.power, self._port, run.path, self._need_bytes)
         self._looked = -WATCH_S
-        self._deaths, self._last_step, self._first = 0, -1, ""
+        self._deaths, self._last_step, self._first, self._note = 0, -1, "", ""
 
     def run(self) -> None:
         """Until the run is done. Raises as `supervise` does."""
@@ -118,7 +121,7 @@ class Supervisor:
             where = (
                 "" if request.by == "machine" else f"; go on with: pippin resume {self._run.name}"
             )
-            self._say("paused", f"{request.reason}{where}")
+            _say(self._run, "paused", f"{request.reason}{where}")
             if request.end:
                 raise Interrupted(request.reason)
             self._show(self._run.read_status())
@@ -126,10 +129,12 @@ class Supervisor:
 
     def _asked(self) -> PauseRequest | None:
         """The request there is; the machine's own is made and withdrawn here."""
-        request = self._run.pause_request()
+        request = self._signals.request or self._run.pause_request()
         if request is not None and request.by != "machine":
             return request
-        reason = self._conditions.reason()
+        reason = self._conditions.reason()  # asks the machine, which takes a moment
+        if (meanwhile := self._run.pause_request()) != request:
+            return meanwhile
         if reason is None:
             if request is not None:
                 self._run.withdraw_pause()
@@ -139,34 +144,26 @@ class Supervisor:
             self._run.ask_to_pause(request)
         return request
 
-    def _say(self, state: str, message: str) -> None:
-        """Change the status where no conductor can, if it says something new."""
-        status = self._run.read_status()
-        if (status.state, status.message) != (state, message):
-            if status.state != state:
-                status.since = time.time()
-            status.state, status.doing, status.message = state, "", message
-            status.pids = {"supervisor": os.getpid()}
-            self._run.write_status(status)
-
     def _count_death(self, code: int) -> None:
         """The host died. Raises RunFailed with the first cause when that happens too often."""
         status = self._run.read_status()
         self._deaths = 1 if status.step > self._last_step else self._deaths + 1
+        cause = f"at step {status.step + 1}, {status.doing or 'starting'}: {self._cause(code)}"
         if self._deaths == 1:
-            self._first = (
-                f"at step {status.step + 1}, {status.doing or 'starting'}: {self._cause(code)}"
-            )
+            self._first = cause
         self._last_step = status.step
         if self._deaths > HOST_RESTARTS:
             raise RunFailed(f"died {self._deaths} times without a step done; first {self._first}")
-        self._say("starting", f"died {self._first}; going on from the newest checkpoint")
+        self._note = f"died {cause}; going on from the newest checkpoint"
+        print(self._note, file=sys.stderr, flush=True)
         time.sleep(0.2 * 2**self._deaths)
 
     def _cause(self, code: int) -> str:
         if code < 0:
             return f"its host was ended by signal {-code} ({signal.strsignal(-code)})"
-        lines = (self._run.logs / "host.log").read_text(errors="replace").strip().splitlines()
+        with (self._run.logs / "host.log").open(errors="replace") as log:
+            log.seek(self._log_began)
+            lines = log.read().strip().splitlines()
         return lines[-1] if lines else f"its host ended with exit code {code}"
 
     # ── one host ─────────────────────────────────────────────────────────────────────────────────
@@ -175,47 +172,60 @@ class Supervisor:
         """Start a host and see it to its end; gives its exit code. Nothing of it is left then."""
         temp = temp_folder()
         status = self._run.read_status()
-        status.state, status.doing, status.since = "starting", "starting Ray", time.time()
-        status.message, status.pids = "", {"supervisor": os.getpid()}
+        status.state, status.doing, status.since = "starting", host.STARTING, time.time()
+        status.message, status.pids, self._note = self._note, {"supervisor": os.getpid()}, ""
         status.steps = self._settings.algorithm.steps
         self._run.write_status(status)
+        child, code = self._start_host(temp), host.FAILED
+        held = leash.put_on(child.pid, temp, self._run.path.absolute())
+        try:
+            with self._awake(child.pid):
+                code = self._watch(child)
+            return code
+        finally:
+            processes.end(child.pid, str(temp))
+            if code not in (host.DONE, host.PAUSED):
+                keep_logs(temp, self._run)
+            leash.clear_away(child.pid, temp, self._run.path)
+            child.wait()
+            held.kill()
+            held.wait()
+
+    def _start_host(self, temp: Path) -> "subprocess.Popen[bytes]":
+        """Its standard input is held open by this process alone; all its temporary files are in `temp`."""
         with (self._run.logs / "host.log").open("ab") as log:
+            self._log_began = log.tell()
             child = subprocess.Popen(
                 [sys.executable, "-m", "ops.host", str(self._run.path.absolute()), str(temp)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={
-                    **os.environ,
-                    "PIPPIN_HOME": str(home()),
-                },  # it may be relative to where we are
+                env={**os.environ, "PIPPIN_HOME": str(home()), "TMPDIR": str(temp)},
                 cwd=os.path.abspath(os.sep),
             )
-        held = leash.put_on(child.pid, temp, self._run.path.absolute())
-        try:
-            with self._awake(child.pid):
-                return self._watch(child)
-        finally:
-            processes.end(child.pid, str(temp))
-            keep_logs(temp, self._run)
-            leash.clear_away(child.pid, temp, self._run.path)
-            child.wait()
-            held.kill()
-            held.wait()
+        (temp / HOST).write_text(str(child.pid))
+        return child
 
     def _awake(self, pid: int) -> contextlib.AbstractContextManager[None]:
         wanted = self._settings.power.keep_awake
         return self._port.keep_awake(pid) if wanted else contextlib.nullcontext()
 
     def _watch(self, child: "subprocess.Popen[bytes]") -> int:
-        """Until it ends; one that does not pause in time is ended as it is."""
+        """Until it ends; one that hangs, or does not pause in time, is ended as it is."""
         pausing: Deadline | None = None
         saving: Deadline | None = None
+        waiting: Deadline | None = None
         while (code := child.poll()) is None:
             status = self._run.read_status()
             self._show(status)
             self._look_at_machine(child.pid)
+            alone = status.doing == host.STARTING or status.state in ("finished", "failed")
+            waiting = (waiting or Deadline(self._settings.deadlines.start_s)) if alone else None
+            if waiting is not None and waiting.expired():
+                stack = postmortem.dump_stack(child.pid, self._run.logs, "host")
+                print(f"the host hangs{stack}", file=sys.stderr, flush=True)
+                return host.HANGS
             if self._asked() is not None:
                 if status.state == "starting":  # it has nothing yet that could be lost
                     return host.PAUSED
@@ -252,26 +262,12 @@ class Supervisor:
         return CHECKPOINTS_AHEAD * size + SPARE_BYTES
 
 
-class Signals:
-    """The first SIGINT, SIGTERM or SIGHUP asks to pause and end, the second ends this process at once."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
-        self._asked = False
-        self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        for number, handler in self._before.items():
-            if handler is not signal.SIG_IGN:  # of a detached run, whose terminal may close
-                signal.signal(number, self._handle)
-
-    def end(self) -> None:
-        """Leave them to whoever had them before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: object) -> None:
-        if self._asked:
-            os._exit(128 + number)  # the leash ends what is running
-        self._asked = True
-        reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        self._run.ask_to_pause(PauseRequest(by="signal", reason=reason, end=True))
-        os.write(2, b"\npausing; once more leaves at once\n")
+def _say(run: RunDirectory, state: str, message: str) -> None:
+    """Change the status where no conductor can, if it says something new."""
+    status = run.read_status()
+    if (status.state, status.message) != (state, message):
+        if status.state != state:
+            status.since = time.time()
+        status.state, status.doing, status.message = state, "", message
+        status.pids = {"supervisor": os.getpid()}
+        run.write_status(status)

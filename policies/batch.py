@@ -4,7 +4,7 @@ Right-padded under plain causal attention, which is what MLX's fused backward wa
 rounded up to one of 16 sizes: freed buffers fit the next micro-batch, and rows of about one length
 share one.
 
-Shapes: B rows of a micro-batch, T padded tokens, R tokens that a loss looks at.
+Shapes: B rows of a micro-batch, T padded tokens, R tokens that a loss looks at, K kept ids of each.
 """
 
 import mlx.core as mx
@@ -25,11 +25,12 @@ class Row(Struct, frozen=True):
     positions: np.ndarray
     """Of the tokens that a loss looks at: sampled ones, or an answer's in data."""
     columns: dict[str, np.ndarray]
-    """Per target: behaviour_logprobs, advantages, weights; float32."""
+    """Per target [R], or [R, K] of a teacher's ids: behaviour_logprobs, advantages, weights; float32,
+    or int32 for ids."""
 
 
 class MicroBatch(Struct):
-    """Rows padded together. [B, R] arrays are padded with zeros, `sampled_BR` says what is real."""
+    """Rows padded together. [B, R, …] arrays are padded with zeros, `sampled_BR` says what is real."""
 
     tokens_BT: mx.array
     sources_BR: mx.array
@@ -39,6 +40,8 @@ class MicroBatch(Struct):
     columns: dict[str, mx.array]
     rows: list[int]
     """Which rows of the step these are."""
+    teacher: str = ""
+    """Who is asked about all of them."""
 
 
 def pack(rows: list[Row], micro_batch_tokens: int) -> list[MicroBatch]:
@@ -69,7 +72,10 @@ def _pad(rows: list[Row], which: list[int]) -> MicroBatch:
     shape = (len(rows), targets)
     sources_BR, targets_BR = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     sampled_BR = np.zeros(shape, np.float32)
-    columns = {name: np.zeros(shape, np.float32) for name in rows[0].columns}
+    columns = {
+        name: np.zeros(shape + values.shape[1:], _dtype(values))
+        for name, values in rows[0].columns.items()
+    }
     for b, row in enumerate(rows):
         count = len(row.positions)
         tokens_BT[b, : len(row.tokens)] = row.tokens
@@ -86,3 +92,7 @@ def _pad(rows: list[Row], which: list[int]) -> MicroBatch:
         columns={name: mx.array(values) for name, values in columns.items()},
         rows=which,
     )
+
+
+def _dtype(values: np.ndarray) -> type[np.int32 | np.float32]:
+    return np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32

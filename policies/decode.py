@@ -34,7 +34,7 @@ from runtime.trajectory import StopReason
 
 PREFILL_TOKENS = 8192
 """Padded prompt tokens of one prefill pass."""
-MEMBERS_PREFILL_TOKENS = 2048
+MEMBERS_PREFILL_TOKENS = 512
 """The same where each member reads the prompt for itself: as many prompts as slots, not a few."""
 BATCH_MULTIPLE = 4
 """A tail is gathered into batches that are multiples of this: few shapes."""

@@ -250,6 +250,30 @@ def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
 
     Raises BadInput for one that is damaged, foreign or of an architecture that cannot be split.
     """
+    policy, is_quantized = _loaded(settings, folder)
+    match settings.train:
+        case Lora() as lora:
+            _add_adapters(policy, lora, seed)
+        case Full():
+            if is_quantized:
+                raise BadInput(
+                    'model.train: quantised weights cannot be trained, use name = "lora"'
+                )
+            policy.model.unfreeze()
+    policy.recompute = settings.gradient_checkpointing
+    mx.eval(policy.model.parameters())
+    return policy
+
+
+def load_frozen(settings: Model, folder: Path) -> Policy:
+    """The same of which nothing is trained, whatever `settings.train` says: a teacher, quantised or not."""
+    policy, _ = _loaded(settings, folder)
+    policy.model.freeze()
+    return policy
+
+
+def _loaded(settings: Model, folder: Path) -> tuple[Policy, bool]:
+    """The checkpoint's policy, and whether its weights are quantised."""
     files = inspect(folder)
     if settings.dtype != "checkpoint" and files.quantized:
         raise BadInput(f"model.dtype: {folder} is quantised, its dtype cannot be changed")
@@ -266,18 +290,7 @@ def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
     model.eval()
     mx.eval(model.parameters())
     _check_split(policy)
-    match settings.train:
-        case Lora() as lora:
-            _add_adapters(policy, lora, seed)
-        case Full():
-            if files.quantized or settings.quantize_bits:
-                raise BadInput(
-                    'model.train: quantised weights cannot be trained, use name = "lora"'
-                )
-            model.unfreeze()
-    policy.recompute = settings.gradient_checkpointing
-    mx.eval(model.parameters())
-    return policy
+    return policy, files.quantized or bool(settings.quantize_bits)
 
 
 def _quantize(policy: Policy, bits: int) -> None:
@@ -326,6 +339,8 @@ def _check_split(policy: Policy) -> None:
     whole = policy.model(tokens)[0].astype(mx.float32)
     split = policy.project(policy.hidden(tokens)[0]).astype(mx.float32)
     gap, size = number(mx.abs(whole - split).max()), number(mx.abs(whole).max())
+    if not math.isfinite(size):
+        raise BadInput(f"{policy.folder}: its weights give NaN or infinite logits")
     if not gap <= SPLIT_TOLERANCE * max(size, 1e-6):
         raise BadInput(
             f"{policy.folder}: {kind} cannot be split into trunk and head (off by {gap:.3g})"

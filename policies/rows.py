@@ -1,8 +1,10 @@
 """Prompts and data as tokens, and finished sequences as trajectories."""
 
+import math
 from collections.abc import Sequence as Items
 
 import pyarrow as pa
+from msgspec.structs import replace
 
 from policies.decode import Sequence
 from policies.tokens import Tokens
@@ -50,6 +52,7 @@ def from_sequence(
         temperature=temperature,
         stop_reason=sequence.stop_reason,
         text=tokens.decode(sequence.tokens),
+        teacher=prompt.teacher or None,
         seconds=sequence.seconds,
     )
 
@@ -98,7 +101,73 @@ def from_data(tokens: Tokens, prompts: Items[Prompt], *, step: int, limit: int) 
                 temperature=1.0,
                 stop_reason=StopReason.DATA,
                 text=text,
+                teacher=prompt.teacher or None,
                 dropped="too_long" if len(ids) > limit else None,
             )
         )
     return rows
+
+
+def from_answer(
+    tokens: Tokens,
+    prompt: Prompt,
+    text: str,
+    *,
+    step: int,
+    author: str,
+    limit: int,
+    ended: bool,
+    failure: str | None = None,
+) -> Trajectory:
+    """The record of a teacher's text, in the tokens of who learns from it; `ended` adds the stop token.
+
+    One that failed is the prompt alone. What cannot be learned from is marked, never left out.
+    """
+    before = tokens.prompt(prompt.messages)
+    answer = [] if failure else tokens.encode(text)
+    ids = [*before, *answer, *([tokens.stop_token()] if ended and answer else [])]
+    dropped = failure or ("teacher_empty" if not text.strip() or not answer else None)
+    kept = before if dropped else ids[: limit + 1]
+    return Trajectory(
+        step=step,
+        task=prompt.task,
+        prompt_index=prompt.index,
+        sample=0,
+        key=0,
+        tokens=kept,
+        sampled=[False] * len(kept),
+        logprobs=[0.0] * len(kept),
+        weights_version=[-1] * len(kept),
+        prompt_tokens=len(before),
+        temperature=1.0,
+        stop_reason=StopReason.DATA,
+        text="" if dropped else text,
+        author=author,
+        teacher=author,
+        dropped=dropped or ("too_long" if len(ids) > limit else None),
+    )
+
+
+def by_teacher(row: Trajectory, author: str, prompt: tuple[int, ...], limit: int) -> Trajectory:
+    """A teacher's own sequence as the answer to `prompt`, the ids that the learner's template gives."""
+    answer = row.tokens[row.prompt_tokens :]
+    before, after = len(prompt), len(answer)
+    logprobs = row.logprobs[row.prompt_tokens :]
+    reason = None
+    if not row.text.strip() and row.stop_reason is StopReason.STOP:
+        reason = "teacher_empty"
+    elif not all(map(math.isfinite, logprobs)):
+        reason = "teacher_unusable"
+    elif before + after > limit:
+        reason = "too_long"
+    return replace(
+        row,
+        tokens=[*prompt, *answer],
+        sampled=[False] * before + [True] * after,
+        logprobs=[0.0] * before + logprobs,
+        weights_version=[-1] * (before + after),
+        prompt_tokens=before,
+        author=author,
+        teacher=author,
+        dropped=reason,
+    )

@@ -55,9 +55,10 @@ def trainer_for(policy: Policy, settings: Settings) -> Trainer:
         from policies.evolution.trainer import EvolutionTrainer
 
         return EvolutionTrainer(policy, settings)
+    from policies.frozen import hosted
     from policies.update import Updater
 
-    return Updater(policy, settings)
+    return Updater(policy, settings, hosted(settings))
 
 
 class Follower(Protocol):

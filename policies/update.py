@@ -3,22 +3,29 @@
 A step is cut into micro-batches of a bounded number of tokens; every denominator is the whole step's,
 so the cut changes memory and nothing else.
 
-Shapes: B rows of a micro-batch, T padded tokens, R padded targets, D hidden width.
+Shapes: B rows of a micro-batch, T padded tokens, R padded targets, N = B·R, D hidden width, K kept ids.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import msgspec
 import numpy as np
 import pyarrow as pa
 
-from configs.schema import Bypass, Grpo, Settings, Sft
+from configs.schema import Bypass, Distill, FromStudent, Grpo, SampledToken, Settings, TextOnly
+from kernels.divergence import Divergence
 from kernels.logprobs import score, selected
+from kernels.teacher import Teacher, TopK
 from policies import weights
-from policies.advantages import advantages
+from policies.advantages import Method, advantages
+from policies.annotate import Annotated, annotate, reverse_kl, weights_of
 from policies.batch import MicroBatch, Row, pack
+from policies.frozen import Frozen
 from policies.model import Arrays, Policy, flat
+from policies.objectives import divergence as distillation
 from policies.objectives.normalise import denominators
 from policies.objectives.terms import (
     Batch,
@@ -37,50 +44,19 @@ from runtime.trajectory import lists, with_columns
 from runtime.versions import WeightsVersion
 
 
-def annotate(batch: pa.RecordBatch) -> tuple[list[Row], list[int]]:
-    """The rows that a loss looks at, and the group of each.
-
-    Sampled rows weigh in the policy gradient with their advantage, data rows in the cross-entropy with
-    their answer. Rows that were dropped, or have no advantage, are left out.
-    """
-    tokens, sampled = lists(batch, "tokens"), lists(batch, "sampled")
-    logprobs = lists(batch, "logprobs")
-    rows, groups = [], []
-    for i in range(batch.num_rows):
-        if batch["dropped"][i].is_valid:
-            continue
-        data = batch["stop_reason"][i].as_py() == "data"
-        if not data and not batch["advantage"][i].is_valid:
-            continue
-        if data:
-            positions = np.arange(batch["prompt_tokens"][i].as_py(), len(tokens[i]))
-        else:
-            positions = np.flatnonzero(sampled[i])
-        ones = np.ones(len(positions), np.float32)
-        advantage = 0.0 if data else batch["advantage"][i].as_py()
-        rows.append(
-            Row(
-                tokens=tokens[i],
-                positions=positions,
-                columns={
-                    "behaviour": logprobs[i][positions],
-                    "advantage": ones * np.float32(advantage),
-                    "pg_weight": ones * (not data),
-                    "ce_weight": ones * data,
-                },
-            )
-        )
-        groups.append(batch["prompt_index"][i].as_py())
-    return rows, groups
-
-
 class Updater:
     """Applies optimiser steps to a policy."""
 
-    def __init__(self, policy: Policy, settings: Settings) -> None:
+    def __init__(
+        self, policy: Policy, settings: Settings, teachers: Mapping[str, Frozen] | None = None
+    ) -> None:
+        """`teachers` are those that are asked here, by name."""
         self._policy = policy
         self._settings = settings
+        self._teachers = teachers or {}
         algorithm = settings.algorithm
+        self._distill = algorithm if isinstance(algorithm, Distill) else None
+        self._divergence = _divergence(self._distill) if self._distill else None
         self._terms: PolicyGradient | None = None
         self._updates = 1
         self._temperature = 1.0
@@ -94,6 +70,9 @@ class Updater:
             self._reference_needed = algorithm.kl.coefficient > 0
             if self._reference_needed:
                 policy.remember_reference()
+        if self._distill and weights_of(self._distill).own_pg:
+            self._terms = PolicyGradient()
+            self._temperature = settings.sampling.temperature
         self.optimizer = AdamW(
             settings.optimizer, policy.trained(), algorithm.steps * self._updates
         )
@@ -118,14 +97,16 @@ class Updater:
     def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch with its advantages, where the algorithm has any."""
         algorithm = self._settings.algorithm
-        if not isinstance(algorithm, Grpo):
+        if self._distill and not _is_rewarded(self._distill):
+            return batch
+        if not isinstance(algorithm, Grpo | Distill):
             return batch
         rewards = np.array([np.nan if r is None else r for r in batch["reward"].to_pylist()])
+        if isinstance(algorithm, Distill):
+            return _with_advantages(batch, rewards, "group_mean")
         if algorithm.kl.coefficient and algorithm.kl.placement == "reward_k1":
             rewards -= algorithm.kl.coefficient * self.reward_kl(batch)
-        groups = batch["prompt_index"].to_numpy()
-        values = advantages(rewards, groups, algorithm.advantage)
-        return with_columns(batch, {"advantage": [None if np.isnan(v) else v for v in values]})
+        return _with_advantages(batch, rewards, algorithm.advantage)
 
     def step(
         self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True
@@ -137,29 +118,44 @@ class Updater:
         Raises RunFailed if a gradient is not finite; the weights are then those before the update.
         """
         self._may_go_on = may_go_on
-        rows, groups = annotate(batch)
+        annotated = annotate(batch, self._distill)
+        rows = annotated.rows
         if not rows:
             return {"trained_tokens": 0.0}
-        order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-        parts = [
-            [row for row, group in zip(rows, groups) if order[group] % self._updates == part]
-            for part in range(self._updates)
-        ]
-        packed = [pack(part, self._settings.actors.micro_batch_tokens) for part in parts if part]
+        packed = self._packed(annotated)
         self._updated = False
         fixed = [[self._before_update(micro) for micro in micros] for micros in packed]
         reports = [self._update(micros, known) for micros, known in zip(packed, fixed)]
         report = {**reports[-1], **{k: v for k, v in reports[0].items() if "mismatch" in k}}
         report["trained_tokens"] = float(sum(len(row.positions) for row in rows))
         report["learner_tokens"] = float(sum(len(row.tokens) for row in rows))
+        if self._distill and isinstance(self._distill.signal, SampledToken):
+            report["divergence"], report["unusable_tokens"] = reverse_kl(batch, self._distill)
         return report
 
     def gradients(self, batch: pa.RecordBatch) -> Arrays:
         """Gradient of the whole batch's loss by name, float32, as one update; changes nothing."""
-        rows, _ = annotate(batch)
-        micros = pack(rows, self._settings.actors.micro_batch_tokens)
+        annotated = annotate(batch, self._distill)
+        micros = [micro for part in self._packed(annotated) for micro in part]
         total, _ = self._gradients(micros, [self._before_update(micro) for micro in micros])
         return total
+
+    def _packed(self, annotated: Annotated) -> list[list[MicroBatch]]:
+        """Micro-batches of each update; those of a hosted teacher's rows are of one teacher."""
+        limit = self._settings.actors.micro_batch_tokens
+        order = {group: i for i, group in enumerate(dict.fromkeys(annotated.groups))}
+        parts: list[dict[str, list[Row]]] = [{} for _ in range(self._updates)]
+        for row, group, teacher in zip(annotated.rows, annotated.groups, annotated.teachers):
+            parts[order[group] % self._updates].setdefault(teacher, []).append(row)
+        return [
+            [
+                msgspec.structs.replace(micro, teacher=teacher)
+                for teacher, rows in sorted(part.items())
+                for micro in pack(rows, limit)
+            ]
+            for part in parts
+            if part
+        ]
 
     def reward_kl(self, batch: pa.RecordBatch) -> np.ndarray:
         """[N] log-ratio of the sampler to the reference, summed over each row's sampled tokens (k1).
@@ -212,6 +208,11 @@ class Updater:
         self, micros: list[MicroBatch], known: list[dict[str, mx.array]]
     ) -> dict[str, float]:
         total, sums = self._gradients(micros, known)
+        if (report := add_up(sums)).get("unusable_tokens") and not report["divergence_tokens"]:
+            raise RunFailed(
+                f"the teacher gave no usable distribution for any of {report['unusable_tokens']:.0f} "
+                f"tokens at update {self.optimizer.updates + 1}; the weights before it are kept"
+            )
         try:
             new, norm, rate = self.optimizer.step(self._policy.trained(), total)
         except FloatingPointError as error:
@@ -221,7 +222,7 @@ class Updater:
             ) from None
         self._policy.load_trained(new)
         self._updated = True
-        return {**named(summary(add_up(sums))), "grad_norm": norm, "learning_rate": rate}
+        return {**named(summary(report)), "grad_norm": norm, "learning_rate": rate}
 
     def _gradients(
         self, micros: list[MicroBatch], known: list[dict[str, mx.array]]
@@ -234,9 +235,12 @@ class Updater:
         for micro, fixed in zip(micros, known):
             self._ask()
             batch = self._batch(micro, fixed)
+            teacher = self._teacher(micro)
 
-            def objective(micro: MicroBatch = micro, batch: Batch = batch):
-                return self._loss(micro, batch, step)
+            def objective(
+                micro: MicroBatch = micro, batch: Batch = batch, teacher: Teacher | None = teacher
+            ):
+                return self._loss(micro, batch, step, teacher)
 
             (_, metrics), gradients = nn.value_and_grad(model, objective)()
             for name, gradient in flat(gradients).items():
@@ -246,8 +250,26 @@ class Updater:
             sums.append(to_floats(metrics))
         return total, sums
 
+    def _teacher(self, micro: MicroBatch) -> Teacher | None:
+        """What a teacher says of the micro-batch, if there is a divergence to be computed."""
+        if self._divergence is None:
+            return None
+        columns = micro.columns
+        if "teacher_ids" not in columns:
+            full = self._teachers[micro.teacher].full(micro)
+            mx.eval(full.hidden_ND)
+            return full
+        ids_BRK = columns["teacher_ids"]
+        shape = (-1, ids_BRK.shape[-1])
+        return TopK(
+            ids_BRK.reshape(shape),
+            columns["teacher_id_logprobs"].reshape(shape),
+            columns["teacher_tail"].reshape(-1),
+            self._divergence.temperature,
+        )
+
     def _loss(
-        self, micro: MicroBatch, batch: Batch, step: Step
+        self, micro: MicroBatch, batch: Batch, step: Step, teacher: Teacher | None
     ) -> tuple[mx.array, dict[str, mx.array]]:
         hidden_ND = _at_sources(self._policy.hidden(micro.tokens_BT), micro.sources_BR)
         logprobs_N, entropy_N = selected(
@@ -258,14 +280,29 @@ class Updater:
             temperature=self._temperature,
             entropy_grad=bool(self._terms and self._terms.entropy_bonus),
         )
+        signal = None
+        if teacher is not None and self._divergence is not None:
+            signal = distillation.signal(
+                hidden_ND,
+                self._policy.project,
+                self._policy.head_weights(),
+                teacher,
+                self._divergence,
+                micro.columns["divergence_weight"],
+            )
         shape = micro.targets_BR.shape
-        return loss(logprobs_N.reshape(shape), entropy_N.reshape(shape), batch, self._terms, step)
+        return loss(
+            logprobs_N.reshape(shape), entropy_N.reshape(shape), batch, self._terms, step, signal
+        )
 
     def _batch(self, micro: MicroBatch, known: dict[str, mx.array]) -> Batch:
         columns = micro.columns
-        algorithm = self._settings.algorithm
-        if isinstance(algorithm, Sft):
-            return Batch(sampled_BT=micro.sampled_BR, ce_weight_BT=columns["ce_weight"])
+        if self._terms is None:
+            imitates = weights_of(self._distill).imitated_ce > 0
+            return Batch(
+                sampled_BT=micro.sampled_BR,
+                ce_weight_BT=columns["ce_weight"] if imitates else None,
+            )
         return Batch(
             sampled_BT=micro.sampled_BR,
             pg_weight_BT=columns["pg_weight"],
@@ -281,11 +318,12 @@ class Updater:
             name: np.concatenate(
                 [np.array((micro.columns[name] != 0).sum(axis=-1)) for micro in micros]
             )
-            for name in ("pg_weight", "ce_weight")
+            for name in ("pg_weight", "ce_weight", "divergence_weight")
         }
         return Step(
             policy_gradient=denominators(lengths["pg_weight"], limit),
             cross_entropy=denominators(lengths["ce_weight"], limit),
+            divergence=denominators(lengths["divergence_weight"], limit),
         )
 
 
@@ -300,8 +338,33 @@ def named(report: dict[str, float]) -> dict[str, float]:
         "bounded": "clipped_share",
         "ess": "importance_ess",
         "kl_reference": "kl_reference",
+        "ce_nats": "cross_entropy",
+        "divergence_nats": "divergence",
+        "unusable_tokens": "unusable_tokens",
     }
     return {names[key]: value for key, value in report.items() if key in names}
+
+
+def _divergence(distill: Distill) -> Divergence | None:
+    """The divergence that the settings ask for, if they do."""
+    signal, chosen = distill.signal, distill.learn_from.divergence
+    if isinstance(signal, SampledToken | TextOnly):
+        return None
+    return Divergence(
+        kind=chosen.__struct_config__.tag,  # type: ignore[arg-type]
+        beta=getattr(chosen, "beta", None),
+        skew=getattr(chosen, "skew", None),
+        temperature=signal.temperature,
+    )
+
+
+def _is_rewarded(distill: Distill) -> bool:
+    return isinstance(distill.learn_from, FromStudent) and distill.learn_from.reward > 0
+
+
+def _with_advantages(batch: pa.RecordBatch, rewards: np.ndarray, method: Method) -> pa.RecordBatch:
+    values = advantages(rewards, batch["prompt_index"].to_numpy(), method)
+    return with_columns(batch, {"advantage": [None if np.isnan(v) else v for v in values]})
 
 
 def _at_sources(hidden_BTD: mx.array, sources_BR: mx.array) -> mx.array:

@@ -28,6 +28,12 @@ METRICS: dict[str, str] = {
     "clipped_share": "share of tokens whose ratio was clipped or masked",
     "importance_ess": "effective share of samples under the importance weights",
     "kl_reference": "KL to the reference policy (k3 estimate), nats per token",
+    "cross_entropy": "cross-entropy of the answers that are imitated, nats per token",
+    "divergence": "divergence of the student from its teacher, nats per token; of sampled tokens an "
+    "estimate of the reverse KL",
+    "unusable_tokens": "tokens of which a teacher said nothing usable: not trained on",
+    "student_share": "share of the step's rows that the student sampled (mixed distillation)",
+    "one_token_answers": "answers of a teacher that are one token long",
     "fitness_std": "standard deviation of the members' fitness (evolution strategies)",
     "fitness_best": "fitness of the best member",
     "members_left_out": "members without a fitness, and their antithetic twins",
@@ -45,6 +51,11 @@ METRICS: dict[str, str] = {
     "sampler_wait_s": "seconds of the step in which the samplers had nothing to do",
     "learner_busy_s": "seconds that the learner worked",
     "learner_wait_s": "seconds of the step in which the learner had nothing to do",
+    "teacher_tokens": "tokens that the teachers scored or sampled for the step",
+    "teacher_tokens_per_s": "such tokens per second of the teachers' work",
+    "teacher_cached_share": "share of the rows that were known from the teacher cache",
+    "teacher_busy_s": "seconds that the teachers worked",
+    "teacher_wait_s": "seconds of the step in which the teachers had nothing to do",
     "verifier_busy_s": "seconds that the verifiers worked",
     "verifier_wait_s": "seconds of the step in which the verifiers had nothing to do",
     "gpu_wait_s": "longest wait for the GPU lease",
@@ -52,6 +63,7 @@ METRICS: dict[str, str] = {
     "step_seconds": "wall-clock of the step",
     "sampler_memory_bytes": "peak memory that MLX held in a sampler",
     "learner_memory_bytes": "peak memory that MLX held in the learner",
+    "teacher_memory_bytes": "peak memory that MLX held in a teacher",
 }
 
 

@@ -219,7 +219,8 @@ class RunDirectory:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         self._lock = descriptor
-        clear_leftovers(self.path)
+        for folder in (self.path, self.path / "evals"):
+            clear_leftovers(folder)
         try:
             self._stored_status()
         except (

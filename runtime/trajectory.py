@@ -33,6 +33,10 @@ class StopReason(StrEnum):
     """Not sampled: a row of a data set."""
 
 
+def _listed(item: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.field("item", item, nullable=False))
+
+
 SCHEMA = pa.schema(
     [
         pa.field("step", pa.int64(), nullable=False),
@@ -40,16 +44,10 @@ SCHEMA = pa.schema(
         pa.field("prompt_index", pa.int64(), nullable=False),
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("key", pa.uint64(), nullable=False),
-        pa.field("tokens", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
-        pa.field("sampled", pa.list_(pa.field("item", pa.bool_(), nullable=False)), nullable=False),
-        pa.field(
-            "logprobs", pa.list_(pa.field("item", pa.float32(), nullable=False)), nullable=False
-        ),
-        pa.field(
-            "weights_version",
-            pa.list_(pa.field("item", pa.int32(), nullable=False)),
-            nullable=False,
-        ),
+        pa.field("tokens", _listed(pa.int32()), nullable=False),
+        pa.field("sampled", _listed(pa.bool_()), nullable=False),
+        pa.field("logprobs", _listed(pa.float32()), nullable=False),
+        pa.field("weights_version", _listed(pa.int32()), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
         pa.field("temperature", pa.float32(), nullable=False),
         pa.field("stop_reason", pa.string(), nullable=False),
@@ -60,6 +58,12 @@ SCHEMA = pa.schema(
         pa.field("failure", pa.string()),
         pa.field("advantage", pa.float64()),
         pa.field("dropped", pa.string()),
+        pa.field("author", pa.string()),
+        pa.field("teacher", pa.string()),
+        pa.field("teacher_logprobs", _listed(pa.float32())),
+        pa.field("teacher_ids", _listed(pa.int32())),
+        pa.field("teacher_id_logprobs", _listed(pa.float32())),
+        pa.field("teacher_tail", _listed(pa.float32())),
         pa.field("seconds", pa.float32(), nullable=False),
     ],
     metadata={"pippin.schema": str(SCHEMA_VERSION)},
@@ -70,7 +74,16 @@ the distribution that was really sampled from (temperature included; 0 elsewhere
 the weights that chose it (-1 elsewhere). The first `prompt_tokens` are the prompt. `text` is the
 completion as a verifier reads it, never encoded again. `reward_parts` is a JSON object, `failure` the
 kind of a reward that could not be had, `dropped` why a trajectory is not trained on, `seconds` the
-wall-clock from request to end."""
+wall-clock from request to end.
+
+Of a distillation: `author` is the teacher that wrote the answer, null for the policy and for data;
+`teacher` the one that is asked about it. `teacher_logprobs` has T items, its log-probability of the
+answer's tokens (NaN where it gave none, 0 elsewhere); or `teacher_ids` and `teacher_id_logprobs` its k
+likeliest ids of each of the answer's tokens in turn, and `teacher_tail` the log-mass of all others.
+These three travel to the learner and are not in the log."""
+
+UNLOGGED = ("teacher_ids", "teacher_id_logprobs", "teacher_tail")
+"""Some 8 bytes for each of k ids: what a token of the log costs, a hundred times."""
 
 VOLATILE = frozenset({"seconds"})
 """Columns that two equal runs need not share: not part of a digest."""
@@ -99,6 +112,12 @@ class Trajectory(Struct, frozen=True, kw_only=True):
     failure: str | None = None
     advantage: float | None = None
     dropped: str | None = None
+    author: str | None = None
+    teacher: str | None = None
+    teacher_logprobs: list[float] | None = None
+    teacher_ids: list[int] | None = None
+    teacher_id_logprobs: list[float] | None = None
+    teacher_tail: list[float] | None = None
 
     def __post_init__(self) -> None:
         lengths = {
@@ -107,12 +126,29 @@ class Trajectory(Struct, frozen=True, kw_only=True):
             "logprobs": len(self.logprobs),
             "weights_version": len(self.weights_version),
         }
+        if self.teacher_logprobs is not None:
+            lengths["teacher_logprobs"] = len(self.teacher_logprobs)
         if len(set(lengths.values())) != 1:
             raise ValueError(f"a trajectory's token columns need one length, got {lengths}")
         if not 0 < self.prompt_tokens <= len(self.tokens):
             raise ValueError(
                 f"a trajectory's prompt needs 1 to {len(self.tokens)} tokens, got {self.prompt_tokens}"
             )
+
+
+def answer_positions(batch: pa.RecordBatch) -> list[np.ndarray]:
+    """Positions of each row's tokens that a loss may look at: those sampled, or the data's answer."""
+    lengths = (len(tokens) for tokens in lists(batch, "tokens"))
+    rows = zip(
+        lengths,
+        lists(batch, "sampled"),
+        batch["prompt_tokens"].to_pylist(),
+        batch["stop_reason"].to_pylist(),
+    )
+    return [
+        np.arange(before, length) if reason == StopReason.DATA else np.flatnonzero(sampled)
+        for length, sampled, before, reason in rows
+    ]
 
 
 def to_batch(rows: Sequence[Trajectory], metadata: dict[str, str] | None = None) -> pa.RecordBatch:
@@ -183,7 +219,9 @@ def digest(batch: pa.RecordBatch) -> str:
         out.update(f"{field.name}:{field.type}:{len(column)}".encode())
         if pa.types.is_list(field.type):
             values = lists(batch, field.name)
-            out.update(np.array([len(v) for v in values], np.int64).tobytes())
+            nulls = column.is_null().to_pylist()
+            lengths = [-1 if null else len(v) for v, null in zip(values, nulls)]
+            out.update(np.array(lengths, np.int64).tobytes())
             for v in values:
                 out.update(np.ascontiguousarray(v).tobytes())
         else:

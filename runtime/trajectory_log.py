@@ -100,9 +100,14 @@ def _beginning(chain: str) -> bytes:
 
 def _batches_of(path: Path, payload: bytes) -> list[pa.RecordBatch]:
     with pa.ipc.open_stream(pa.py_buffer(payload).slice(CHAIN_BYTES)) as reader:
-        version = int((reader.schema.metadata or {}).get(b"pippin.schema", b"0"))
-        if version > SCHEMA_VERSION:
-            raise BadInput(
-                f"{path}: trajectories of schema {version}, this Pippin knows {SCHEMA_VERSION}"
-            )
+        refuse_newer(path, reader.schema)
         return list(reader)
+
+
+def refuse_newer(path: Path, schema: pa.Schema) -> None:
+    """Raises BadInput for trajectories of a schema newer than this version knows."""
+    version = int((schema.metadata or {}).get(b"pippin.schema", b"0"))
+    if version > SCHEMA_VERSION:
+        raise BadInput(
+            f"{path}: trajectories of schema {version}, this Pippin knows {SCHEMA_VERSION}"
+        )

@@ -8,6 +8,8 @@ from runtime.errors import BadInput
 BENCHMARKS = {
     "quickstart": "held-out pass@1 before and after the quickstart, for three seeds",
     "decoder": "tokens per second against mlx-lm's BatchGenerator, in one process",
+    "distill": "greedy accuracy after 100 steps of distillation, by signal, for three seeds",
+    "kills": "trial runs killed again and again against undisturbed ones",
     "loss_memory": "peak memory of the loss against the plain computation",
 }
 

@@ -3,7 +3,8 @@
 Nothing is ever perturbed and subtracted back (in bfloat16 the rounding of that drifts further in 20
 generations than the updates go, measured): a member is made from the master and thrown away, and what
 stays in the model is the rounded master. A weights version is the base and the terms of every generation
-since: `replay` applies them again, to the same bits.
+since: `replay` applies them again, to the same bits, in any process. Plain steps have them on any backend;
+AdamW takes a norm and square roots, so its bits are those of one backend.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ class Applied(Struct, frozen=True):
 class Centre:
     """Holds the master of the perturbed weights, and their base if they are anchored.
 
-    `optimizer` is needed by `AdamwStep`: one made for `Centre.master`.
+    The policy must hold the base: what is logged counts from there.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Centre:
         self.master: Arrays = {n: weights[n].astype(mx.float32) for n in perturbation.shapes}
         self.dtypes = {name: weights[name].dtype for name in perturbation.shapes}
         self.optimizer: AdamW | None = None
-        """Set by whoever made the update an `AdamwStep`."""
+        """Needed by `AdamwStep`: one made for `master`."""
         self._update = update
         self._anchor = anchor
         self._origin = None if isinstance(anchor, Free) else dict(self.master)

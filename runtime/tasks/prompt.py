@@ -5,9 +5,12 @@ the stream that a run pulls from, so prompt n of a run is the same whoever asks,
 A verifier that cannot judge says so: `reward` is then null, never zero.
 """
 
+from collections.abc import Collection
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct, field
+
+from runtime.errors import BadInput
 
 Split = Literal["train", "eval"]
 
@@ -23,6 +26,8 @@ class Prompt(Struct, frozen=True, kw_only=True):
     """What the verifier compares with, as JSON values; never shown to the policy."""
     demonstration: str | None = None
     """An answer to imitate (SFT), where the task has one."""
+    teacher: str = ""
+    """Whose answer it is to be (distillation); empty: the only one's."""
     source: str = ""
     """File and line that it came from; empty for a procedural one."""
 
@@ -30,6 +35,15 @@ class Prompt(Struct, frozen=True, kw_only=True):
     def place(self) -> str:
         """For an error: where a person finds it."""
         return self.source or f"task {self.task}, prompt {self.index}"
+
+
+def check_teacher(prompt: Prompt, teachers: Collection[str]) -> None:
+    """Raises BadInput for a prompt that names another teacher than these."""
+    if prompt.teacher and prompt.teacher not in teachers:
+        raise BadInput(
+            f"{prompt.place}: needs a teacher of algorithm.teachers ({', '.join(teachers)}), got "
+            f"{prompt.teacher!r}"
+        )
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

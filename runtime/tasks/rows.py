@@ -1,7 +1,8 @@
 """The user's own task: prompts in JSONL, scored by the user's Python function or only imitated.
 
 The reward function sees the whole row, so whatever it compares with is simply another column.
-Without one (SFT), an answer passes if it is the row's response word for word.
+Without one (SFT), an answer passes if it is the row's response word for word; with neither (a teacher
+is asked), nothing is judged.
 """
 
 from typing import Any
@@ -28,11 +29,6 @@ class RowsTask:
     name = "jsonl"
 
     def __init__(self, settings: Jsonl, seed: int, reward_timeout_s: float) -> None:
-        if not settings.response and not settings.reward:
-            raise BadInput(
-                "task jsonl: needed `reward`, a Python file, or `response`, a column to imitate, "
-                "got neither"
-            )
         self._settings = settings
         self._seed = seed
         self._rows = _splits(settings)
@@ -56,6 +52,7 @@ class RowsTask:
             messages=_messages(row, self._settings.prompt),
             truth=row.values,
             demonstration=row.values[response] if response else None,
+            teacher=row.values[self._settings.teacher] if self._settings.teacher else "",
         )
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
@@ -64,6 +61,8 @@ class RowsTask:
         The function gets the completion as it was written, surrounding whitespace included.
         """
         row: dict[str, Any] = prompt.truth
+        if self._process is None and not self._settings.response:
+            return Verdict(reward=None)
         if self._process is None:
             return right_or_wrong(completion.strip() == row[self._settings.response].strip())
         call = RewardCall(prompt=row[self._settings.prompt], completion=completion, row=row)
@@ -95,6 +94,8 @@ def _checked(path: str, settings: Jsonl) -> list[Row]:
     columns: dict[str, tuple[type, ...]] = {settings.prompt: (str, list)}
     if settings.response:
         columns[settings.response] = (str,)
+    if settings.teacher:
+        columns[settings.teacher] = (str,)
     rows = read_rows(path, columns)
     for row in rows:
         _messages(row, settings.prompt)

@@ -10,12 +10,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from runtime.blas import load_blas
 
 assert load_blas(exact=True) in ("reference", "metal")
 
-from runtime.rundir import RunDirectory, Status  # noqa: E402
+from runtime import failpoints  # noqa: E402
+from runtime.rundir import PauseRequest, RunDirectory, Status  # noqa: E402
 from tests.actors.tiny import (  # noqa: E402
     COARSE,
     Death,
@@ -67,6 +69,27 @@ def killed(name: str, *deaths: Death, **changes) -> None:
     SCENARIOS[name] = revived
 
 
+def paused(name: str, *tokens: int, **changes) -> None:
+    """A run that is asked to pause at each of these hits of the samplers' gate, and started again."""
+
+    def resumed(folder: Path):
+        run, wanted = new_run(folder), settings(folder, exact=True, **changes)
+        for nth in tokens:
+            failpoints.arm(failpoints.Plan("sample.token", nth, lambda: ask(run)))
+            try:
+                assert go(wanted, run).state == "paused"
+            finally:
+                failpoints.disarm()
+        return run, go(wanted, run)
+
+    SCENARIOS[name] = resumed
+
+
+def ask(run: RunDirectory) -> None:
+    """As `pippin pause` does."""
+    run.ask_to_pause(PauseRequest(by="user", reason="a test"))
+
+
 DYNAMIC = {
     "reward": COARSE,
     "algorithm__resample_rounds": 2,
@@ -107,6 +130,52 @@ killed("learner died before any checkpoint", Death("learner", "learn", 1, after=
 killed("learner died while it was restored", Death("learner", "restore", 1, after=True))
 killed("all died", Death("sampler", "generate", 6), Death("verifier", "score", 3, after=True),
        Death("evaluator", "prompts", 2), Death("learner", "_retire", 3))  # fmt: skip
+
+
+def evolution(samplers: int = 2, **changes) -> dict[str, Any]:
+    """Evolution strategies: six members, three prompts, five generations."""
+    algorithm = {"name": "es", "steps": 5, "prompts_per_step": 3, "population": 6, "sigma": 0.05,
+                 "update": {"name": "plain", "alpha": 0.05}} | changes  # fmt: skip
+    return {"algorithm": algorithm, "optimizer": {}, "eval": {"prompts": 3, "sampled": True},
+            "actors": {"samplers": samplers, "verifiers": 2}}  # fmt: skip
+
+
+FULL_RANK = evolution(
+    perturbation={"name": "full_rank"}, noise="uniform", temperature=1.0, antithetic=False
+)
+ON_DATA = evolution(fitness="log_likelihood", update={"name": "adamw"}) | {
+    "task__response": "answer", "optimizer": {"learning_rate": 1e-2},
+}  # fmt: skip
+OF_RANK_2 = {"name": "low_rank", "rank": 2}
+ADAPTERS = evolution(noise="normal", shaping="centered_ranks", perturbation=OF_RANK_2) | {
+    "model__train": {"name": "lora", "rank": 4}, "model__quantize_bits": 4,
+}  # fmt: skip
+
+scenario("es", **evolution())
+scenario("es, longer", **evolution(steps=12, population=16, prompts_per_step=6, sigma=0.02,
+                                   update={"name": "plain", "alpha": 0.02}))  # fmt: skip
+scenario("es, one sampler", **evolution(samplers=1), sampling__slots=5)
+scenario("es, three samplers", **evolution(samplers=3))
+stopped("es, stopped twice", 1, 2, **evolution())
+stopped("es, stopped before a checkpoint", 2, checkpoint={"every_steps": 3}, **evolution())
+stopped("es, stopped and damaged", 3, damage="lineage.json", **evolution())
+paused("es, paused mid-generation", 40, 30, **evolution())
+killed("es, a sampler joined late", Death("sampler", "generate", 14), **evolution())
+killed("es, sampler died unheard", Death("sampler", "generate", 8, after=True), **evolution())
+killed("es, learner died before its checkpoint", Death("learner", "_checkpoint", 3), **evolution())
+killed("es, learner died unheard", Death("learner", "learn", 3, after=True), **evolution())
+killed("es, learner died before any checkpoint", Death("learner", "learn", 2, after=True),
+       checkpoint={"every_steps": 3}, **evolution())  # fmt: skip
+killed("es, all died", Death("sampler", "generate", 9), Death("verifier", "score", 5, after=True),
+       Death("learner", "_retire", 3), **evolution())  # fmt: skip
+for kind, changes, tokens in (
+    ("full rank", FULL_RANK, 35), ("on data", ON_DATA, 30), ("adapters", ADAPTERS, 35),
+):  # fmt: skip
+    scenario(f"es, {kind}", **changes)
+    stopped(f"es, {kind}, stopped", 3, **changes)
+    paused(f"es, {kind}, paused mid-generation", tokens, **changes)
+    killed(f"es, {kind}, actors died", Death("sampler", "generate", 10),
+           Death("learner", "learn", 4, after=True), **changes)  # fmt: skip
 
 
 def main(folder: Path) -> None:

@@ -24,6 +24,18 @@ AS_LAGGING = [
     "lagging, learner died",
 ]  # fmt: skip
 
+AS_ES = [
+    "one sampler", "three samplers", "stopped twice", "stopped before a checkpoint",
+    "stopped and damaged", "paused mid-generation", "a sampler joined late", "sampler died unheard",
+    "learner died before its checkpoint", "learner died unheard",
+    "learner died before any checkpoint", "all died",
+]  # fmt: skip
+AS_ES_OF_A_KIND = [
+    (kind, what)
+    for kind in ("full rank", "on data", "adapters")
+    for what in ("stopped", "paused mid-generation", "actors died")
+]
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -62,6 +74,21 @@ def test_a_lagging_run_ends_as_the_undisturbed_one_does(runs, name):
 @pytest.mark.parametrize("name", ["dynamic", "two updates"])
 def test_so_does_one_with_more_rounds_or_more_updates(runs, name):
     assert_same(runs(f"{name}, stopped"), runs(name))
+
+
+@pytest.mark.parametrize("name", AS_ES)
+def test_evolution_ends_as_the_undisturbed_run_does(runs, name):
+    assert_same(runs(f"es, {name}"), runs("es"))
+
+
+@pytest.mark.parametrize(("kind", "what"), AS_ES_OF_A_KIND)
+def test_so_does_evolution_of_another_kind(runs, kind, what):
+    assert_same(runs(f"es, {kind}, {what}"), runs(f"es, {kind}"))
+
+
+def test_evolution_gets_better_at_what_it_is_rewarded_for(runs):
+    rewards = [line["reward_mean"] for line in runs("es, longer")["metrics"]]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
 
 
 def test_another_seed_or_another_setting_is_another_run(runs):

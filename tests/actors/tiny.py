@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import msgspec
 
 from actors.conductor import Conductor
@@ -13,26 +14,14 @@ from actors.fleet import Fleet, LocalFleet, PartDied
 from actors.program import local_fleet, role_class
 from configs.consistency import check
 from configs.schema import Settings
-from policies.characters import write_tokenizer
+from ops.trials import programs
+from policies.characters import VOCABULARY, write_tokenizer
 from policies.model import create_checkpoint
 from runtime.errors import Interrupted
 from runtime.keys import derive
 from runtime.rundir import PauseRequest, RunDirectory, Status
 
-SHAPE: dict[str, Any] = {
-    "model_type": "qwen3",
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10_000.0,
-    "vocab_size": 102,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": True,
-}
+SHAPE: dict[str, Any] = {**programs.SHAPE, "vocab_size": VOCABULARY}
 DIGESTS = ("weights_digest", "optimizer_digest", "trajectories_digest")
 
 
@@ -85,6 +74,31 @@ def settings(folder: Path, *, reward: str = GRADED, **changes: Any) -> Settings:
     return result
 
 
+def distilled(folder: Path, **changes: Any) -> Settings:
+    """A distillation of four steps, on-policy with the whole distribution unless `changes` say else."""
+    algorithm: dict[str, Any] = {
+        "name": "distill",
+        "steps": 4,
+        "prompts_per_step": 8,
+        "teachers": {"big": {"name": "local", "path": str(teacher(folder))}},
+    }
+    task = {"name": "jsonl", "train": str(prompts(folder)), "response": "answer"}
+    return settings(folder, **{"algorithm": algorithm, "task": task, **changes})
+
+
+def teacher(folder: Path) -> Path:
+    """Another random network, of two layers, that is surer of itself."""
+    path = folder / "teacher"
+    if not path.exists():
+        create_checkpoint(path, SHAPE | {"num_hidden_layers": 2, "hidden_size": 64}, seed=2)
+        write_tokenizer(path)
+        weights = mx.load(str(path / "model.safetensors"))
+        assert isinstance(weights, dict)
+        sharper = {name: 4 * w if w.ndim > 1 else w for name, w in weights.items()}
+        mx.save_safetensors(str(path / "model.safetensors"), sharper, {"format": "mlx"})
+    return path
+
+
 def reward_file(folder: Path, source: str) -> Path:
     """The reward function, in a file of its own."""
     path = folder / f"reward-{derive(source):x}.py"
@@ -96,7 +110,10 @@ def prompts(folder: Path) -> Path:
     """Forty prompts, of which four are held out."""
     path = folder / "prompts.jsonl"
     if not path.exists():
-        lines = [msgspec.json.encode({"prompt": f"{i}+{i * 7 % 10}="}) for i in range(40)]
+        lines = [
+            msgspec.json.encode({"prompt": f"{i}+{i * 7 % 10}=", "answer": f"{i + i * 7 % 10}"})
+            for i in range(40)
+        ]
         path.write_bytes(b"\n".join(lines) + b"\n")
     return path
 

@@ -32,7 +32,7 @@ def test_a_recipe_decodes_and_is_consistent(path: Path) -> None:
     assert isinstance(load(path), Settings)
 
 
-PINNED = {"seedling"}
+PINNED = {"seedling", "seedling-grown"}
 """Spelled out, because what it makes is kept: it must not change when a default does."""
 
 

@@ -171,3 +171,20 @@ def test_packed_weights_are_counted_in_parameters() -> None:
     assert network.weight_bytes == 2176
     assert network.item_bytes == 2
     assert network_of(CheckpointFiles(Path("x"), {"model_type": "mamba"}, (), tensors)) is None
+
+
+def test_a_teachers_weights_count_where_they_are() -> None:
+    def of(**algorithm: object) -> dict[str, int]:
+        teachers = {"big": {"name": "local", "path": "/teacher", "quantize_bits": 4}}
+        wanted = settings(algorithm={"name": "distill", "teachers": teachers, **algorithm})
+        return sizes(estimate(wanted, QWEN, 64 * GIB, 64, {"big": QWEN3[4.0]}))
+
+    hosted, apart = of(), of(signal={"name": "top_k"})
+    both = of(learn_from={"name": "teacher"})
+    weights = round(4.02e9 * (0.5 + 4 / 64))
+    assert hosted["learner: weights of teacher big"] == weights
+    assert apart["teacher big: weights"] == weights
+    assert "teacher big: weights" not in hosted and "learner: weights of teacher big" not in apart
+    assert both["teacher big: weights"] == both["learner: weights of teacher big"] == weights
+    assert "logits of teacher and student, a chunk" in hosted
+    assert "logits of teacher and student, a chunk" not in of(signal={"name": "sampled"})

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from ops.preflight import check_name, check_run, check_same_model
+from configs.schema import Distill
+from ops.preflight import check_name, check_run, check_same_model, with_model
 from runtime.checkpoint_files import fingerprint, inspect
 from runtime.errors import BadInput
 from runtime.rundir import RunDirectory
-from tests.actors.tiny import checkpoint, settings
+from tests.actors.tiny import checkpoint, distilled, settings
 
 
 def test_a_reward_that_gives_no_number_is_refused(tmp_path: Path):
@@ -44,3 +45,54 @@ def test_another_checkpoint_in_the_place_of_the_first_is_noticed(tmp_path: Path)
     )
     with pytest.raises(BadInput, match="is not the checkpoint any more that one began with"):
         check_same_model(run, other)
+
+
+def test_a_teacher_of_the_students_tokens_passes(tmp_path: Path):
+    check_run(distilled(tmp_path), tmp_path)
+
+
+def test_a_teacher_of_other_tokens_gives_text_only(tmp_path: Path):
+    other = checkpoint(tmp_path / "other")
+    tokenizer = other / "tokenizer.json"
+    tokenizer.write_bytes(tokenizer.read_bytes() + b"\n")
+    teachers = {"big": {"name": "local", "path": str(other)}}
+    wanted = distilled(tmp_path, algorithm__teachers=teachers)
+    with pytest.raises(BadInput) as caught:
+        check_run(wanted, tmp_path)
+    for folder in (other, tmp_path / "model"):
+        assert str(folder / "tokenizer.json") in str(caught.value)
+    assert 'algorithm.signal.name = "text"' in str(caught.value)
+    text = {"algorithm__learn_from": {"name": "teacher"}, "algorithm__signal": {"name": "text"}}
+    check_run(distilled(tmp_path, algorithm__teachers=teachers, **text), tmp_path)
+
+
+def test_a_teacher_that_is_missing_or_too_small_is_refused(tmp_path: Path):
+    def refused(words: str, **changes):
+        with pytest.raises(BadInput, match=words):
+            check_run(distilled(tmp_path, **changes), tmp_path)
+
+    nobody = {"big": {"name": "local", "path": str(tmp_path / "nobody")}}
+    refused("nobody", algorithm__teachers=nobody)
+    refused(r"algorithm\.signal\.k = 103 exceeds the 102 tokens",
+            algorithm__signal={"name": "top_k", "k": 103})  # fmt: skip
+    short = checkpoint(tmp_path / "short", max_position_embeddings=9)
+    refused(r"teacher big's context leaves 3",
+            algorithm__teachers={"big": {"name": "local", "path": str(short)}})  # fmt: skip
+
+
+def test_an_endpoint_that_is_down_or_lacks_its_key_is_refused(tmp_path: Path, monkeypatch):
+    text = {"algorithm__learn_from": {"name": "teacher"}, "algorithm__signal": {"name": "text"}}
+    api = {"name": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "m"}
+    with pytest.raises(BadInput, match=r"teachers\.api\.url: needed a server at 127\.0\.0\.1:9"):
+        check_run(distilled(tmp_path, algorithm__teachers={"api": api}, **text), tmp_path)
+    keyed = api | {"key_variable": "PIPPIN_TEST_KEY"}
+    monkeypatch.delenv("PIPPIN_TEST_KEY", raising=False)
+    with pytest.raises(BadInput, match=r"teachers\.api: .*needed a key in \$PIPPIN_TEST_KEY"):
+        check_run(distilled(tmp_path, algorithm__teachers={"api": keyed}, **text), tmp_path)
+
+
+def test_the_folders_of_teachers_take_the_place_of_their_names(tmp_path: Path):
+    wanted = distilled(tmp_path)
+    found = with_model(wanted, tmp_path / "model", {"big": tmp_path / "elsewhere"})
+    assert isinstance(found.algorithm, Distill)
+    assert found.algorithm.teachers["big"].path == str(tmp_path / "elsewhere")

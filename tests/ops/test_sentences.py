@@ -86,3 +86,26 @@ def test_supervised_training_speaks_of_rows() -> None:
     assert lines[0].startswith("32 rows = 1 optimiser step")
     assert lines[1] == "100 steps = 3,200 rows in all."
     assert not [line for line in lines if "trajector" in line]
+
+
+def distillation(**algorithm: object) -> list[str]:
+    teachers = {"big": {"name": "local", "path": "/teacher"}}
+    raw = {"name": "distill", "teachers": teachers, **algorithm}
+    return explain(msgspec.convert({"task": {"name": "sorting"}, "algorithm": raw}, Settings), 64)
+
+
+def test_distillation_says_whose_answers_and_what_the_teacher_says_of_them() -> None:
+    lines = distillation()
+    assert lines[0].startswith("32 prompts, each answered by the student = 32 trajectories")
+    assert "reverse divergence from the whole distribution of big" in lines[2]
+    assert not [line for line in lines if "cache" in line]
+    offline = distillation(learn_from={"name": "data"}, signal={"name": "top_k", "k": 9})
+    assert offline[0].startswith("32 rows of data = 32 trajectories")
+    assert "forward divergence from the 9 likeliest tokens of big" in offline[2]
+    assert "weigh 0.5 in the cross-entropy and 0.5 in the divergence" in offline[3]
+    assert [line for line in offline if "cache of up to 4 GB" in line]
+    rewarded = distillation(learn_from={"name": "student", "group_size": 4, "reward": 0.5})
+    assert rewarded[0].startswith("32 prompts, each answered by the student 4 times = 128")
+    assert [line for line in rewarded if "weighs 0.5 beside the teacher" in line]
+    text = distillation(learn_from={"name": "teacher"}, signal={"name": "text"})
+    assert "any tokenizer will do" in text[2]

@@ -11,10 +11,11 @@ import pytest
 from configs.consistency import problems
 from configs.schema import Grpo, Settings
 from policies.advantages import advantages
+from policies.annotate import annotate
 from policies.decode import Decoder, Sampling, Sequence
 from policies.model import Arrays, Policy, load_policy
 from policies.rows import encode, from_sequence
-from policies.update import Updater, annotate
+from policies.update import Updater
 from policies.weights import digest
 from runtime.errors import RunFailed
 from runtime.keys import derive
@@ -178,7 +179,7 @@ def test_several_updates_take_a_share_of_the_groups_each(policy, base, sampled, 
     batch = with_advantages(sampled, updater, Grpo())
     report = updater.step(batch)
     assert updater.optimizer.updates == updates
-    rows, _ = annotate(batch)
+    rows = annotate(batch).rows
     assert report["trained_tokens"] == sum(len(row.positions) for row in rows)
     assert report["mismatch_max"] < 1e-4  # of the first update: nothing has moved yet
     after = policy.trained()

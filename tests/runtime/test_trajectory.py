@@ -64,6 +64,8 @@ def test_token_columns_need_one_length(column):
         row(**{column: getattr(row(), column)[:3]})
     with pytest.raises(ValueError, match="need one length"):
         row(**{column: getattr(row(), column) * 2})
+    with pytest.raises(ValueError, match="'teacher_logprobs': 3"):
+        row(teacher_logprobs=[0.0, 0.0, -0.5])
 
 
 @pytest.mark.parametrize("count", [0, -1, 5])
@@ -97,7 +99,9 @@ CHANGES = {
     "logprobs": [0.0, 0.0, -0.5, -1.2500001], "weights_version": [-1, -1, 2, 1],
     "prompt_tokens": 1, "temperature": 1.0, "stop_reason": StopReason.LENGTH, "text": "a6",
     "reward": 0.0, "passed": False, "reward_parts": None, "failure": "", "advantage": None,
-    "dropped": "zero_variance", "seconds": 9.0,
+    "dropped": "zero_variance", "seconds": 9.0, "author": "big", "teacher": "big",
+    "teacher_logprobs": [0.0, 0.0, -0.5, -0.25], "teacher_ids": [], "teacher_id_logprobs": [-0.5],
+    "teacher_tail": [-2.0],
 }  # fmt: skip
 
 

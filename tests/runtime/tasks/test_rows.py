@@ -8,6 +8,7 @@ import pytest
 from configs.schema import Jsonl
 from runtime.errors import BadInput
 from runtime.tasks.open import open_task
+from runtime.tasks.prompt import Verdict
 
 
 def made(path: Path, rows: list[dict]) -> str:
@@ -107,10 +108,21 @@ def test_a_prompt_that_is_none_is_bad_input(tmp_path, prompt, said):
     assert said in str(caught.value)
 
 
-def test_a_task_needs_a_reward_or_a_response_and_the_columns_it_names(tmp_path):
+def test_prompts_alone_are_judged_by_nobody(tmp_path):
+    task = open_task(Jsonl(train=numbered(tmp_path, 2)), seed=0)
+    assert task.verify(task.prompt("train", 0), "anything") == Verdict(reward=None)
+
+
+def test_a_row_names_its_teacher(tmp_path):
+    rows = [{"prompt": "p", "whose": name} for name in ("big", "small")]
+    task = open_task(Jsonl(train=made(tmp_path / "rows.jsonl", rows), teacher="whose"), seed=0)
+    assert task.prompt("train", 0).teacher == "big" and task.prompt("eval", 0).teacher == "small"
+
+
+def test_a_task_needs_the_columns_it_names(tmp_path):
     data = numbered(tmp_path, 2)
-    with pytest.raises(BadInput, match=r"`reward`.*`response`.*neither"):
-        open_task(Jsonl(train=data), seed=0)
+    with pytest.raises(BadInput, match=r'line 1: needed the column "whose", got "prompt"'):
+        open_task(Jsonl(train=data, teacher="whose"), seed=0)
     with pytest.raises(BadInput, match=r'line 1: needed the column "answer", got "prompt"'):
         open_task(Jsonl(train=data, response="answer"), seed=0)
     with pytest.raises(BadInput, match=r"none.py: needed a Python file"):

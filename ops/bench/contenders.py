@@ -1,0 +1,179 @@
+"""Ways to learn from rewards, side by side: each takes steps of its own on a policy of its own.
+
+Whatever a run has several processes for happens here in this one, so that what a step costs can be told
+by the clock and by the processor alike. Evaluation is not part of it.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from configs.schema import Es, Grpo, Settings, Sft
+from policies.advantages import informative
+from policies.decode import Decoder, Sampling, Sequence
+from policies.evolution.perturbation import members, perturbation
+from policies.evolution.population import Population
+from policies.model import load_policy
+from policies.rows import encode, from_sequence
+from policies.trainer import trainer_for
+from runtime.keys import derive
+from runtime.tasks.open import open_task
+from runtime.tasks.prompt import Prompt
+from runtime.trajectory import StopReason, Trajectory, to_batch
+
+
+class Accuracy(Struct, frozen=True, kw_only=True):
+    """Of some prompts' answers, with the standard error over the prompts."""
+
+    greedy: float
+    greedy_stderr: float
+    sampled: float
+    sampled_stderr: float
+
+
+class Spent(Struct, kw_only=True):
+    """On learning so far."""
+
+    steps: int = 0
+    tokens: int = 0
+    """Sampled."""
+    clock_s: float = 0.0
+    processor_s: float = 0.0
+
+
+class Contender:
+    """Learns `settings.task` from its checkpoint, by its algorithm.
+
+    `Sft` stands for rejection sampling with the policy as it is by then (RAFT, 2304.06767): `group_size`
+    answers to each of `rows_per_step` prompts, and a supervised step on one right answer of each.
+    """
+
+    def __init__(self, settings: Settings, group_size: int = 8) -> None:
+        self.spent = Spent()
+        self._settings = settings
+        self._group_size = group_size
+        self._task = open_task(settings.task, settings.seed)
+        self.policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
+        self._trainer = trainer_for(self.policy, settings)
+        if isinstance(settings.algorithm, Es):
+            self._perturbation = perturbation(settings.algorithm, self.policy)
+
+    def step(self) -> None:
+        """One step, and what it took."""
+        clock, processor = time.perf_counter(), time.process_time()
+        step = self.spent.steps + 1
+        rows = self._rows(step)
+        self.spent.tokens += sum(sum(row.sampled) for row in rows)
+        if isinstance(self._settings.algorithm, Sft):
+            rows = list(right_ones(rows))
+        if rows:
+            self._trainer.step(self._trainer.annotated(to_batch(rows)))
+        self.spent.steps = step
+        self.spent.clock_s += time.perf_counter() - clock
+        self.spent.processor_s += time.process_time() - processor
+
+    def held_out(self, count: int) -> list[Prompt]:
+        """Prompts that nothing is learnt from, the same ones for every contender."""
+        return [self._task.prompt("eval", i) for i in range(count)]
+
+    def accuracy(self, prompts: list[Prompt], samples: int) -> Accuracy:
+        """Of one greedy answer and of some sampled ones, with keys that know no step."""
+        found = []
+        for temperature, each in ((0.0, 1), (1.0, samples)):
+            rows = self._answers(prompts, each, temperature, 0)
+            share = [
+                statistics.fmean(float(bool(row.passed)) for row in rows[i : i + each])
+                for i in range(0, len(rows), each)
+            ]
+            found += [statistics.fmean(share), statistics.stdev(share) / math.sqrt(len(share))]
+        return Accuracy(
+            greedy=found[0], greedy_stderr=found[1], sampled=found[2], sampled_stderr=found[3]
+        )
+
+    def _rows(self, step: int) -> list[Trajectory]:
+        algorithm = self._settings.algorithm
+        count, each = self._shape()
+        first = (step - 1) * count
+        prompts = [self._task.prompt("train", first + i) for i in range(count)]
+        if isinstance(algorithm, Es):
+            everyone = members(self._settings.seed, step, each, algorithm.antithetic)
+            with Population(self.policy, self._perturbation, everyone) as population:
+                return self._answers(
+                    prompts, each, algorithm.temperature, step, population=population
+                )
+        rows = self._answers(prompts, each, self._settings.sampling.temperature, step)
+        if isinstance(algorithm, Grpo):
+            groups = [rows[i : i + each] for i in range(0, len(rows), each)]
+            return [msgspec.structs.replace(row, dropped=flat(g)) for g in groups for row in g]
+        return rows
+
+    def _shape(self) -> tuple[int, int]:
+        """Prompts of a step, and answers to each."""
+        match self._settings.algorithm:
+            case Es() as es:
+                return es.prompts_per_step, es.population
+            case Grpo() as grpo:
+                return grpo.prompts_per_step, grpo.group_size
+            case Sft() as sft:
+                return sft.rows_per_step, self._group_size
+            case other:
+                raise ValueError(f"no contender learns by {other}")
+
+    def _answers(
+        self,
+        prompts: list[Prompt],
+        each: int,
+        temperature: float,
+        step: int,
+        population: Population | None = None,
+    ) -> list[Trajectory]:
+        """Scored, in order of prompt and sample."""
+        sampling = self._settings.sampling
+        limit = self.policy.context_length - sampling.max_new_tokens
+        seed, tokens = self._settings.seed, self.policy.tokenizer
+        planned = [
+            (
+                prompt,
+                i,
+                Sequence(
+                    prompt=encode(tokens, prompt, limit),
+                    key=derive(seed, "bench", step, prompt.index, i),
+                    member=i,
+                ),
+            )
+            for prompt in prompts
+            for i in range(each)
+        ]
+        decoder = Decoder(self.policy, sampling.slots, population.rows if population else None)
+        how = Sampling(temperature=temperature, max_new_tokens=sampling.max_new_tokens)
+        decoder.run([sequence for _, _, sequence in planned], how)
+        rows = []
+        for prompt, i, sequence in planned:
+            row = from_sequence(
+                tokens, prompt, sequence, step=step, sample=i, temperature=temperature
+            )
+            verdict = self._task.verify(prompt, row.text)
+            rows.append(msgspec.structs.replace(row, reward=verdict.reward, passed=verdict.passed))
+        return rows
+
+
+def flat(group: list[Trajectory]) -> str | None:
+    """Why a group teaches nothing, if it does not."""
+    rewards = [row.reward for row in group if row.reward is not None]
+    return None if informative(rewards, 1e-4) else "zero_variance"
+
+
+def right_ones(rows: list[Trajectory]) -> Iterator[Trajectory]:
+    """The best answer to each prompt, the first of equals, if it is right: as a row to imitate."""
+    best: dict[int, Trajectory] = {}
+    for row in rows:
+        known = best.get(row.prompt_index)
+        if row.passed and (known is None or (row.reward or 0.0) > (known.reward or 0.0)):
+            best[row.prompt_index] = row
+    for row in best.values():
+        yield msgspec.structs.replace(row, stop_reason=StopReason.DATA)

@@ -1,0 +1,98 @@
+"""Kills trial runs thousands of times and says whether anything was lost: `make soak`.
+
+Every program dies at each of its failpoints in each way, and then at random; each run that comes through is
+compared with the undisturbed one, bit for bit. Fails if anything differs.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ops.bench.report import print_table, write_json
+from ops.trials.crew import Crew
+from ops.trials.kills import Tally, Trials, die_at_each, kill_at_random
+from ops.trials.programs import PROGRAMS
+
+ACTIONS = ("kill", "abort", "raise")
+PORTION = 50
+"""Random kills that one zygote does at a time."""
+
+
+def measure(crew: Crew, programs: list[str], kills: int, seed: int) -> dict[str, Tally]:
+    """What came of each program's runs: the failpoints first, then `kills` at random over all."""
+    tasks: list[tuple[str, str, int, int]] = [
+        (program, action, 0, seed) for program in programs for action in ACTIONS
+    ]
+    for number in range(-(-kills // PORTION)):
+        count = min(PORTION, kills - number * PORTION)
+        tasks.append((programs[number % len(programs)], "", count, seed + number))
+
+    def done(trials: Trials, task: tuple[str, str, int, int]) -> Tally:
+        program, action, count, of_seed = task
+        if action:
+            return die_at_each(trials, program, action, of_seed)
+        return kill_at_random(trials, program, count, of_seed)
+
+    tallies = {program: Tally(program=program) for program in programs}
+    for (program, *_), tally in crew.map(done, tasks).items():
+        tallies[program].add(tally)
+    return tallies
+
+
+def row(tally: Tally) -> list[str]:
+    """A line of the table."""
+    ends = [str(tally.ends.get(how, 0)) for how in (*ACTIONS, "pause")]
+    counts = (tally.runs, tally.differences, tally.lost, tally.duplicated)
+    return [tally.program, *ends, *map(str, counts), f"{tally.seconds:.0f} s"]
+
+
+def main() -> int:
+    """Print the table; 1 if a run did not come through as promised."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=1000, help="at random (default 1000)")
+    parser.add_argument("--programs", default=",".join(PROGRAMS), help="comma-separated names")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    options = parser.parse_args()
+    programs = options.programs.split(",")
+    if unknown := set(programs) - set(PROGRAMS):
+        parser.error(f"--programs: needs of {', '.join(PROGRAMS)}, got {', '.join(unknown)}")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, Crew(Path(folder)) as crew:
+        tallies = measure(crew, programs, options.kills, options.seed)
+    seconds = time.monotonic() - began
+    total = Tally(program="all")
+    for tally in tallies.values():
+        total.add(tally)
+    header = ["program", *ACTIONS, "pause", "runs", "differ", "lost", "twice", "work"]
+    print_table(header, [row(tally) for tally in (*tallies.values(), total)])
+    for problem in total.problems:
+        print(problem)
+    print(f"{total.kills} kills in {seconds:.0f} s: {verdict(total)}")
+    if options.json:
+        write_json(options.json, result(tallies, seconds))
+    return 1 if total.problems else 0
+
+
+def verdict(total: Tally) -> str:
+    """The result in a sentence."""
+    if total.problems:
+        return f"{total.differences} runs differ, {len(total.problems)} problems"
+    return f"each of {total.runs} runs ended as the undisturbed one, bit for bit"
+
+
+def result(tallies: dict[str, Tally], seconds: float) -> dict[str, Any]:
+    """For the JSON file."""
+    ends = sum((Counter(tally.ends) for tally in tallies.values()), Counter())
+    programs = {name: msgspec.to_builtins(tally) for name, tally in tallies.items()}
+    return {"seconds": seconds, "ends": dict(ends), "programs": programs}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""`pippin make-data`: rows to learn from, made by a teacher."""

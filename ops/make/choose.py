@@ -1,0 +1,120 @@
+"""From answers to rows: what each method keeps of a prompt's answers. Pure functions, told by the recipe.
+
+`split` and `unfit` look at one answer, `choose` at all that are left; each gives a fate to every
+candidate that it does not pass on, so that nothing is lost without a reason.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from configs.data_consistency import has_verifier, needs_verdict
+from configs.data_schema import (
+    DataSettings,
+    Limits,
+    Reasoning,
+    StepByStep,
+)
+from ops.make.methods import Chosen, of_prompt, steps
+from ops.make.records import Candidate, Draft, Fate
+
+SHORTEST_WORDS = 4
+"""Characters that are taken for one token where nobody has counted."""
+
+
+def split(text: str, reasoning: str, marks: Reasoning) -> tuple[str, str]:
+    """(reasoning, final answer). A template may have written the first mark already."""
+    before, end, after = text.partition(marks.end)
+    if end:
+        return before.strip().removeprefix(marks.begin).strip(), after.strip()
+    if text.lstrip().startswith(marks.begin):  # it never came to an answer
+        return text.strip().removeprefix(marks.begin).strip(), ""
+    return reasoning.strip(), text.strip()
+
+
+def unfit(text: str, stop: str, limits: Limits) -> Fate | None:
+    """Why a text is not worth judging."""
+    if stop == "length":
+        return "rejected", "truncated"
+    if stop == "content_filter":
+        return "rejected", "filtered"
+    if not text:
+        return "failed", "empty"
+    if len(text) < limits.shortest_characters:
+        return "rejected", "too_short"
+    if len(text) > limits.longest_characters:
+        return "rejected", "too_long"
+    return None
+
+
+def judged_text(settings: DataSettings, candidate: Candidate) -> str:
+    """What the verifier is shown of an answer."""
+    method = settings.method
+    if isinstance(method, StepByStep) and method.judged == "label":
+        return steps(candidate, method)[1]
+    return candidate.text
+
+
+def choose(settings: DataSettings, candidates: Sequence[Candidate]) -> Chosen:
+    """Drafts of rows in the order of the prompts, and the fates of all that is in none."""
+    fates: dict[str, Fate] = {}
+    able = []
+    for candidate in candidates:
+        fate = _verdict_fate(settings, candidate)
+        if fate:
+            fates[candidate.name] = fate
+        else:
+            able.append(candidate)
+    drafts: list[Draft] = []
+    for number, group in enumerate(_groups(able)):
+        made, gone = of_prompt(settings, number, group)
+        drafts += made
+        fates |= gone
+    return drafts, fates
+
+
+def capped(settings: DataSettings, drafts: Iterable[Draft]) -> Chosen:
+    """At most `method.keep` drafts of each prompt, the first ones."""
+    keep = getattr(settings.method, "keep", 0)
+    kept: list[Draft] = []
+    fates: dict[str, Fate] = {}
+    count: dict[int, int] = {}
+    for draft in drafts:
+        count[draft.group] = count.get(draft.group, 0) + 1
+        if keep and count[draft.group] > keep:
+            fates |= {c.name: ("rejected", "surplus") for c in draft.uses}
+        else:
+            kept.append(draft)
+    return kept, fates
+
+
+# ── each answer ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _verdict_fate(settings: DataSettings, candidate: Candidate) -> Fate | None:
+    verdict = candidate.verdict
+    if needs_verdict(settings):
+        if verdict is None or verdict.reward is None:
+            failure = verdict.failure if verdict is not None else None
+            return "failed", f"verifier_{failure or 'silent'}"
+    elif is_one_token(candidate) and not (has_verifier(settings) and candidate.passed):
+        return "rejected", "one_token"
+    return None
+
+
+def is_one_token(candidate: Candidate) -> bool:
+    """Whether that is all. Some servers count the token that ends it too, and some say nothing."""
+    tokens = candidate.answer.tokens
+    if candidate.answer.stop == "data":  # somebody has written it so
+        return False
+    if tokens == 1 or not (candidate.answer.model or tokens is None):
+        return tokens == 1
+    return (tokens is None or tokens == 2) and len(candidate.text) <= SHORTEST_WORDS
+
+
+def _groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Answers to the same messages, in order of the first."""
+    groups: dict[bytes, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(msgspec.json.encode(candidate.prompt.messages), []).append(candidate)
+    return list(groups.values())

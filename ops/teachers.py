@@ -1,0 +1,97 @@
+"""What can be known to be wrong with a distillation's teachers before a run."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from configs.distillation import is_token_level, student_samples
+from configs.schema import Distill, EndpointTeacher, FromTeacher, LocalTeacher, Settings, TopK
+from runtime.checkpoint_files import inspect
+from runtime.endpoint import Client, Endpoint
+from runtime.errors import BadInput
+from runtime.exchange import address
+from runtime.tasks.prompt import Prompt, check_teacher
+
+CONNECT_S = 5.0
+
+
+def check_teachers(settings: Settings, distill: Distill) -> None:
+    """Raises BadInput for a teacher that is not there or cannot teach this student."""
+    from policies.frozen import model_of
+    from policies.model import load_tokens
+
+    student = Path(settings.model.path)
+    mine = load_tokens(settings.model, student)
+    for name, teacher in distill.teachers.items():
+        key = f"algorithm.teachers.{name}"
+        if isinstance(teacher, EndpointTeacher):
+            _check_endpoint(key, teacher)
+            continue
+        folder = Path(teacher.path)
+        files = inspect(folder)
+        theirs = load_tokens(model_of(teacher), folder)
+        if is_token_level(distill) and theirs.fingerprint != mine.fingerprint:
+            raise BadInput(
+                f"{key}: a signal for each token needs one tokenizer, but {folder / 'tokenizer.json'} is "
+                f"another than {student / 'tokenizer.json'}; with any two, text can be learned from: "
+                'algorithm.learn_from.name = "teacher" and algorithm.signal.name = "text"'
+            )
+        if isinstance(distill.signal, TopK):
+            for whose, config in (("teacher", files), ("student", inspect(student))):
+                vocabulary = int(config.text_config["vocab_size"])
+                if distill.signal.k > vocabulary:
+                    raise BadInput(
+                        f"algorithm.signal.k = {distill.signal.k} exceeds the {vocabulary} tokens of the "
+                        f"{whose}'s vocabulary ({key})"
+                    )
+
+
+def _check_endpoint(key: str, teacher: EndpointTeacher) -> None:
+    try:
+        Client(
+            Endpoint(url=teacher.url, model=teacher.model, key_variable=teacher.key_variable)
+        ).close()
+    except BadInput as error:
+        raise BadInput(f"{key}: {error}") from None
+    where = address(teacher.url)
+    try:
+        socket.create_connection((where.host, where.port), CONNECT_S).close()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BadInput(
+            f"{key}.url: needed a server at {where.host}:{where.port}, none answers: {reason}"
+        ) from None
+
+
+class Readers:
+    """The teachers that have to take in a prompt, with their own tokens and context."""
+
+    def __init__(self, settings: Settings) -> None:
+        from policies.frozen import model_of
+        from policies.model import context_length, load_tokens
+
+        self._limits: dict[str, tuple[Any, int]] = {}
+        distill = settings.algorithm
+        if not isinstance(distill, Distill):
+            return
+        makes = student_samples(distill) or isinstance(distill.learn_from, FromTeacher)
+        answer = settings.sampling.max_new_tokens if makes else 0
+        for name, teacher in distill.teachers.items():
+            if isinstance(teacher, LocalTeacher):
+                folder = Path(teacher.path)
+                limit = context_length(folder) - answer
+                self._limits[name] = load_tokens(model_of(teacher), folder), limit
+
+    def check(self, prompt: Prompt, distill: Distill) -> None:
+        """Raises BadInput for a prompt that its teacher has no room for, or whose teacher there is not."""
+        check_teacher(prompt, distill.teachers)
+        name = prompt.teacher or next(iter(distill.teachers))
+        if name not in self._limits:
+            return
+        tokens, limit = self._limits[name]
+        count = len(tokens.prompt(prompt.messages))
+        if count > limit:
+            raise BadInput(
+                f"{prompt.place}: the prompt has {count} tokens, but teacher {name}'s context leaves "
+                f"{max(limit, 0)}"
+            )

@@ -1,0 +1,205 @@
+"""What a trial's process does: one start of a run, from wherever it stands to wherever it ends.
+
+The run's supervisor and host are played here, with the actors as plain objects of this one process: so the
+whole run dies at once, at whatever place, and costs a tenth of a second to start again.
+"""
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from actors.messages import Restored
+from configs import SettingsError, load
+from ops.host import BAD_INPUT, DONE, FAILED, PAUSED
+from ops.preflight import check_same_run
+from runtime import failpoints
+from runtime.errors import BadInput, Interrupted, PippinError
+from runtime.failpoints import Plan
+from runtime.rundir import PauseRequest, RunDirectory
+
+LIMIT_S = 120
+"""A trial that takes longer is ended by the kernel, whoever else is gone by then."""
+REQUEST = PauseRequest(by="user", reason="a trial", end=True)
+
+
+class Job(Struct, kw_only=True):
+    """What a process is started for."""
+
+    what: str
+    """"run", "restore" or "examine" a run, write the "model", or say how the "numerics" are here."""
+    path: str
+    more: list[str] = []
+    """Further runs to restore: a process for each would cost more than the restoring."""
+    plans: list[tuple[str, int, str]] = []
+    """Failpoint, hit and action: those of `failpoints`, "pause", or "full for good"."""
+    marks: str = ""
+    """Folder that remembers which plans have fired."""
+    after_s: float = 0.0
+    then: str = ""
+    """Done from outside at that time: "kill", "abort" or "pause"."""
+
+
+class Ended(Struct, kw_only=True):
+    """How a process ended."""
+
+    code: int
+    """Exit code as ops.host has them, or minus the signal."""
+    seconds: float
+    result: Any = None
+    """What the job is for, unless it was killed."""
+    said: str = ""
+    """What it wrote to its standard error."""
+
+
+class Start(Struct, kw_only=True):
+    """What one start of a run gives, however it ends."""
+
+    sentence: str
+    """Why it could not go on."""
+    reached: dict[str, int]
+    """Hits of each failpoint."""
+
+
+class Stand(Struct, kw_only=True):
+    """Where a learner stands once it has restored a run."""
+
+    code: int = DONE
+    sentence: str = ""
+    """Why it could not."""
+    note: str = ""
+    """What was damaged and passed over."""
+    step: int = 0
+    digest: str = ""
+    """Of all that it knows then: the rest of the run follows from that."""
+
+
+def main(job: Job) -> tuple[int, Any]:
+    """Do a job; gives the exit code and what it was for."""
+    signal.alarm(LIMIT_S)
+    path = Path(job.path)
+    if job.what == "model":
+        from ops.trials.programs import write_model
+
+        write_model(path)
+        return DONE, None
+    if job.what == "numerics":
+        from ops.trials.numerics import fingerprint
+
+        return DONE, fingerprint()
+    run = RunDirectory(path.parent, path.name)
+    failpoints.arm(*(_plan(run, *plan) for plan in job.plans), folder=_folder(job.marks))
+    match job.what:
+        case "run":
+            code, sentence = _attempt(run, lambda: _run(run))
+            return code, Start(sentence=sentence, reached=dict(failpoints.reached))
+        case "restore":
+            return DONE, [
+                _stand(RunDirectory(p.parent, p.name)) for p in (path, *map(Path, job.more))
+            ]
+        case "examine":
+            from ops.trials.facts import examine
+
+            failpoints.disarm()
+            return DONE, examine(run)
+    raise ValueError(f"no job {job.what!r}")
+
+
+def _attempt(run: RunDirectory, body: Callable[[], None]) -> tuple[int, str]:
+    """As ops.supervise and ops.host end a run: exit code, and the one sentence that a person sees."""
+    try:
+        run.lock()
+        body()
+    except Interrupted as error:
+        run.settle("paused")
+        return PAUSED, str(error)
+    except (PippinError, SettingsError) as error:
+        with contextlib.suppress(PippinError):  # the disk may still be full
+            run.settle("failed", str(error))
+        code = BAD_INPUT if isinstance(error, BadInput | SettingsError) else FAILED
+        return code, str(error)
+    except Exception as error:
+        with contextlib.suppress(PippinError):
+            run.settle("failed", f"{type(error).__name__}: {error}")
+        return FAILED, f"{type(error).__name__}: {error}"
+    return DONE, ""
+
+
+def _run(run: RunDirectory) -> None:
+    from actors.conductor import Conductor
+    from actors.program import local_fleet
+
+    settings = load(run.recipe)
+    check_same_run(run, settings)
+    fleet = local_fleet(settings, run)
+    try:
+        asyncio.run(Conductor(settings, run, fleet).run())
+    finally:
+        fleet.stop()
+
+
+def _stand(run: RunDirectory) -> Stand:
+    found: list[Stand] = []
+    code, sentence = _attempt(run, lambda: found.append(_restore(run)))
+    return found[0] if found else Stand(code=code, sentence=sentence)
+
+
+def _restore(run: RunDirectory) -> Stand:
+    """As far as a run's start is the learner's."""
+    from actors.program import local_fleet
+    from runtime.trajectory import digest
+
+    settings = load(run.recipe)
+    check_same_run(run, settings)
+    fleet = local_fleet(settings, run)
+    learner = fleet.start("learner", 0)
+    restored: Restored = learner.restore.remote().value()
+    rows = [learner.earlier.remote(w.purpose, w.step).value() for w in restored.unfinished]
+    fleet.stop()
+    told = msgspec.json.encode(msgspec.structs.replace(restored, note="", weights=None))
+    told = told.replace(str(run.path).encode(), b"")  # versions are named by their paths
+    told += b"".join(digest(row).encode() for row in rows if row is not None)
+    return Stand(
+        note=restored.note, step=restored.state.step, digest=hashlib.sha256(told).hexdigest()
+    )
+
+
+def _plan(run: RunDirectory, point: str, nth: int, action: str) -> Plan:
+    calls = {"pause": lambda: run.ask_to_pause(REQUEST), "full for good": _full_for_good}
+    return Plan(point=point, nth=nth, action=calls.get(action, action))
+
+
+def _full_for_good() -> None:
+    failpoints.arm(Plan(point="disk.write", nth=0, action="full"))
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _folder(marks: str) -> Path | None:
+    return Path(marks) if marks else None
+
+
+def be(job: Job, replies: int) -> None:
+    """Be the process of a job: its result goes down the pipe, with the modules that it has imported.
+    Does not return.
+    """
+    code, before = FAILED, set(sys.modules)
+    try:
+        code, result = main(job)
+        os.write(replies, msgspec.json.encode((result, sorted(sys.modules.keys() - before))))
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # no clean-up: a run that ends well needs none either

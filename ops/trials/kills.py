@@ -1,0 +1,253 @@
+"""Kills trial runs, at random and at every failpoint, and compares what is left with an undisturbed run.
+
+trials = Trials(zygote, folder)
+tally = kill_at_random(trials, "grpo", kills=100, seed=0)
+assert not tally.problems
+"""
+
+import itertools
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from ops.host import BAD_INPUT, DONE, FAILED, PAUSED
+from ops.trials.child import Ended, Job, Stand, Start
+from ops.trials.facts import Facts, differences
+from ops.trials.programs import begin, settings_of
+from ops.trials.zygote import Zygote
+from runtime.keys import Stream, derive
+from runtime.rundir import RunDirectory
+
+MOST_STARTS = 200
+"""Of one run; one that needs more does not get on."""
+MOST_RUNS = 60
+KILLED_WITHIN = 0.8
+"""Of an undisturbed run's time, from each start: most starts die, and each gets a little further."""
+NTH = (1, 1, 1, 1, 2, 3)
+"""Which hit of a failpoint it is: late ones need a run that is young."""
+PAUSED_AT = ("sample.token", "learn.micro_batch", "step.learned")
+
+
+class Undisturbed(Struct):
+    """A run that nobody disturbs."""
+
+    facts: Facts
+    reached: dict[str, int]
+    seconds: float
+
+
+class Tally(Struct, kw_only=True):
+    """What was done to a program's runs, and what came of it."""
+
+    program: str
+    ends: dict[str, int] = {}
+    """Starts by how they ended: "kill", "abort", "raise", "pause", "done"."""
+    runs: int = 0
+    differences: int = 0
+    """Runs that did not end as the undisturbed one."""
+    lost: int = 0
+    """Trajectories that are missing in the logs."""
+    duplicated: int = 0
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+    """A sentence each; without any, all is as promised."""
+
+    @property
+    def kills(self) -> int:
+        """Starts that ended by force."""
+        return sum(n for how, n in self.ends.items() if how not in ("done", "pause"))
+
+    def add(self, other: "Tally") -> None:
+        """Take in what another found."""
+        self.ends = dict(Counter(self.ends) + Counter(other.ends))
+        for name in ("runs", "differences", "lost", "duplicated", "seconds", "problems"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Trials:
+    """Makes runs in a folder and starts them with one zygote; several may share the folder."""
+
+    _lock = threading.Lock()
+    _names = itertools.count()
+
+    def __init__(self, zygote: Zygote, folder: Path) -> None:
+        self._zygote = zygote
+        self.folder = folder
+        self.model = folder / "model"
+        with self._lock:
+            zygote.do(Job(what="model", path=str(self.model)))
+
+    def new(self, program: str, **changes: Any) -> RunDirectory:
+        """A run that was never started."""
+        settings = settings_of(program, self.model, **changes)
+        return begin(settings, self.folder, f"{program}-{next(self._names)}")
+
+    def start(self, run: RunDirectory, **job: Any) -> Ended:
+        """Start a run from where it stands, and see it to that process's end."""
+        run.withdraw_pause()
+        ended = self._zygote.do(Job(what="run", path=str(run.path), **job))
+        if ended.result is not None:
+            ended.result = msgspec.convert(ended.result, Start)
+        return ended
+
+    def restore(self, *runs: RunDirectory) -> list[Stand]:
+        """Only have the learner load where each run stands. Raises RuntimeError for a traceback."""
+        for run in runs:
+            run.withdraw_pause()
+        first, *more = (str(run.path) for run in runs)
+        ended = self._zygote.do(Job(what="restore", path=first, more=more))
+        if ended.code != DONE or ended.said:
+            raise RuntimeError(
+                f"restoring {first} and others ended with {ended.code}: {ended.said}"
+            )
+        return msgspec.convert(ended.result, list[Stand])
+
+    def numerics(self) -> str:
+        """How this machine computes."""
+        return self._zygote.do(Job(what="numerics", path="")).result
+
+    def finish(self, run: RunDirectory, jobs: Iterable[dict[str, Any]] = ()) -> list[Ended]:
+        """Start a run as each of `jobs` says, and then undisturbed, until it has finished."""
+        ends: list[Ended] = []
+        for job in itertools.chain(jobs, itertools.repeat({}, MOST_STARTS)):
+            ends.append(self.start(run, **job))
+            if ends[-1].code == DONE or len(ends) > MOST_STARTS:
+                break
+        return ends
+
+    def examine(self, run: RunDirectory) -> Facts:
+        """The facts of a finished run. Raises RuntimeError if they cannot be had."""
+        ended = self._zygote.do(Job(what="examine", path=str(run.path)))
+        if ended.code != DONE:
+            raise RuntimeError(f"{run.path}: {ended.said}")
+        return msgspec.convert(ended.result, Facts)
+
+    def undisturbed(self, program: str, **changes: Any) -> Undisturbed:
+        """The run that the others are compared with; all trials in one folder share it."""
+        changed = f"-{derive(json.dumps(changes)):x}" if changes else ""
+        path = self.folder / f"{program}{changed}.json"
+        with self._lock:
+            if not path.exists():
+                run = self.new(program, **changes)
+                ended = self.start(run)
+                if ended.code != DONE:
+                    raise RuntimeError(f"{run.path}: {ended.said or ended.result}")
+                facts = self.examine(run)
+                if facts.problems:
+                    raise RuntimeError(f"{run.path}: {'; '.join(facts.problems)}")
+                found = Undisturbed(facts, ended.result.reached, ended.seconds)
+                path.write_bytes(msgspec.json.encode(found))
+            return msgspec.json.decode(path.read_bytes(), type=Undisturbed)
+
+    def judge(self, run: RunDirectory, program: str, ends: list[Ended], **changes: Any) -> Tally:
+        """What is to be said of a run that has come through."""
+        tally = Tally(program=program, runs=1, seconds=sum(ended.seconds for ended in ends))
+        tally.ends = dict(Counter(how(ended) for ended in ends))
+        tally.problems = [sentence for ended in ends for sentence in untoward(ended)]
+        if ends[-1].code == DONE:
+            self._compare(run, tally, self.undisturbed(program, **changes).facts)
+        else:
+            tally.problems.append(f"it did not end within {len(ends)} starts")
+        tally.problems = [f"{run.name}: {sentence}" for sentence in tally.problems]
+        if not tally.problems:
+            shutil.rmtree(run.path)
+        return tally
+
+    def _compare(self, run: RunDirectory, tally: Tally, expected: Facts) -> None:
+        try:
+            found = self.examine(run)
+        except RuntimeError as error:
+            tally.problems.append(f"it cannot be read: {error}")
+            return
+        different = differences(found, expected)
+        tally.differences = int(bool(different))
+        tally.problems += found.problems + different
+        tally.duplicated = found.duplicates
+        tally.lost = max(expected.rows - (found.rows - found.duplicates), 0)
+
+
+def how(ended: Ended) -> str:
+    """How a start ended, in a word."""
+    known = {DONE: "done", PAUSED: "pause", FAILED: "raise", BAD_INPUT: "refused"}
+    return known.get(ended.code) or {-9: "kill", -6: "abort"}.get(ended.code, f"code {ended.code}")
+
+
+def untoward(ended: Ended) -> list[str]:
+    """What an end must not be, whatever was done to it."""
+    found = []
+    if ended.code not in (DONE, PAUSED, FAILED, BAD_INPUT, -9, -6):
+        found.append(f"a start ended with code {ended.code}")
+    if "Traceback" in ended.said:
+        found.append(f"a start left a traceback: {ended.said.strip()[-600:]}")
+    sentence = ended.result.sentence if ended.result is not None else ""
+    if ended.code in (FAILED, BAD_INPUT) and (not sentence or "\n" in sentence):
+        found.append(f"a failure needs one sentence, has {sentence!r}")
+    return found
+
+
+def kill_at_random(trials: Trials, program: str, kills: int, seed: int) -> Tally:
+    """Runs that are killed at random moments, until there were so many kills."""
+    began, stream = time.monotonic(), Stream(seed, "kills", program)
+    within_ms = int(trials.undisturbed(program).seconds * 1000 * KILLED_WITHIN)
+    tally = Tally(program=program)
+
+    def jobs() -> Iterator[dict[str, Any]]:
+        for _ in range(kills - tally.kills):
+            after_s = stream.integer(0, within_ms) / 1000
+            yield {"after_s": after_s, "then": stream.choice(["kill", "abort"])}
+
+    while tally.kills < kills:
+        run = trials.new(program)
+        tally.add(trials.judge(run, program, trials.finish(run, jobs())))
+    tally.seconds = time.monotonic() - began
+    return tally
+
+
+def die_at_each(
+    trials: Trials, program: str, action: str, seed: int, points: Iterable[str] | None = None
+) -> Tally:
+    """Runs that end at one failpoint after another, in a drawn order, until they did at each of `points`
+    (all that the program comes to): at the first hit or, of those that come often, at one of the first few.
+    """
+    began, stream = time.monotonic(), Stream(seed, "points", program, action)
+    reached = points_of(trials, program)
+    pending = stream.shuffled(sorted(reached if points is None else points))
+    tally = Tally(program=program)
+    while pending and tally.runs < MOST_RUNS:
+        run, ends, before = trials.new(program), [], len(pending)
+        while pending and len(ends) < MOST_STARTS:
+            point = pending[0]
+            nth = min(stream.choice(NTH), reached[point])
+            pause = [("step.learned", 1, "pause")] if point.startswith("pause.") else []
+            plans = [(point, nth, action), *pause]
+            ends.append(trials.start(run, plans=plans))
+            if ends[-1].code == DONE:  # too late in the run for so many hits
+                break
+            if how(ends[-1]) == action:
+                pending.pop(0)
+        if not ends or ends[-1].code != DONE:
+            ends += trials.finish(run)
+        tally.add(trials.judge(run, program, ends))
+        if len(pending) == before:
+            tally.problems.append(f"{program}: nothing came to {pending.pop(0)}")
+    tally.seconds = time.monotonic() - began
+    return tally
+
+
+def points_of(trials: Trials, program: str) -> dict[str, int]:
+    """Every failpoint that a program comes to, with the hits: undisturbed, paused or resumed."""
+    found = dict(trials.undisturbed(program).reached)
+    run = trials.new(program)
+    for at in PAUSED_AT:
+        ended = trials.start(run, plans=[(at, 1, "pause")])
+        for point, hits in ended.result.reached.items():
+            found.setdefault(point, hits)
+    return found

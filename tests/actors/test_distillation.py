@@ -1,0 +1,85 @@
+"""Distillation as a run: it repeats bit for bit, adds up, and a teacher like the student teaches nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.blas import EXACT_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+KINDS = ["full", "top-k", "sampled", "reward to go", "data", "mixed", "text", "text and full"]
+DISTURBED = [
+    *((kind, what) for kind in KINDS
+      for what in ("again", "stopped", "learner died", "learner died unheard")),
+    *((kind, what) for kind in ("full", "top-k", "sampled", "mixed")
+      for what in ("sampler died", "paused while it samples")),
+    *((kind, what) for kind in ("top-k", "sampled", "data", "mixed", "text")
+      for what in ("teacher died", "teacher died unheard", "paused while it teaches")),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exact")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.actors.exact_distillation", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=900,
+        env={**os.environ, EXACT_VARIABLE: "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+
+    def run(name: str) -> dict:
+        assert "error" not in results[name], results[name]["error"]
+        assert results[name]["state"] == "finished"
+        return results[name]
+
+    return run
+
+
+@pytest.mark.parametrize(("kind", "what"), DISTURBED)
+def test_it_ends_as_the_undisturbed_run_does(runs, kind, what):
+    one, other = runs(f"{kind}, {what}"), runs(kind)
+    for part in ("step", "digests", "ledger", "evals", "log"):
+        assert one[part] == other[part], part
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns_and_adds_up(runs, kind):
+    result = runs(kind)
+    ledger = result["ledger"]
+    assert ledger["pulled"] == ledger["trained"] == 4 * 8 and ledger["in_flight"] == 0
+    assert all(line["grad_norm"] > 0 for line in result["metrics"])
+    assert all(line.get("unusable_tokens", 0) == 0 for line in result["metrics"])
+    assert len({runs(name)["digests"][0] for name in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", ["full", "top-k", "sampled"])
+def test_a_teacher_like_the_student_teaches_exactly_nothing(runs, kind):
+    for line in runs(f"{kind}, by itself")["metrics"]:
+        assert line["loss"] == line["grad_norm"] == line["divergence"] == 0
+    assert runs(f"{kind}, by itself")["digests"][0] == runs("full, by itself")["digests"][0]
+
+
+@pytest.mark.parametrize("kind", ["top-k", "sampled", "data", "text"])
+def test_what_a_teacher_said_before_is_not_asked_again(runs, kind):
+    # "again" runs first in the plan: the run after it finds all in the cache.
+    assert all(line["teacher_cached_share"] == 1 for line in runs(kind)["metrics"])
+    assert runs(f"{kind}, again")["metrics"][0]["teacher_cached_share"] < 1
+
+
+def test_a_reward_counts_beside_the_teacher(runs):
+    result = runs("rewarded")
+    assert result["ledger"]["pulled"] == 4 * 8 * 4
+    assert all(
+        0 <= line["reward_mean"] <= 1 and line["divergence"] > 0 for line in result["metrics"]
+    )
+
+
+def test_the_teacher_comes_nearer(runs):
+    lines = runs("full")["metrics"]
+    assert lines[-1]["divergence"] < lines[0]["divergence"]

@@ -1,0 +1,41 @@
+"""A run on a disk of its own that is too small at first, as a program: argv[1] has a model and `disk`.
+
+Prints a JSON object for each start that the full disk stopped, then the facts of the finished run.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from ops.host import DONE
+from ops.trials.child import Job
+from ops.trials.programs import begin, settings_of
+from ops.trials.zygote import Zygote
+
+SIZES_KB = range(48, 4096, 80)
+
+
+def main(folder: Path) -> None:
+    disk = str(folder / "disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
+    run = begin(settings_of("grpo", folder / "model"), folder / "disk", "run")
+    with Zygote() as zygote:
+        for size in SIZES_KB:
+            resized = ["mount", "-o", f"remount,size={size}k", disk]
+            if subprocess.run(resized, capture_output=True).returncode:
+                continue  # smaller than what is on it
+            ended = zygote.do(Job(what="run", path=str(run.path)))
+            if ended.code == DONE:
+                break
+            stop = {"code": ended.code, "said": ended.said, "state": run.read_status().state,
+                    "sentence": ended.result["sentence"]}  # fmt: skip
+            print(json.dumps(stop))
+        facts = zygote.do(Job(what="examine", path=str(run.path)))
+        print(msgspec.json.encode(facts.result).decode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

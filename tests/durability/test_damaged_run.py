@@ -1,0 +1,226 @@
+"""A damaged file of a run directory is noticed: the run ends as it would have, goes on from an older
+checkpoint and names the damage, or is refused with one sentence. It never goes on to another end.
+
+Damage within checkpoints and log is in tests/runtime/test_corruption.py, against their own modules.
+"""
+
+import itertools
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ops.host import BAD_INPUT, DONE, FAILED, PAUSED
+from ops.trials.child import Stand
+from ops.trials.facts import differences
+from ops.trials.kills import Trials, untoward
+from runtime.keys import Stream
+from runtime.rundir import Machine, PauseRequest, RunDirectory
+
+PROGRAM = "grpo-lagging"
+ROUNDS = 3
+"""So often is each kind of damage done to each file."""
+FULL_ONE_IN = 20
+"""Of the cases that the learner's restoring decides, so many go on to the end as well."""
+BY_CONDUCTOR = ("metrics.jsonl", "evals.jsonl", "status.json")
+"""What the learner's restoring does not look at."""
+LINES = ("metrics.jsonl", "evals.jsonl")
+BATCH = 16
+Case = tuple[str, str, int]
+"""File, damage, round."""
+
+
+def truncated(content: bytes, stream: Stream, other: bytes) -> bytes:
+    return content[: stream.integer(1, len(content) - 1)] if len(content) > 1 else b""
+
+
+def flipped(content: bytes, stream: Stream, other: bytes) -> bytes:
+    at, bit = stream.integer(0, len(content) - 1), stream.integer(0, 7)
+    return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+
+
+def zeroed(content: bytes, stream: Stream, other: bytes) -> bytes:
+    at = stream.integer(0, len(content) - 1)
+    length = min(stream.integer(1, 512), len(content) - at)
+    return content[:at] + bytes(length) + content[at + length :]
+
+
+def swapped(content: bytes, stream: Stream, other: bytes) -> bytes:
+    return other
+
+
+def appended(content: bytes, stream: Stream, other: bytes) -> bytes:
+    return content + stream.choice([b"\0", b"x", content, other])
+
+
+def emptied(content: bytes, stream: Stream, other: bytes) -> bytes:
+    return b""
+
+
+DAMAGE: dict[str, Callable[[bytes, Stream, bytes], bytes]] = {
+    damage.__name__: damage for damage in (truncated, flipped, zeroed, swapped, appended, emptied)
+}
+
+
+@pytest.fixture(scope="module")
+def paused(crew) -> RunDirectory:
+    """Paused with two checkpoints behind it, answers under way and the request to pause."""
+    trials: Trials = crew.first
+    run = trials.new(PROGRAM)
+    at = trials.undisturbed(PROGRAM).reached["sample.token"] * 8 // 10
+    assert trials.start(run, plans=[("sample.token", at, "pause")]).code == PAUSED
+    assert len(list(run.checkpoints.iterdir())) == 2 and list(
+        run.checkpoints.glob("*/unfinished-*")
+    )
+    run.ask_to_pause(PauseRequest(by="user", reason="a trial", end=True))
+    run.write_machine(Machine(memory_bytes=1))
+    return run
+
+
+@pytest.fixture(scope="module")
+def files(paused: RunDirectory) -> list[str]:
+    left_out = ("lock", "logs/", "evals/")
+    """A lock is not read; logs and single answers are for people."""
+    names = [str(f.relative_to(paused.path)) for f in paused.path.rglob("*") if f.is_file()]
+    return sorted(name for name in names if not name.startswith(left_out))
+
+
+@pytest.fixture(scope="module")
+def stands(crew, paused: RunDirectory) -> dict[str, str]:
+    """Where a learner may stand, by digest: at each of the checkpoints, the newest first."""
+    found: dict[str, str] = {}
+    run = copied(crew.first, paused, "stands")
+    while checkpoints := sorted(run.checkpoints.iterdir(), key=order):
+        (stand,) = crew.first.restore(run)
+        found[stand.digest] = checkpoints[-1].name
+        shutil.rmtree(checkpoints[-1])
+    assert len(found) == 2
+    return found
+
+
+def order(checkpoint: Path) -> tuple[int, int]:
+    step, _, revision = checkpoint.name.removeprefix("step-").partition(".")
+    return int(step), int(revision or 0)
+
+
+def copied(trials: Trials, run: RunDirectory, name: str) -> RunDirectory:
+    """A copy that shares what is never written in place."""
+
+    def copy(source: str, target: str) -> None:
+        shared = "/checkpoints/" in source or "/weights/" in source
+        (os.link if shared else shutil.copyfile)(source, target)
+
+    target = RunDirectory(trials.folder, f"damaged-{name}")
+    ignored = shutil.ignore_patterns("lock", "*.log.*", "*-[0-9].log", "conductor.log")
+    shutil.copytree(run.path, target.path, copy_function=copy, ignore=ignored)
+    return target
+
+
+def changed(paused: RunDirectory, files: list[str], case: Case) -> bytes | None:
+    """The file's new content, None if it is not to be there."""
+    name, kind, _ = case
+    stream = Stream(1, *case)
+    others = [f for f in files if f != name and Path(f).suffix == Path(name).suffix] or files
+    other = (paused.path / stream.choice(others)).read_bytes()
+    if kind == "deleted":
+        return None
+    return DAMAGE[kind]((paused.path / name).read_bytes(), stream, other)
+
+
+def damaged(trials: Trials, paused: RunDirectory, files: list[str], case: Case) -> RunDirectory:
+    """A copy with the damage done."""
+    name, kind, number = case
+    run = copied(trials, paused, f"{name.replace('/', '-')}-{kind}-{number}")
+    (run.path / name).unlink()
+    if (content := changed(paused, files, case)) is not None:
+        (run.path / name).write_bytes(content)
+    return run
+
+
+@pytest.fixture(scope="module")
+def cases(paused: RunDirectory, files: list[str]) -> list[Case]:
+    """Every kind of damage to every file, some several times in other places."""
+    kinds = ("truncated", "zeroed", "swapped", "appended", *["flipped"] * 5)
+    found = {
+        (f, kind, ROUNDS * i + n)
+        for f in files
+        for i, kind in enumerate(kinds)
+        for n in range(1 if f in BY_CONDUCTOR else ROUNDS)
+    }
+    found |= {(f, kind, 0) for f in files for kind in ("emptied", "deleted")}
+    return [
+        c for c in sorted(found) if changed(paused, files, c) != (paused.path / c[0]).read_bytes()
+    ]
+
+
+def test_damage_to_any_file_is_noticed_or_harmless(crew, paused, files, cases, stands):
+    def restored(trials: Trials, batch: tuple[Case, ...]) -> list[str]:
+        """What the learner makes of it."""
+        runs = [damaged(trials, paused, files, case) for case in batch]
+        found = [judged(stand, case, stands) for stand, case in zip(trials.restore(*runs), batch)]
+        for run in runs:
+            shutil.rmtree(run.path)
+        return found
+
+    def resumed(trials: Trials, case: Case) -> str:
+        """What a whole start makes of it."""
+        run = damaged(trials, paused, files, case)
+        found = judged_whole(trials, run, case)
+        shutil.rmtree(run.path)
+        return found
+
+    by_learner = [case for case in cases if case[0] not in BY_CONDUCTOR]
+    batches = [tuple(by_learner[i : i + BATCH]) for i in range(0, len(by_learner), BATCH)]
+    outcomes = dict(zip(by_learner, itertools.chain(*crew.map(restored, batches).values())))
+    whole = [c for c in cases if c not in outcomes or not Stream(2, *c).integer(0, FULL_ONE_IN - 1)]
+    for case, outcome in crew.map(resumed, whole).items():
+        if outcomes.setdefault(case, outcome) != outcome:
+            outcomes[case] = f"WRONG: {outcomes[case]} and then {outcome}"
+    wrong = {case: outcome for case, outcome in outcomes.items() if outcome.startswith("WRONG")}
+    counts = Counter(outcomes.values())
+    print(len(outcomes), "cases,", len(whole), "to the end:", dict(counts))
+    assert wrong == {}
+    assert len(outcomes) >= 500
+    assert set(counts) >= {"same", "older checkpoint", "refused", "lines lost and named"}
+
+
+def judged(stand: Stand, case: Case, stands: dict[str, str]) -> str:
+    """What is to be said of where a learner stands."""
+    if stand.code in (BAD_INPUT, FAILED):
+        one = stand.sentence and "\n" not in stand.sentence
+        return "refused" if one else f"WRONG: {stand.sentence!r}"
+    if stand.digest not in stands:
+        return f"WRONG: stands at an unknown step {stand.step}"
+    if stand.digest == next(iter(stands)):
+        return "same"
+    return "older checkpoint" if names_it(stand.note, case) else f"WRONG: {stand.note!r}"
+
+
+def judged_whole(trials: Trials, run: RunDirectory, case: Case) -> str:
+    """What is to be said of a run that was started."""
+    before = run.trajectories.stat().st_size if run.trajectories.exists() else 0
+    ended = trials.start(run)
+    if wrong := untoward(ended):
+        return f"WRONG: {wrong}"
+    if ended.code in (BAD_INPUT, FAILED):
+        size = run.trajectories.stat().st_size if run.trajectories.exists() else 0
+        return "refused" if size <= before else "WRONG: refused only after it had trained"
+    assert ended.code == DONE, ended
+    facts = trials.examine(run)
+    different = facts.problems + differences(facts, trials.undisturbed(PROGRAM).facts)
+    told = facts.message
+    if different and case[0] in BY_CONDUCTOR and names_it(told, case):
+        lost = all(d.startswith(("metrics:", "evals:")) for d in different)
+        return "lines lost and named" if lost else f"WRONG: {different}"
+    if case[0] == "recipe.toml":  # how many checkpoints are kept may change
+        different = [d for d in different if "should have been kept" not in d]
+    if different:
+        return f"WRONG: {different}"
+    return "older checkpoint" if "passed over" in told and names_it(told, case) else "same"
+
+
+def names_it(told: str, case: Case) -> bool:
+    return Path(case[0]).name in told or Path(case[0]).parent.name in told

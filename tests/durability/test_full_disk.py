@@ -1,0 +1,81 @@
+"""The disk is full at the n-th write, for every n: one sentence, a status that can be read, and the same
+end once there is room.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ops.host import DONE, FAILED
+from ops.trials.facts import differences
+from ops.trials.kills import Trials, untoward
+from ops.trials.programs import PROGRAMS
+
+ROOT = Path(__file__).parents[2]
+SENTENCE = re.compile(
+    r"\S+: the disk is full \(\d+\.\d\d GB free\): free at least \d+\.\d\d GB, "
+    r"then go on with pippin resume"
+)
+
+
+@pytest.mark.parametrize(("program", "action"), [("grpo", "full for good"), ("sft", "full")])
+def test_a_full_disk_at_any_write_loses_nothing(crew, program, action):
+    changes = {"algorithm": {**PROGRAMS[program]["algorithm"], "steps": 2}}
+    alone = crew.first.undisturbed(program, **changes)
+    writes = alone.reached["disk.write"]
+    assert writes > 30
+
+    def filled(trials: Trials, nth: int) -> list[str]:
+        run = trials.new(program, **changes)
+        full = trials.start(run, plans=[("disk.write", nth, action)])
+        assert full.code == FAILED, full
+        sentence, status = full.result.sentence, run.read_status()
+        # Where nothing can be written, the status is the one before.
+        assert status.state == ("died" if action == "full for good" else "failed")
+        assert SENTENCE.fullmatch(sentence), sentence
+        assert action == "full for good" or status.message == sentence
+        again = trials.start(run)
+        assert again.code == DONE, again
+        facts = trials.examine(run)
+        different = differences(facts, alone.facts)
+        shutil.rmtree(run.path)
+        return untoward(full) + untoward(again) + facts.problems + different
+
+    found = crew.map(filled, range(1, writes + 1))
+    assert {nth: problems for nth, problems in found.items() if problems} == {}
+
+
+def can_mount() -> bool:
+    tried = ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return (
+        bool(shutil.which("unshare")) and not subprocess.run(tried, capture_output=True).returncode
+    )
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs a user namespace that may mount a tmpfs")
+def test_a_disk_that_really_is_full_stops_the_run_and_lets_it_go_on(crew, tmp_path):
+    """Where the logs, too, cannot be written."""
+    (disk := tmp_path / "disk").mkdir()
+    shutil.copytree(crew.first.model, tmp_path / "model")
+    script = [sys.executable, "-m", "tests.durability.small_disk", str(tmp_path)]
+    done = subprocess.run(
+        ["unshare", "-Urm", *script], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *stops, end = map(json.loads, done.stdout.splitlines())
+    assert len(stops) >= 3 and disk.exists()
+    for stop in stops:
+        assert SENTENCE.fullmatch(stop["sentence"]), stop
+        assert (stop["code"], stop["said"]) == (FAILED, "")
+        assert stop["state"] in ("failed", "died")
+    expected = crew.first.undisturbed("grpo").facts
+    for name in ("weights", "optimizer", "trajectories"):
+        assert end[name] == getattr(expected, name)
+    assert (end["ledger"], end["problems"]) == (expected.ledger, [])

@@ -1,0 +1,75 @@
+"""Every failpoint × {kill, abort, raise}, and kills at random: a run ends as if nothing had happened."""
+
+import pytest
+
+from ops.trials.kills import Tally, Trials, die_at_each, kill_at_random, points_of
+from ops.trials.programs import PROGRAMS
+from runtime.failpoints import POINTS
+
+WHOLE = [("grpo", "kill"), ("sft", "kill")]
+"""All failpoints of the program."""
+SHARED = ("abort", "raise")
+"""Each failpoint in one of the other programs, by turns; `make soak` has all for all."""
+RANDOM_KILLS = 90
+SAVING = [
+    "file.before_rename", "log.after_sync", "checkpoint.begin", "checkpoint.files",
+    "checkpoint.manifest", "checkpoint.before_rename", "checkpoint.after_rename",
+    "checkpoint.published", "checkpoint.retire_renamed", "checkpoint.retired", "pause.saved",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reached(crew) -> dict[str, dict[str, int]]:
+    return crew.map(points_of, PROGRAMS)
+
+
+@pytest.fixture(scope="module")
+def cases(reached) -> dict[tuple[str, str], list[str]]:
+    """The failpoints of each program and action."""
+    found = {case: sorted(reached[case[0]]) for case in WHOLE}
+    programs = [program for program in PROGRAMS if program not in dict(WHOLE)]
+    for first, action in enumerate(SHARED):
+        for number, point in enumerate(sorted(POINTS), start=first):
+            able = [program for program in programs if point in reached[program]]
+            found.setdefault((able[number % len(able)], action), []).append(point)
+    return found
+
+
+def test_every_failpoint_is_reached_by_some_program(reached):
+    assert set().union(*reached.values()) == set(POINTS)
+
+
+def test_ends_at_each_failpoint_change_nothing(crew, cases):
+    def dies(trials: Trials, case: tuple[str, str]) -> Tally:
+        return die_at_each(trials, *case, seed=1, points=cases[case])
+
+    tallies = crew.map(dies, cases)
+    assert {case: tally.problems for case, tally in tallies.items() if tally.problems} == {}
+    for (program, action), tally in tallies.items():
+        assert tally.ends[action] >= len(cases[program, action]), "an action did not happen"
+        assert (tally.differences, tally.lost, tally.duplicated) == (0, 0, 0)
+    assert sum(tally.kills for tally in tallies.values()) >= 150
+
+
+def test_kills_at_random_change_nothing(crew):
+    each = -(-RANDOM_KILLS // len(PROGRAMS))
+    tallies = crew.map(lambda trials, program: kill_at_random(trials, program, each, 1), PROGRAMS)
+    assert [t.problems for t in tallies.values()] == [[]] * len(PROGRAMS)
+    assert sum(t.kills for t in tallies.values()) >= RANDOM_KILLS
+    assert all(t.ends["kill"] and t.ends["abort"] for t in tallies.values())
+
+
+def test_kills_while_a_pause_is_saved_change_nothing(crew):
+    def killed(trials: Trials, point: str) -> Tally:
+        """Twice: with nothing but the base behind it, and with a checkpoint and rows that wait."""
+        program = ("grpo", "grpo-updates")[SAVING.index(point) % 2]
+        run = trials.new(program)
+        ends = [trials.start(run, plans=[("sample.token", 5, "pause"), (point, 1, "kill")])]
+        ends.append(trials.start(run, plans=[("sample.token", 45, "pause")]))
+        ends.append(trials.start(run, plans=[("sample.token", 4, "pause"), (point, 1, "kill")]))
+        ends += trials.finish(run)
+        return trials.judge(run, program, ends)
+
+    tallies = crew.map(killed, SAVING)
+    assert [t.problems for t in tallies.values()] == [[]] * len(SAVING)
+    assert sum(t.ends.get("kill", 0) for t in tallies.values()) >= len(SAVING)

@@ -1,0 +1,363 @@
+"""One run on real processes, to which everything happens that can: it ends as if nothing had.
+
+The tests share the run, since to start Ray takes seconds. Each finds it wherever it is and leaves it there,
+so each can be run alone; the last sees it to its end. Runs that are to crash are their own, further below.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs.schema import Settings
+from ops.machine import VARIABLE
+from ops.processes import session_of
+from runtime.keys import derive
+from runtime.rundir import Status
+from tests.actors.tiny import GRADED, digests, settings
+from tests.ops.living import Living, Terminal, Witness, undisturbed
+
+GONE_S = 10.0
+SMALL_BYTES = 80 << 20
+LIMIT_S, FROZEN_S = 5, 8
+SLOW = GRADED.replace(
+    "    return", "    import os, time; time.sleep(0.01 * os.path.exists({!r}))\n    return"
+)
+"""The same reward, but it takes its time as long as a file is there."""
+SLOW_S = 8.0
+"""How long a status may name a dead conductor, on a machine that is busy starting another."""
+
+
+def wanted(folder: Path, **changes) -> Settings:
+    """All roles, one process each."""
+    return settings(
+        folder, exact=True, eval={"prompts": 3, "every_steps": 5},
+        actors={"samplers": 1, "verifiers": 1}, **changes,
+    )  # fmt: skip
+
+
+class Life(Living):
+    """The run that the tests share."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        self.machine = folder / "machine.json"
+        self.weather()
+        self.slow = folder / "slow"
+        self.slow.touch()
+        self.wanted = wanted(folder, algorithm__steps=150)
+        disturbed = wanted(
+            folder, algorithm__steps=150, reward=SLOW.format(str(self.slow)),
+            power={"on_battery": "pause", "duty_cycle": 0.5}, dashboard={"enabled": False},
+            deadlines={"generate_s": LIMIT_S, "score_s": LIMIT_S},
+        )  # fmt: skip
+        super().__init__(home, disturbed, "life", **{VARIABLE: str(self.machine)})
+
+    def weather(self, **reading) -> None:
+        """Change what the simulated machine says."""
+        aside = self.machine.with_suffix(".aside")
+        aside.write_text(json.dumps(reading))
+        aside.rename(self.machine)
+
+    def going(self) -> Status:
+        """The status of the run while it computes, whatever has happened before."""
+        if not self.status().alive:
+            self.launch("resume" if self.run.path.exists() else "launch")
+        return self.running(self.status().step + 2)
+
+    def gone_on(self, since: Status) -> Status:
+        """The status once it has done two more steps."""
+        return self.running(since.step + 2)
+
+    def refused(self, verb: str) -> str:
+        """What a command that comes at the wrong time says of the run."""
+        done = self.pippin(verb)
+        assert (done.returncode, done.stdout) == (2, "")
+        said = re.fullmatch(r"pippin: run 'life' (.+)\n", done.stderr)
+        assert said, done.stderr
+        return said[1]
+
+
+@pytest.fixture(scope="module")
+def home():
+    """A folder whose path is short enough for Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="pip", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shared(home, tmp_path_factory):
+    life = Life(home, tmp_path_factory.mktemp("life"))
+    with Witness(life.run, SLOW_S) as witness:
+        yield life, witness
+    life.end()
+
+
+@pytest.fixture
+def life(shared):
+    """The run; what its status said during the test was so."""
+    life, witness = shared
+    yield life
+    assert witness.lies == []
+
+
+# ── kills ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "victim", ["sampler-0", "verifier-0", "evaluator-0", "learner-0", "conductor"]
+)
+def test_a_part_that_is_killed_is_replaced(life, victim):
+    before = life.going()
+    time.sleep(moment(victim))
+    dead = life.kill(victim)
+    life.wait(lambda status: life.pid(victim) not in (0, dead))
+    after = life.gone_on(before)
+    assert after.pids["supervisor"] == before.pids["supervisor"]
+
+
+@pytest.mark.parametrize("victim", ["host", "raylet", "gcs_server", "agent"])
+def test_a_host_one_of_whose_processes_is_killed_is_replaced_as_a_whole(life, victim):
+    before = life.going()
+    session = session_of(life.pid("host"))
+    time.sleep(moment(victim))
+    life.kill(victim)
+    life.wait(lambda status: life.pid("host") not in (0, session))
+    assert [p for p in life.processes() if session_of(p.pid) == session] == []
+    assert len(list((life.home / "r").iterdir())) == 1
+    after = life.gone_on(life.status())
+    assert not set(after.pids.values()) & set(before.pids.values()) - {after.pids["supervisor"]}
+
+
+def moment(what: str) -> float:
+    """Up to a tenth of a second: a run does two or three things in it."""
+    return derive("moment", what) % 100 / 1000
+
+
+# ── the laptop ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_lid_that_closes_for_longer_than_every_deadline_is_not_even_noticed(life):
+    before = life.going()
+    life.freeze(FROZEN_S)
+    after = life.gone_on(before)
+    assert after.pids == before.pids, life.logs()
+
+
+def test_a_part_that_hangs_is_noticed_and_says_where_it_was(life):
+    before = life.going()
+    hung = life.kill("sampler-0", signal.SIGSTOP)
+    life.wait(lambda status: status.pids.get("sampler-0", hung) != hung)
+    life.gone_on(before)
+    cause = f"waited {LIMIT_S} s for sampler-0 to answer"
+    assert cause in (life.run.logs / "conductor.log").read_text()
+    assert "sampler.py" in (life.run.logs / "sampler-0.stack").read_text()
+
+
+def test_it_pauses_on_battery_and_before_the_disk_is_full_and_goes_on_by_itself(life):
+    before = life.going()
+    life.weather(on_battery=True)
+    life.wait(lambda status: status.state == "paused")
+    assert life.left_within(GONE_S, but=["supervisor"]) == []
+    shown = life.pippin("status").stdout
+    assert shown.startswith("life: paused, step ")
+    assert "\n  on battery (power.on_battery)\n" in shown
+    assert "\n  machine: no memory held" in shown and "duty cycle 0.5" in shown
+    reason = "on battery (power.on_battery)"
+    assert life.refused("resume") == f"goes on by itself; it waits: {reason}"
+
+    life.weather(on_battery=False, free_disk_bytes=10_000_000)
+    status = life.wait(lambda status: "disk" in status.message)
+    assert (status.state, status.message) == (
+        "paused", "the disk has 0.01 GB left, the next checkpoints need 0.07 GB: free 0.06 GB",
+    )  # fmt: skip
+    life.weather(on_battery=False)
+    life.gone_on(before)
+
+
+# ── a person ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_person_pauses_it_and_goes_on(life):
+    before = life.going()
+    supervisor = before.pids["supervisor"]
+    done = life.pippin("pause")
+    assert (done.returncode, done.stdout.startswith("paused (")) == (0, True), done.stderr
+    status = life.status()
+    assert (status.state, status.pids) == ("paused", {"supervisor": supervisor})
+    assert life.left_within(GONE_S, but=["supervisor"]) == []
+    assert life.memory_bytes(supervisor) < SMALL_BYTES
+    assert_adds_up(status)
+
+    done = life.pippin("pause")  # there is nothing more to do
+    assert (done.returncode, done.stdout.startswith("paused (0.")) == (0, True), done.stderr
+    done = life.pippin("resume")
+    said = "going on in its own process; pippin watch life"
+    assert (done.returncode, done.stdout) == (0, f"starting: {said}\n")
+    assert life.gone_on(before).pids["supervisor"] == supervisor
+    assert life.refused("resume") == "is running already"
+
+
+def test_a_person_stops_it(life):
+    life.going()
+    done = life.pippin("stop")
+    assert (done.returncode, done.stdout.startswith("stopped (")) == (0, True), done.stderr
+    assert life.left_within(GONE_S) == []
+    assert_adds_up(life.status())
+    assert life.refused("pause") == life.refused("stop") == "is not running: it is stopped"
+
+
+def assert_adds_up(status: Status) -> None:
+    ledger = status.ledger
+    gone = sum(ledger["dropped"].values()) + sum(ledger["failed"].values())
+    assert ledger["pulled"] == ledger["trained"] + gone + ledger["in_flight"]
+
+
+# ── a terminal ───────────────────────────────────────────────────────────────────────────────────
+
+
+def at_terminal(life: Life, ready: Callable[[Status], bool]) -> Terminal:
+    """The run in the foreground of a terminal, once its status is as it should be."""
+    if life.status().alive:
+        life.pippin("stop")
+    terminal = life.at_terminal("resume" if life.run.path.exists() else "launch")
+    life.wait(lambda status: status.alive and ready(status))
+    return terminal
+
+
+def computes(status: Status) -> bool:
+    return status.state == "running" and status.doing.startswith("collecting")
+
+
+def test_ctrl_c_is_a_pause(life):
+    terminal = at_terminal(life, computes)
+    terminal.type(b"\x03")
+    assert terminal.end() == 130
+    status = life.status()
+    assert (status.state, status.alive) == ("paused", False)
+    said = f"paused after step {status.step}; go on with: pippin resume life"
+    assert terminal.last_line() == f"pippin: {said}"
+    assert life.left_within(GONE_S) == []
+    assert life.refused("pause") == "is not running: it is paused"
+
+
+def test_so_is_sigterm_while_it_starts(life):
+    terminal = at_terminal(life, lambda status: status.doing == "starting the actors")
+    terminal.signal(signal.SIGTERM)
+    assert (terminal.end(), life.status().state) == (130, "paused")
+    assert life.left_within(GONE_S) == []
+
+
+def test_so_is_a_terminal_that_is_closed_while_it_waits(life):
+    life.weather(on_battery=True)
+    terminal = at_terminal(life, lambda status: "on battery" in status.message)
+    terminal.close()
+    assert (terminal.end(), life.status().state) == (130, "paused")
+    life.weather(on_battery=False)
+
+
+def test_ctrl_c_twice_leaves_at_once(life):
+    terminal = at_terminal(life, computes)
+    terminal.type(b"\x03")
+    terminal.wait_for("once more leaves at once")
+    terminal.type(b"\x03")
+    assert terminal.end() == 130
+    assert terminal.last_line() == "left; go on with: pippin resume life"
+    assert life.left_within(GONE_S) == []
+    assert life.status().state == "died"
+
+
+# ── the end ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_supervisor_that_is_killed_takes_everything_along(life):
+    life.going()
+    life.kill("supervisor")
+    assert (life.status().state, life.status().alive) == ("died", False)
+    assert life.left_within(GONE_S) == []
+
+
+def test_after_all_that_it_ends_as_the_run_that_nobody_disturbed(life, tmp_path):
+    life.slow.unlink()
+    if life.status().alive:
+        life.pippin("stop")
+    done = life.pippin("resume" if life.run.path.exists() else "launch")
+    assert done.returncode == 0, done.stderr
+    assert life.status().state == "finished"
+    assert life.left_within(GONE_S) == []
+    assert life.refused("pause") == life.refused("stop") == "is not running: it is finished"
+    assert life.refused("resume") == "has finished; there is nothing to go on with"
+    awake = [line.split() for line in Path(f"{life.machine}.awake").read_text().splitlines()]
+    released = [pid for what, pid in awake if what == "release"]
+    assert len(set(released)) == len(released) and awake[-1][0] == "release"
+    assert digests(life.status()) == undisturbed(life.wanted, tmp_path)
+
+
+# ── crashes ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def crash(home, tmp_path):
+    """Launches a run that cannot work; gives it, what it said at the end, and how long it took."""
+    made: list[Living] = []
+
+    def launch(reward: str = "", **variables: str) -> tuple[Living, str, float]:
+        changes = {"reward": reward} if reward else {}
+        made.append(
+            Living(home, wanted(tmp_path, **changes), f"crash-{derive(str(tmp_path))}", **variables)
+        )
+        began = time.monotonic()
+        done = made[-1].pippin("launch")
+        assert (done.returncode, made[-1].status().state) == (1, "failed"), done.stderr
+        return made[-1], done.stderr.strip().split("pippin: ")[-1], time.monotonic() - began
+
+    yield launch
+    for living in made:
+        living.end()
+
+
+def test_an_actor_that_dies_whenever_it_starts_ends_the_run_with_the_first_cause(crash, tmp_path):
+    living, said, _ = crash(**hook(tmp_path, "/logs/sampler-0.stack", "os.abort()"))
+    first, *tail = said.splitlines()
+    assert first.startswith("sampler-0 died while we waited for sampler-0 to start (")
+    assert first.endswith("; 4 tries without a step done")
+    assert tail and all(line.startswith("  sampler-0.log: ") for line in tail)
+    assert living.status().message == said
+    assert living.left_within(GONE_S) == []
+
+
+def test_a_host_that_cannot_start_is_tried_a_few_times(crash, tmp_path):
+    dies = "print('no more memory for you', flush=True); os._exit(1)"
+    living, said, seconds = crash(**hook(tmp_path, "/logs/host.stack", dies))
+    cause = "first at step 1, starting Ray: no more memory for you"
+    assert said == f"died 4 times without a step done; {cause}"
+    assert seconds < 60
+    assert living.left_within(GONE_S) == []
+
+
+def hook(folder: Path, file: str, action: str) -> dict[str, str]:
+    """The environment in which a process that opens `file` does `action` instead."""
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def hook(event, arguments):\n"
+        f"    if event == 'open' and str(arguments[0]).endswith({file!r}):\n"
+        f"        {action}\n"
+        "sys.addaudithook(hook)\n"
+    )
+    path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(path)}
+
+
+def test_a_reward_that_always_fails_ends_the_run_and_leaves_nothing(crash):
+    reward = "def reward(prompt, completion, row):\n    raise ValueError('not today')\n"
+    living, said, _ = crash(reward)
+    assert said.startswith("the reward failed 20 times in a row (verifier.max_failures); ")
+    assert "ValueError: not today" in said and said == living.status().message
+    assert living.left_within(GONE_S) == []

@@ -32,7 +32,9 @@ bench: setup ## the benchmarks
 	@echo "==> running the benchmarks"
 	@$(BIN)/pippin bench
 
-soak: setup ## thousands of kills, each run compared with an undisturbed one
+soak: setup ## real processes killed, frozen and paused, and a thousand kills of trial runs
+	@echo "==> real processes (10 minutes)"
+	@$(BIN)/python -m pytest -m soak
 	@echo "==> killing trial runs (about 10 minutes)"
 	@$(BIN)/pippin bench kills --kills 1000
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ops.outcome import FINE, exit_code
 from ops.show import LiveLine, first_and_last
+from ops.signals import hold_back
 from ops.supervise import supervise
 from runtime.errors import Interrupted
 from runtime.rundir import RunDirectory, Status
@@ -23,6 +24,7 @@ def become(run: RunDirectory) -> None:
     """Replace this process by the run's supervisor, at this terminal. Does not return."""
     sys.stdout.flush()
     sys.stderr.flush()
+    hold_back()
     os.execv(sys.executable, command(run, HERE))
 
 

@@ -10,6 +10,11 @@ from runtime.rundir import PauseRequest, RunDirectory
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def hold_back() -> None:
+    """Until there is a `Signals`, in this process or in what it becomes, let them wait for it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 class Signals:
     """The first SIGINT, SIGTERM or SIGHUP asks to pause and end, the second ends this process at once.
 
@@ -24,6 +29,7 @@ class Signals:
         for number, handler in self._before.items():
             if handler is not signal.SIG_IGN:  # of a detached run, whose terminal may close
                 signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def end(self) -> None:
         """Leave them to whoever had them before."""

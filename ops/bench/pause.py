@@ -36,6 +36,7 @@ PAUSE_P95_S, PAUSE_MAX_S, RESUME_S = 2.0, 10.0, 10.0
 LATEST_S = 3.0
 """So long after the first token of a stretch it is paused at the latest."""
 STARTING_S = 8.0
+STEPS_TIMED = 30
 STOP_EVERY, START_EVERY = 5, 10
 LIMIT_S = 300.0
 DIGESTS = ("weights_digest", "optimizer_digest", "trajectories_digest")
@@ -225,6 +226,16 @@ def measure(folder: Path, count: int, seed: int, options: list[str]) -> tuple[li
     return pauses, same
 
 
+def step_seconds(folder: Path, options: list[str], duty_cycle: float) -> float:
+    """What a step takes, evaluations not counted, of a run that works so much of the time."""
+    rests = Paused(
+        folder, f"duty-{duty_cycle:g}", [*options, "--set", f"power.duty_cycle={duty_cycle}"]
+    )
+    rests.launch()
+    ended = rests.finish()
+    return ended.seconds / max(ended.step, 1)
+
+
 def load_seconds(run: RunDirectory) -> float:
     """What a sampler takes to load the model, its imports not counted."""
     command = [sys.executable, "-c", LOAD, str(run.recipe)]
@@ -258,6 +269,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         pauses, same = measure(Path(folder), asked.moments, asked.seed, options)
         load_s = load_seconds(RunDirectory(Path(folder) / "runs", "plain"))
+        few = [*options, "--set", f"algorithm.steps={STEPS_TIMED}"]
+        steps = {duty: step_seconds(Path(folder), few, duty) for duty in (1.0, 0.5)}
     gone = [p.gone_s for p in pauses]
     tokens = [p.token_s for p in pauses if p.token_s is not None]
     rows = [
@@ -268,9 +281,12 @@ def main() -> int:
     ]
     print_table(["", "times", "p50", "p95", "max"], rows)
     print(f"the model loads in {load_s:.2f} s of that, in each process that computes")
+    ratio = steps[0.5] / steps[1.0]
+    print(f"a step takes {steps[1.0]:.2f} s, at power.duty_cycle = 0.5 {ratio:.2f} times as long")
     print("the end: " + ("as undisturbed, bit for bit" if same else "NOT as undisturbed"))
     if asked.json:
         found = {"load_s": load_s, "same": same, "pauses": to_builtins(pauses)}
+        found["step_s"] = {str(duty): seconds for duty, seconds in steps.items()}
         write_json(asked.json, {"settings": changes, **found})
     kept = quantile(gone, 0.95) < PAUSE_P95_S and max(gone) < PAUSE_MAX_S
     return 0 if same and kept and quantile(tokens, 0.95) < RESUME_S + load_s else 1

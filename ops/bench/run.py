@@ -10,7 +10,12 @@ BENCHMARKS = {
     "decoder": "tokens per second against mlx-lm's BatchGenerator, in one process",
     "distill": "greedy accuracy after 100 steps of distillation, by signal, for three seeds",
     "kills": "trial runs killed again and again against undisturbed ones",
+    "pause": "seconds from a pause until the machine is free, and from resume to the next token",
     "loss_memory": "peak memory of the loss against the plain computation",
+    "es_learns": "evolution strategies on all sums of two digits, from three weak bases",
+    "es_vs_grpo": "evolution strategies, GRPO and rejection sampling at equal time and tokens",
+    "population": "a population in one batch against plain decoding and one by one",
+    "divergence_memory": "peak memory of distillation's divergence against the plain computation",
 }
 
 

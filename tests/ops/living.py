@@ -94,16 +94,18 @@ class Living:
         root = ["--root", str(self.run.path.parent)]
         return [sys.executable, "-m", "ops.cli", verb, *what, self.run.name, *root, *options]
 
-    def pippin(self, verb: str, *options: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command to its end."""
+    def pippin(
+        self, verb: str, *options: str, under: Iterable[str] = ()
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end; `under` another one."""
         return subprocess.run(
-            self.command(verb, *options), env=self.environment, cwd=ROOT,
+            [*under, *self.command(verb, *options)], env=self.environment, cwd=ROOT,
             capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
 
-    def launch(self, verb: str = "launch", *options: str) -> None:
+    def launch(self, verb: str = "launch", under: Iterable[str] = ()) -> None:
         """Start it, or go on, in the background."""
-        done = self.pippin(verb, *options, "--detach")
+        done = self.pippin(verb, "--detach", under=under)
         assert done.returncode == 0, done.stderr
 
     def at_terminal(self, verb: str) -> "Terminal":
@@ -321,6 +323,8 @@ class Witness:
 
 
 def _take_terminal() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):  # ignored where the tests run in the background
+        signal.signal(number, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 

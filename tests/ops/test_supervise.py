@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,11 +20,13 @@ import pytest
 from configs.schema import Settings
 from ops.machine import VARIABLE
 from ops.processes import session_of
+from ops.show import status_text
 from runtime.keys import derive
 from runtime.rundir import Status
 from tests.actors.tiny import GRADED, digests, settings
 from tests.ops.living import Living, Terminal, Witness, undisturbed
 
+pytestmark = pytest.mark.soak
 GONE_S = 10.0
 SMALL_BYTES = 80 << 20
 LIMIT_S, FROZEN_S = 5, 8
@@ -182,6 +185,22 @@ def test_it_pauses_on_battery_and_before_the_disk_is_full_and_goes_on_by_itself(
     life.gone_on(before)
 
 
+def test_a_clock_that_is_a_day_ahead_is_none_of_its_business(life):
+    ahead = ["unshare", "--time", "--monotonic", "86400", "--boottime", "86400"]
+    if subprocess.run([*ahead, "true"], capture_output=True).returncode:
+        pytest.skip("this machine gives us no clock of our own (unshare --time)")
+    before = life.going()
+    life.pippin("stop")
+    life.launch("resume", under=ahead)
+    assert life.gone_on(before).seconds < 3600
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_durations():
+    for state in ("running", "paused"):
+        status = Status(name="x", state=state, doing="waiting", since=time.time() + 86400)
+        assert "for 0 s" in status_text(status) and not re.search(r"-\d", status_text(status))
+
+
 # ── a person ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -223,12 +242,15 @@ def assert_adds_up(status: Status) -> None:
 # ── a terminal ───────────────────────────────────────────────────────────────────────────────────
 
 
-def at_terminal(life: Life, ready: Callable[[Status], bool]) -> Terminal:
-    """The run in the foreground of a terminal, once its status is as it should be."""
+def at_terminal(life: Life, ready: Callable[[Status], bool] | str) -> Terminal:
+    """The run in the foreground of a terminal, once its status is as it should be, or it says so."""
     if life.status().alive:
         life.pippin("stop")
     terminal = life.at_terminal("resume" if life.run.path.exists() else "launch")
-    life.wait(lambda status: status.alive and ready(status))
+    if isinstance(ready, str):
+        terminal.wait_for(ready)
+    else:
+        life.wait(lambda status: status.alive and ready(status))
     return terminal
 
 
@@ -246,6 +268,13 @@ def test_ctrl_c_is_a_pause(life):
     assert terminal.last_line() == f"pippin: {said}"
     assert life.left_within(GONE_S) == []
     assert life.refused("pause") == "is not running: it is paused"
+
+
+def test_so_is_one_before_anything_has_started(life):
+    terminal = at_terminal(life, "run life in ")
+    terminal.type(b"\x03")
+    assert (terminal.end(), life.status().state) == (130, "paused")
+    assert "Traceback" not in terminal.text
 
 
 def test_so_is_sigterm_while_it_starts(life):

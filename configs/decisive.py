@@ -4,6 +4,7 @@ A run goes on only with the decisive ones that it began with: a recipe that has 
 by a flipped bit, would make it another run without a word.
 """
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -12,6 +13,13 @@ from configs.schema import Settings
 
 FREE = (
     "model.path",
+    "algorithm.cache_gb",
+    "algorithm.teachers.*.path",
+    "algorithm.teachers.*.url",
+    "algorithm.teachers.*.key_variable",
+    "algorithm.teachers.*.concurrency",
+    "algorithm.teachers.*.attempts",
+    "algorithm.teachers.*.timeout_s",
     "model.gradient_checkpointing",
     "task.train",
     "task.eval",
@@ -37,7 +45,7 @@ def decisive(settings: Settings) -> dict[str, Any]:
 def _flatten(table: dict[str, Any], prefix: str, into: dict[str, Any]) -> None:
     for key, value in table.items():
         name = prefix + key
-        if name in FREE:
+        if any(fnmatchcase(name, free) for free in FREE):
             continue
         if isinstance(value, dict) and value:
             _flatten(value, f"{name}.", into)

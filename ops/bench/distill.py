@@ -1,7 +1,8 @@
 """How far 100 steps of distillation take a weak base, by signal, on a task that can be enumerated.
 
 All 100 sums of two digits, asked greedily: what a student has learned is known exactly. Teacher and bases
-are warmed up here, on the data. Target: on-policy with the whole distribution, at least 0.75 for each seed.
+are warmed up here, on the data. Target: on-policy with the whole distribution, at least 0.75 for each seed,
+by forward KL: each sum has one right answer, and reverse KL gives up what the base hardly ever says.
 """
 
 import argparse
@@ -27,10 +28,10 @@ anywhere between 0.1 and 0.6.
 """
 WARM_RATE, RATE, PROMPTS = 3e-3, 3e-3, 64
 VARIANTS: dict[str, dict[str, Any]] = {
-    "on-policy, full, reverse": {},
     "on-policy, full, forward": {
         "learn_from": {"name": "student", "divergence": {"name": "forward"}}
     },
+    "on-policy, full, reverse": {},
     "on-policy, top 8, reverse": {"signal": {"name": "top_k", "k": 8}},
     "on-policy, sampled token": {"signal": {"name": "sampled"}},
     "on-policy, reward to go": {"signal": {"name": "sampled", "credit": "reward_to_go"}},

@@ -21,9 +21,10 @@ BENCHMARKS = {
 
 def run(name: str, options: list[str]) -> int:
     """Run one benchmark in a process of its own (its BLAS must be chosen first); its exit code."""
+    name = name.replace("-", "_")
     if name == "list":
         for known, what in BENCHMARKS.items():
-            print(f"pippin bench {known:12} {what}")
+            print(f"pippin bench {known:17} {what}")
         return 0
     if name not in BENCHMARKS:
         raise BadInput(f"bench: needs one of {', '.join(BENCHMARKS)}, got {name!r}")

@@ -88,9 +88,9 @@ def main(job: Job) -> tuple[int, Any]:
     signal.alarm(LIMIT_S)
     path = Path(job.path)
     if job.what == "model":
-        from ops.trials.programs import write_model
+        from ops.trials.programs import write_models
 
-        write_model(path)
+        write_models(path)
         return DONE, None
     if job.what == "numerics":
         from ops.trials.numerics import fingerprint

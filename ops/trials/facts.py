@@ -16,7 +16,7 @@ from msgspec import Struct
 from runtime import checkpoint
 from runtime.checkpoint import Checkpoint
 from runtime.rundir import RunDirectory, Status
-from runtime.trajectory import lists
+from runtime.trajectory import StopReason, lists
 from runtime.trajectory_log import EMPTY_CHAIN, batches, extend
 
 REPEATED = ("loss", "grad_norm", "learning_rate", "reward_mean", "completion_tokens_mean")
@@ -118,8 +118,9 @@ def _log(run: RunDirectory) -> tuple[str, Counter[str], Counter[str], int]:
     outcomes: Counter[str] = Counter()
     for batch in batches(run.trajectories):
         chain = extend(chain, batch)
-        if batch.num_rows and batch["key"][0].as_py():  # a row of data has no key
-            tokens += sum(int(sampled.sum()) for sampled in lists(batch, "sampled"))
+        reasons = batch["stop_reason"].to_pylist()
+        for sampled, reason in zip(lists(batch, "sampled"), reasons):
+            tokens += int(sampled.sum()) if reason != StopReason.DATA else 0
         columns = ("step", "prompt_index", "sample", "dropped", "failure")
         for step, prompt, sample, dropped, failure in zip(*(batch[c].to_pylist() for c in columns)):
             identities[f"step {step}, prompt {prompt}, sample {sample}"] += 1

@@ -45,6 +45,13 @@ COMMON: dict[str, Any] = {
     "actors": {"samplers": 2, "verifiers": 2, "micro_batch_tokens": 96},
 }
 GRPO: dict[str, Any] = {"name": "grpo", "steps": 4, "prompts_per_step": 3, "group_size": 4}
+DISTILL: dict[str, Any] = {
+    "name": "distill",
+    "steps": 4,
+    "prompts_per_step": 3,
+    "teachers": {},
+}
+"""The teacher is beside the model; its answers are cached nowhere, or a second run would ask it nothing."""
 ES: dict[str, Any] = {"name": "es", "steps": 5, "population": 4, "prompts_per_step": 3}
 PROGRAMS: dict[str, dict[str, Any]] = {
     "grpo": {"algorithm": {**GRPO, "overlong": {"mask_truncated": True}}},
@@ -74,6 +81,23 @@ PROGRAMS: dict[str, dict[str, Any]] = {
         },
         "checkpoint": {"keep": 1, "every_steps": 3},
     },
+    "distill": {
+        "algorithm": {
+            **DISTILL,
+            "learn_from": {"name": "student", "group_size": 2},
+            "signal": {"name": "top_k", "k": 4},
+            "cache_gb": 0.0,
+        },
+    },
+    "distill-mixed": {"algorithm": {**DISTILL, "learn_from": {"name": "mixed"}}},
+    "distill-text": {
+        "algorithm": {
+            **DISTILL,
+            "learn_from": {"name": "teacher"},
+            "signal": {"name": "text"},
+            "cache_gb": 0.0,
+        },
+    },
     "sft": {
         "algorithm": {"name": "sft", "steps": 5, "rows_per_step": 5},
         "sampling": {"slots": 6},
@@ -86,6 +110,9 @@ PROGRAMS: dict[str, dict[str, Any]] = {
 def settings_of(program: str, model: Path, **changes: Any) -> Settings:
     """The settings of a program on the model in a folder; `changes` replace whole tables."""
     raw = {**COMMON, **PROGRAMS[program], "model": {"path": str(model.absolute())}, **changes}
+    if "teachers" in raw["algorithm"]:
+        teacher = {"name": "local", "path": str(model.absolute().with_name("teacher"))}
+        raw["algorithm"] = {**raw["algorithm"], "teachers": {"t": teacher}}
     settings = msgspec.convert(raw, Settings)
     check(settings)
     return settings
@@ -98,13 +125,18 @@ def begin(settings: Settings, folder: Path, name: str) -> RunDirectory:
     return run
 
 
-def write_model(folder: Path) -> None:
-    """The trials' network with its tokenizer. Computes with MLX."""
+def write_models(folder: Path) -> None:
+    """The trials' network with its tokenizer, and beside it its teacher. Computes with MLX."""
+    _write(folder, seed=1)
+    _write(folder.with_name("teacher"), seed=2)
+
+
+def _write(folder: Path, seed: int) -> None:
     from policies.characters import SPECIAL, write_tokenizer
     from policies.model import create_checkpoint
 
     names = [*SPECIAL, *CHARACTERS]
-    create_checkpoint(folder, {**SHAPE, "vocab_size": len(names)}, seed=1)
+    create_checkpoint(folder, {**SHAPE, "vocab_size": len(names)}, seed)
     write_tokenizer(folder)
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_bytes())

@@ -49,7 +49,7 @@ def settings_of(method: str, seed: int, base: Path) -> Settings:
 
 
 def measure(seed: int, base: Path, seconds: float) -> dict[str, list[Point]]:
-    """Every method's evaluations, taking turns until each has learnt for so long."""
+    """Every method's evaluations, taking turns until each has learnt for so much processor time."""
     from ops.bench.contenders import Contender
 
     contenders = {name: Contender(settings_of(name, seed, base)) for name in METHODS}
@@ -62,7 +62,7 @@ def measure(seed: int, base: Path, seconds: float) -> dict[str, list[Point]]:
     points = {name: [evaluate(contender)] for name, contender in contenders.items()}
     for turn in range(1, POINTS + 1):
         for name, contender in contenders.items():
-            while contender.spent.clock_s < seconds * turn / POINTS:
+            while contender.spent.processor_s < seconds * turn / POINTS:
                 contender.step()
             points[name].append(evaluate(contender))
             print(progress(seed, name, points[name][-1]), file=sys.stderr)
@@ -153,7 +153,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--svg", type=Path, help="also draw the curves here")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=90.0, help="of learning, for each")
+    parser.add_argument(
+        "--seconds", type=float, default=90.0, help="of processor time to learn in, for each"
+    )
     options = parser.parse_args()
     blas = load_blas(exact=False)
     bases = [ensure_seedling(seed)[0] for seed in range(options.seeds)]

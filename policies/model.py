@@ -231,10 +231,14 @@ def context_length(folder: Path) -> int:
 
 
 def load_tokens(settings: Model, folder: Path) -> Tokens:
-    """The tokenizer alone: no weights are read."""
+    """The tokenizer alone: no weights are read.
+
+    It stops at each end token of generation_config.json, or else of config.json, and at its own.
+    """
     inspect(folder)
     try:
-        wrapper = mlx_lm_utils.load_tokenizer(folder)
+        ends = mlx_lm_utils.load_config(folder).get("eos_token_id")
+        wrapper = mlx_lm_utils.load_tokenizer(folder, eos_token_ids=ends)
         tokens = Tokens(wrapper, folder, settings.chat_template, settings.system)
     except Exception as error:  # transformers and tokenizers raise bare Exceptions
         raise BadInput(

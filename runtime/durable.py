@@ -19,6 +19,7 @@ from runtime.errors import RunFailed
 
 RESERVE_BYTES = 64 << 20
 """Room for logs and small files, beside what a write needs itself."""
+GO_ON = "a run with pippin resume, make-data with the same command"
 
 _unsure: set[tuple[int, int]] = set()
 """Device and inode of what a failed sync left: the kernel calls the next one a success, wrongly."""
@@ -126,7 +127,7 @@ def full_disk_explained(path: Path, need_bytes: int | Callable[[], int] = 0) -> 
         lacking = need - free if need > free else need  # a quota leaves the disk itself room
         raise RunFailed(
             f"{path}: the disk is full ({free / 1e9:.2f} GB free): free at least "
-            f"{math.ceil(lacking / 1e7) / 100:.2f} GB, then go on with pippin resume"
+            f"{math.ceil(lacking / 1e7) / 100:.2f} GB, then go on: {GO_ON}"
         ) from None
 
 

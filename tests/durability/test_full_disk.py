@@ -16,11 +16,12 @@ from ops.host import DONE, FAILED
 from ops.trials.facts import differences
 from ops.trials.kills import Trials, untoward
 from ops.trials.programs import PROGRAMS
+from runtime.durable import GO_ON
 
 ROOT = Path(__file__).parents[2]
 SENTENCE = re.compile(
     r"\S+: the disk is full \(\d+\.\d\d GB free\): free at least \d+\.\d\d GB, "
-    r"then go on with pippin resume"
+    rf"then go on: {GO_ON}"
 )
 
 

@@ -399,6 +399,15 @@ def test_a_chat_ends_where_the_assistant_begins(tmp_path):
     assert tokens.stop_tokens == {tokens.stop_token()} == {2}
 
 
+def test_every_end_token_that_the_checkpoint_names_ends_an_answer(tmp_path):
+    write(tmp_path, "qwen3", eos_token_id=7)  # as base and instruct models differ in theirs
+    (tmp_path / "generation_config.json").unlink()
+    assert load_tokens(Model(), tmp_path).stop_tokens == {2, 7}
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 9]}))
+    tokens = load_tokens(Model(), tmp_path)
+    assert (tokens.stop_tokens, tokens.stop_token()) == ({2, 9}, 2)
+
+
 def test_trained_weights_are_sorted_by_name(tmp_path):
     names = list(load(write(tmp_path, "llama")).trained())
     assert names == sorted(names)

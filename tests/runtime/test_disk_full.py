@@ -14,7 +14,7 @@ import pytest
 
 from policies import weights
 from runtime import checkpoint, durable, failpoints
-from runtime.durable import write_file
+from runtime.durable import GO_ON, write_file
 from runtime.errors import RunFailed
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog
 from tests.runtime.test_trajectory import other, row, to_batch
@@ -22,7 +22,7 @@ from tests.runtime.test_trajectory import other, row, to_batch
 ROOT = Path(__file__).parents[2]
 SENTENCE = re.compile(
     r"/\S+: the disk is full \(\d+\.\d\d GB free\): free at least \d+\.\d\d GB, "
-    r"then go on with pippin resume"
+    rf"then go on: {GO_ON}"
 )
 STEPS = 3
 

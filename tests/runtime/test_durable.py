@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime import durable
-from runtime.durable import full_disk_explained, publish_folder, retire_folder, write_file
+from runtime.durable import GO_ON, full_disk_explained, publish_folder, retire_folder, write_file
 from runtime.errors import RunFailed
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path):
     assert done.returncode == 0, done.stderr
     of_file, of_log, rest = done.stdout.splitlines()
     assert of_file.startswith(f"{tmp_path / 'file'}: the disk is full (")
-    assert of_file.endswith(" GB free): free at least 0.07 GB, then go on with pippin resume")
+    assert of_file.endswith(f" GB free): free at least 0.07 GB, then go on: {GO_ON}")
     assert of_log.startswith(f"{tmp_path / 'log'}: the disk is full")
     assert rest == "b'old' 2 2"
 
@@ -121,7 +121,7 @@ def test_a_full_disk_says_how_much_to_free(tmp_path, monkeypatch, number, free, 
     for need_bytes in (need, lambda: need):
         with pytest.raises(RunFailed) as caught, full_disk_explained(path, need_bytes):
             raise OSError(number, os.strerror(number))
-        expected = f"{path}: the disk is full {sentence} then go on with pippin resume"
+        expected = f"{path}: the disk is full {sentence} then go on: {GO_ON}"
         assert str(caught.value) == expected
 
 

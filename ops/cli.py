@@ -2,17 +2,12 @@
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import msgspec
 
 from ops.outcome import FAILED, FINE, exit_code
 from runtime.errors import BadInput, PippinError
-
-STOP_S = 150.0
-"""How long `pause` and `stop` wait; a run that is saving may take so long."""
-RESUME_S = 10.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +20,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Every command and option."""
     parser = argparse.ArgumentParser(
         prog="pippin",
-        description="GRPO and supervised fine-tuning of small language models on one Mac.",
+        description="Train small language models on one Mac: distillation, GRPO and its family, "
+        "evolution strategies, supervised fine-tuning.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -74,6 +70,19 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
     export.add_argument("--adapters", action="store_true", help="only the adapters, for mlx-lm")
     export.add_argument("--dequantize", action="store_true", help="as full-precision weights")
+    report = add("report", _report, "measure teacher, student before and after", named=True)
+    report.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="runs whose students to compare, too",
+    )
+    report.add_argument(
+        "--out", metavar="DIR", help="where to (default: report/ in the run's folder)"
+    )
+    report.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
+    report.add_argument("--prompts", type=int, help="held-out prompts (default: the recipe's)")
     make = add("make-data", _make_data, "let a teacher make rows to learn from")
     make.add_argument(
         "recipe", metavar="RECIPE", help="a TOML file, such as configs/data/rejection.toml"
@@ -87,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "--durability", action="store_true", help="kill trial runs and compare, too (a minute)"
     )
-    bench = add("bench", _bench, "measure: decoder, loss memory, quickstart")
+    bench = add("bench", _bench, "measure speed, memory and learning: see its list")
     bench.add_argument(
         "which", nargs="?", default="list", help="a benchmark's name; none lists them"
     )
@@ -112,65 +121,24 @@ def _launch(options: argparse.Namespace) -> int:
 
 
 def _pause(options: argparse.Namespace) -> int:
-    return _halt(_run(options), "pause", end=False)
+    from ops.ask import halt
+
+    return halt(_run(options), "pause", end=False)
 
 
 def _stop(options: argparse.Namespace) -> int:
-    return _halt(_run(options), "stop", end=True)
+    from ops.ask import halt
 
-
-def _halt(run, verb: str, end: bool) -> int:
-    """Leave the request and wait until the run's processes are gone."""
-    from ops.show import progress_line
-    from runtime.rundir import ALIVE, PauseRequest
-
-    began = time.monotonic()
-    status = run.read_status()
-    if not run.locked() or status.state not in (*ALIVE, "paused"):
-        raise BadInput(f"run {run.name!r} is not running: it is {status.state}")
-    run.ask_to_pause(PauseRequest(by="user", reason=f"pippin {verb}", end=end))
-    while time.monotonic() - began < STOP_S:
-        status = run.read_status()
-        if status.state not in (*ALIVE, "paused") or (
-            status.state == "paused" and not (end and run.locked())
-        ):
-            break
-        time.sleep(0.05)
-    else:
-        raise PippinError(f"asked, but it is still {status.doing or status.state}")
-    took = f"{time.monotonic() - began:.1f} s"
-    print(f"{status.state} ({took}): {progress_line(status)}")
-    if status.state in ("paused", "stopped"):
-        print(f"go on with: pippin resume {run.name}")
-    return FINE if status.state != "failed" else FAILED
+    return halt(_run(options), "stop", end=True)
 
 
 def _resume(options: argparse.Namespace) -> int:
+    from ops.ask import may_start, resume_there
+
     run = _run(options)
-    status = run.read_status()
-    if status.state == "finished":
-        raise BadInput(f"run {run.name!r} has finished; there is nothing to go on with")
-    if run.locked():
-        return _resume_there(run, status)
-    run.withdraw_pause()
+    if not may_start(run):
+        return resume_there(run)
     return _go(run, options.detach)
-
-
-def _resume_there(run, status) -> int:
-    """Withdraw the request for the process that waits."""
-    request = run.pause_request()
-    if request is None:
-        raise BadInput(f"run {run.name!r} is running already")
-    if request.end:
-        raise BadInput(f"run {run.name!r} is about to stop ({request.reason}); resume it then")
-    if request.by == "machine":
-        raise BadInput(f"run {run.name!r} goes on by itself; it waits: {request.reason}")
-    run.withdraw_pause()
-    until = time.monotonic() + RESUME_S
-    while (status := run.read_status()).state == "paused" and time.monotonic() < until:
-        time.sleep(0.05)
-    print(f"{status.state}: going on in its own process; pippin watch {run.name}")
-    return FINE
 
 
 def _go(run, detached: bool) -> int:
@@ -286,6 +254,20 @@ def _export(options: argparse.Namespace) -> int:
     return FINE
 
 
+def _report(options: argparse.Namespace) -> int:
+    from ops.report.command import run
+
+    if options.prompts is not None and options.prompts < 1:
+        raise BadInput(f"--prompts: needs a number of at least 1, got {options.prompts}")
+    return run(
+        _run(options),
+        [_named(name, options.root) for name in options.against],
+        Path(options.out) if options.out else None,
+        step=options.step,
+        prompts=options.prompts,
+    )
+
+
 def _make_data(options: argparse.Namespace) -> int:
     from ops.make.command import run
 
@@ -308,13 +290,18 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace):
+    """The run that the command is about."""
+    return _named(options.name, options.root)
+
+
+def _named(name: str, root: str):
     """The run that a name, or a path to its folder, means."""
     from runtime.rundir import RunDirectory
 
-    path = Path(options.name)
-    if path.name != options.name:
+    path = Path(name)
+    if path.name != name:
         return RunDirectory(path.absolute().parent, path.name)
-    return RunDirectory(Path(options.root), options.name)
+    return RunDirectory(Path(root), name)
 
 
 if __name__ == "__main__":

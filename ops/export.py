@@ -32,7 +32,7 @@ def export(
         )
     settings = load(run.recipe, [])
     check_same_model(run, settings)
-    found, trained = _weights(run, step)
+    found, trained = trained_weights(run, step)
 
     from policies.device import gpu_lease
     from policies.model import load_policy
@@ -49,8 +49,11 @@ def export(
     return found.step
 
 
-def _weights(run: RunDirectory, step: int | None) -> tuple[Checkpoint, Any]:
-    """A checkpoint and its weights. Without a step, damaged ones are passed over for the one before."""
+def trained_weights(run: RunDirectory, step: int | None) -> tuple[Checkpoint, Any]:
+    """A checkpoint and its weights. Without a step, damaged ones are passed over for the one before.
+
+    Raises BadInput if there is no such checkpoint, or none behind the first step.
+    """
     from policies import weights
 
     present = checkpoint.steps(run.checkpoints)
@@ -68,6 +71,8 @@ def _weights(run: RunDirectory, step: int | None) -> tuple[Checkpoint, Any]:
                 found, passed_over = checkpoint.newest(run.checkpoints)
             if found is None:
                 raise Damaged(f"no checkpoint is intact: {passed_over[0]}")
+            if not found.step:  # a pause saved answers, and there is nothing else to be saved yet
+                raise BadInput(f"{run.path}: has not learned a step yet")
             file = found.path / "weights.safetensors"
             return found, weights.load(file, found.state["weights_digest"])
         except Damaged:

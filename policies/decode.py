@@ -105,12 +105,20 @@ _Context = tuple[int, tuple[int, ...]]
 class Decoder:
     """Decodes with the weights that are in `policy` at each step, and with what `rows_of` adds to them."""
 
-    def __init__(self, policy: Policy, slots: int, rows_of: RowsOf | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        slots: int,
+        rows_of: RowsOf | None = None,
+        stop_tokens: frozenset[int] | None = None,
+    ) -> None:
+        """`stop_tokens` are the checkpoint's own unless given; with none, all go on to the limit."""
         self.counts = Counts()
         self._rows_of = rows_of
         self._policy = policy
         self._slot_count = slots
-        self._stop_tokens = policy.tokenizer.stop_tokens
+        own = policy.tokenizer.stop_tokens
+        self._stop_tokens = own if stop_tokens is None else stop_tokens
 
     def run(
         self,

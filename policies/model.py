@@ -430,6 +430,18 @@ def save_checkpoint(policy: Policy, folder: Path, *, dequantize: bool = False) -
             shutil.copyfile(source, folder / source.name)
 
 
+def parameter_count(policy: Policy) -> int:
+    """Weights of the network; adapters, which an export fuses into it, are not counted."""
+    return int(mlx_lm_utils.get_total_parameters(policy.model))
+
+
+def weights_bytes(policy: Policy) -> int:
+    """What they take in memory, and in an exported checkpoint."""
+    parameters = flat(policy.model.parameters())
+    own = (a for name, a in parameters.items() if not name.endswith((".lora_a", ".lora_b")))
+    return sum(array.nbytes for array in own)
+
+
 def flat(tree: Any) -> Arrays:
     """A tree of arrays by dotted name, sorted."""
     leaves: Any = tree_flatten(tree)

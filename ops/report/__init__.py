@@ -1,0 +1,1 @@
+"""`pippin report`: teacher, student before and student after, measured side by side."""

@@ -1,0 +1,100 @@
+"""What a run's student cost up to the checkpoint that is looked at, added up from its metrics."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from configs.distillation import is_hosted
+from configs.schema import Distill, Settings
+from ops.report.contestants import Side
+from runtime.rundir import PASS_AT_1
+
+ROLES = ("learner", "teacher", "sampler", "verifier")
+UNEQUAL = 0.10
+"""Runs whose work differs by more, as a share of the smaller, were not compared at equal compute."""
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """Of one run. Seconds are by the clock, while a part worked; evaluations are not counted."""
+
+    run: str
+    algorithm: str
+    step: int
+    learner_s: float
+    teacher_s: float
+    sampler_s: float
+    verifier_s: float
+    work_s: float
+    """The sum: what is compared."""
+    hosted: bool
+    """The teachers work in the learner's process: their seconds are the learner's."""
+    teacher_tokens: int
+    """Scored or sampled by teachers with processes of their own."""
+    cached_share: float | None
+    """Of the rows that such teachers were asked about, those that were known already."""
+    sampled_tokens: int
+    trained_tokens: int
+    lost_steps: int
+    """Steps whose metrics are damaged: not counted."""
+    curve: list[tuple[int, float, float]]
+    """Step, seconds of work until then, and the held-out score that the run itself found."""
+
+
+def cost_of(side: Side) -> Cost:
+    """Read metrics.jsonl and evals.jsonl up to the step."""
+    lines = [line for line in side.run.read_lines("metrics.jsonl") if line["step"] <= side.step]
+    worked = {role: sum(line.get(f"{role}_busy_s", 0.0) for line in lines) for role in ROLES}
+    shares = [s for line in lines if (s := line.get("teacher_cached_share")) is not None]
+    settings = side.settings
+    return Cost(
+        run=side.run.name,
+        algorithm=name_of(settings),
+        step=side.step,
+        learner_s=worked["learner"],
+        teacher_s=worked["teacher"],
+        sampler_s=worked["sampler"],
+        verifier_s=worked["verifier"],
+        work_s=sum(worked.values()),
+        hosted=isinstance(settings.algorithm, Distill) and is_hosted(settings.algorithm),
+        teacher_tokens=_total(lines, "teacher_tokens"),
+        cached_share=sum(shares) / len(shares) if shares else None,
+        sampled_tokens=_total(lines, "sampler_tokens"),
+        trained_tokens=_total(lines, "trained_tokens"),
+        lost_steps=side.step - len(lines),
+        curve=_curve(side, lines),
+    )
+
+
+def name_of(settings: Settings) -> str:
+    """An algorithm in a few words."""
+    algorithm = settings.algorithm
+    tag = str(algorithm.__struct_config__.tag)
+    if not isinstance(algorithm, Distill):
+        return tag
+    source, signal = (
+        str(part.__struct_config__.tag) for part in (algorithm.learn_from, algorithm.signal)
+    )
+    return f"{tag}, from {source}, {signal}"
+
+
+def unequal(cost: Cost, other: Cost) -> bool:
+    """Whether two runs worked for times that are too different for "equal compute"."""
+    small, large = sorted((cost.work_s, other.work_s))
+    return large > small * (1 + UNEQUAL)
+
+
+def _curve(side: Side, lines: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
+    """Each evaluation of the run's own, with the work behind it."""
+    points = []
+    for result in side.run.read_lines("evals.jsonl"):
+        if result["metric"] != PASS_AT_1 or result["score"] is None or result["step"] > side.step:
+            continue
+        until = [line for line in lines if line["step"] <= result["step"]]
+        spent = sum(line.get(f"{role}_busy_s", 0.0) for line in until for role in ROLES)
+        points.append((result["step"], spent, result["score"]))
+    return points
+
+
+def _total(lines: Sequence[dict[str, Any]], name: str) -> int:
+    return round(sum(line.get(name, 0.0) for line in lines))

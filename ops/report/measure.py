@@ -1,0 +1,175 @@
+"""What each contestant can do, and what it takes: quality, perplexity, speed, memory.
+
+One model is in memory at a time, so that its peak is its own and a machine that could train the student
+can measure it. For speed everybody takes a turn in each round, and decodes as many tokens of the same
+prompts, whatever it would have stopped at: what else the machine does then slows all of them.
+"""
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from msgspec import Struct
+
+from ops.report.contestants import Contestant
+from policies.batch import Row, pack
+from policies.decode import Decoder, Sampling
+from policies.decode import Sequence as Decoded
+from policies.frozen import Frozen
+from policies.model import Policy, context_length, parameter_count, weights_bytes
+from runtime.tasks.prompt import Prompt, Task
+
+SPEED_ROWS = 32
+"""Sequences that are decoded together."""
+SPEED_TOKENS = (16, 128)
+"""Least and most new tokens of each, when speed is measured."""
+MICRO_BATCH_TOKENS = 8192
+Progress = Callable[[str], None]
+
+
+class Measured(Struct, kw_only=True):
+    """What was found of one contestant. Lists have an item for each prompt."""
+
+    tokenizer: str
+    """Its fingerprint."""
+    parameters: int
+    weights_bytes: int
+    peak_bytes: int
+    """Most memory that decoding took, weights included."""
+    passed: list[bool | None]
+    """None where nobody judged the answer, or the prompt was too long."""
+    nats: list[float | None]
+    """Of the right answer with its end; None where there is none, or it is too long."""
+    answer_tokens: list[int]
+    """Of the right answer with its end."""
+    tokens_per_s: list[float]
+    """Of each round."""
+
+
+class Load(Struct, frozen=True):
+    """What is decoded when speed and memory are measured."""
+
+    rows: int
+    new_tokens: int
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    task: Task,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    slots: int,
+    rounds: int,
+    progress: Progress,
+) -> tuple[dict[str, Measured], Load]:
+    """Everybody with a checkpoint, by name, and what their speed and memory were measured with."""
+    here = [contestant for contestant in contestants if contestant.model is not None]
+    low, high = SPEED_TOKENS
+    contexts = [context_length(Path(c.model.path)) for c in here if c.model]
+    load = Load(SPEED_ROWS, min(max(max_new_tokens, low), high, *(c // 2 for c in contexts)))
+    found: dict[str, Measured] = {}
+    for contestant in here:
+        progress(f"measuring {contestant.name}")
+        before = _cleared()
+        policy = contestant.load()
+        mx.reset_peak_memory()
+        seconds(policy, prompts, load)
+        peak = mx.get_peak_memory() - before
+        nats, lengths = surprise(policy, prompts)
+        found[contestant.name] = Measured(
+            tokenizer=policy.tokenizer.fingerprint,
+            parameters=parameter_count(policy),
+            weights_bytes=weights_bytes(policy),
+            peak_bytes=peak,
+            passed=passes(policy, task, prompts, max_new_tokens, slots),
+            nats=nats,
+            answer_tokens=lengths,
+            tokens_per_s=[],
+        )
+        del policy
+    for number in range(rounds):
+        progress(f"measuring speed, round {number + 1} of {rounds}")
+        for contestant in here:
+            _cleared()
+            policy = contestant.load()
+            seconds(policy, prompts, Load(load.rows, 2))  # whatever is done once is done here
+            rate = load.rows * load.new_tokens / seconds(policy, prompts, load)
+            found[contestant.name].tokens_per_s.append(rate)
+            del policy
+    _cleared()
+    return found, load
+
+
+def passes(
+    policy: Policy, task: Task, prompts: Sequence[Prompt], max_new_tokens: int, slots: int
+) -> list[bool | None]:
+    """Whether each prompt's greedy answer is right; None if nobody can say, or it does not fit."""
+    limit = policy.context_length - max_new_tokens
+    asked = {
+        i: Decoded(prompt=tuple(ids), key=0)
+        for i, prompt in enumerate(prompts)
+        if 0 < len(ids := policy.tokenizer.prompt(prompt.messages)) <= limit
+    }
+    sampling = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
+    Decoder(policy, slots).run(list(asked.values()), sampling)
+    return [
+        task.verify(prompt, policy.tokenizer.decode(asked[i].tokens)).passed if i in asked else None
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def surprise(policy: Policy, prompts: Sequence[Prompt]) -> tuple[list[float | None], list[int]]:
+    """−log p of each prompt's right answer and its end, in nats, and how many tokens that is.
+
+    None, and no tokens, where there is no answer or it is beyond the context.
+    """
+    tokens = policy.tokenizer
+    rows: dict[int, Row] = {}
+    for i, prompt in enumerate(prompts):
+        if prompt.demonstration is None:
+            continue
+        before = tokens.prompt(prompt.messages)
+        ids = [*before, *tokens.encode(prompt.demonstration), tokens.stop_token()]
+        if before and len(ids) <= policy.context_length:
+            rows[i] = Row(np.array(ids), np.arange(len(before), len(ids)), {})
+    frozen, places = Frozen(policy), list(rows)
+    nats: list[float | None] = [None] * len(prompts)
+    for micro in pack(list(rows.values()), MICRO_BATCH_TOKENS):
+        logprobs_BR = frozen.logprobs(micro, 1.0).reshape(micro.targets_BR.shape)
+        sums_B = mx.where(micro.sampled_BR > 0, logprobs_BR, 0.0).sum(axis=1)
+        for row, total in zip(micro.rows, np.array(sums_B).tolist()):
+            nats[places[row]] = -total if math.isfinite(total) else None
+    lengths = [len(rows[i].positions) if i in rows else 0 for i in range(len(prompts))]
+    return nats, lengths
+
+
+def seconds(policy: Policy, prompts: Sequence[Prompt], load: Load) -> float:
+    """To decode so many new tokens of so many rows, prompts included, greedily and without an end."""
+    room = policy.context_length - load.new_tokens
+    sequences = []
+    for i in range(load.rows):
+        ids = policy.tokenizer.prompt(prompts[i % len(prompts)].messages)
+        sequences.append(Decoded(prompt=tuple(ids[-room:]), key=i))
+    decoder = Decoder(policy, load.rows, stop_tokens=frozenset())
+    began = time.perf_counter()
+    decoder.run(sequences, Sampling(temperature=0.0, max_new_tokens=load.new_tokens))
+    return time.perf_counter() - began
+
+
+def rate(measured: Measured) -> float:
+    """Tokens per second: the median of the rounds."""
+    return statistics.median(measured.tokens_per_s)
+
+
+def _cleared() -> Any:
+    """Give back what nobody holds any more; the bytes that are held still."""
+    gc.collect()
+    mx.clear_cache()
+    return mx.get_active_memory()

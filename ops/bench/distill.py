@@ -6,7 +6,6 @@ by forward KL: each sum has one right answer, and reverse KL gives up what the b
 """
 
 import argparse
-import asyncio
 import json
 import sys
 import tempfile
@@ -14,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ops.bench.report import alone_on_the_gpu, print_table, write_json
+from ops.bench.distillation_runs import Run, blank, exported, run_here
+from ops.bench.report import print_table, write_json
 from runtime.blas import load_blas
 
 TARGET = 0.75
@@ -88,25 +88,15 @@ def _warmed_up(
     folder: Path, name: str, shape: dict[str, int], steps: int, seed: int, least: float
 ) -> Path:
     """A network of this shape as it first was so good in supervised steps, or after the last."""
-    from ops.export import export
-    from policies.characters import write_tokenizer
-    from policies.model import create_checkpoint
-    from policies.seedling import ARCHITECTURE
-
-    blank = folder / f"{name}-blank"
-    with alone_on_the_gpu("distill"):
-        create_checkpoint(blank, ARCHITECTURE | shape, seed)
-        write_tokenizer(blank)
     algorithm = {"name": "sft", "steps": steps, "rows_per_step": 64}
     warm = {
         "optimizer": {"learning_rate": WARM_RATE, "warmup_steps": 5},
         "eval": {"prompts": 100, "every_steps": LOOK_STEPS},
         "checkpoint": {"every_steps": LOOK_STEPS, "keep_every": LOOK_STEPS},
     }
-    run, status = _run(folder, f"warm-{name}", blank, algorithm, seed, **warm)
-    good = [e.step for e in status.evals if e.step and (e.score or 0.0) >= least]
-    export(run, folder / name, step=min(good, default=None), adapters=False, dequantize=False)
-    return folder / name
+    start = blank(folder / f"{name}-blank", shape, seed)
+    run = _run(folder, f"warm-{name}", start, algorithm, seed, **warm)
+    return exported(run, folder / name, run.first_as_good_as(least))
 
 
 def _distilled(
@@ -125,31 +115,23 @@ def _distilled(
     name = f"{variant}-{seed}".replace(" ", "-").replace(",", "").replace("'", "")
     name = name.replace("(", "").replace(")", "")
     began = time.perf_counter()
-    _, status = _run(folder, name, base, wanted, seed)
+    run = _run(folder, name, base, wanted, seed)
     return {
         "variant": variant,
         "seed": seed,
-        "before": status.evals[0].score,
-        "after": status.evals[-1].score,
+        "before": run.status.evals[0].score,
+        "after": run.status.evals[-1].score,
         "seconds": time.perf_counter() - began,
-        "metrics": status.metrics,
+        "processor_s": run.spent.processor_s,
+        "metrics": run.status.metrics,
     }
 
 
 def _run(
     folder: Path, name: str, model: Path, algorithm: dict[str, Any], seed: int, **tables: Any
-) -> tuple[Any, Any]:
-    """A run with its actors as plain objects of this process."""
-    import msgspec
-
-    from actors.conductor import Conductor
-    from actors.program import local_fleet
-    from configs.consistency import check
-    from configs.dump import to_toml
-    from configs.schema import Settings
-    from runtime.rundir import RunDirectory
-
-    raw = {
+) -> Run:
+    """A run on the sums, with this benchmark's settings."""
+    settings = {
         "seed": seed,
         "model": {"path": str(model)},
         "task": {
@@ -165,16 +147,7 @@ def _run(
         "checkpoint": {"every_steps": 1000},
         **tables,
     }
-    settings = msgspec.convert(raw, Settings)
-    check(settings)
-    run = RunDirectory(folder / "runs", name)
-    run.create(to_toml(settings), {})
-    fleet = local_fleet(settings, run)
-    try:
-        asyncio.run(Conductor(settings, run, fleet).run())
-    finally:
-        fleet.stop()
-    return run, run.read_status()
+    return run_here(folder / "runs", name, settings)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""What the benchmarks of distillation share: small networks, and runs with their actors in this process.
+
+So that runs can be compared at equal work on a machine that others use, a run's processor time is taken
+around each of its steps; evaluations and the start are not counted.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from runtime.rundir import RunDirectory, Status
+
+
+class Spent(Struct, kw_only=True):
+    """A run's processor time."""
+
+    processor_s: float = 0.0
+    """Of all steps: sampling, teaching, learning."""
+    at_step: dict[int, float] = field(default_factory=dict)
+    """What was spent until a step was done."""
+
+
+class Run(Struct, frozen=True):
+    """A run that has ended."""
+
+    directory: RunDirectory
+    status: Status
+    spent: Spent
+
+    @property
+    def scores(self) -> list[tuple[int, float]]:
+        """Step and held-out accuracy of each evaluation, the base's first."""
+        return [(e.step, e.score) for e in self.status.evals if e.score is not None]
+
+    def first_as_good_as(self, least: float) -> int | None:
+        """The first step with an evaluation that is so good, the base aside."""
+        good = [step for step, score in self.scores if step and score >= least]
+        return min(good, default=None)
+
+
+def blank(folder: Path, shape: Mapping[str, Any], seed: int, tokenizer: Path | None = None) -> Path:
+    """A random network of the seedling's architecture with `shape` on top, in `folder`.
+
+    With the seedling's tokenizer, or the one whose files are in `tokenizer`.
+    """
+    from policies.characters import write_tokenizer
+    from policies.device import gpu_lease
+    from policies.model import create_checkpoint
+    from policies.seedling import ARCHITECTURE
+
+    with gpu_lease().hold("pippin bench", 600.0):
+        create_checkpoint(folder, ARCHITECTURE | dict(shape), seed)
+    if tokenizer is None:
+        write_tokenizer(folder)
+    else:
+        for file in tokenizer.iterdir():
+            shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+def run_here(root: Path, name: str, tables: Mapping[str, Any]) -> Run:
+    """A run of these settings to its end, with its actors as plain objects of this process."""
+    from actors.conductor import Conductor
+    from actors.program import local_fleet
+    from configs.consistency import check
+    from configs.dump import to_toml
+    from configs.schema import Settings
+
+    settings = msgspec.convert(dict(tables), Settings)
+    check(settings)
+    directory = RunDirectory(root, name)
+    directory.create(to_toml(settings), {})
+    fleet = local_fleet(settings, directory)
+    spent = Spent()
+    mark = time.process_time()
+
+    def report(metrics: dict[str, float]) -> None:
+        """Called behind each step, and behind each evaluation with its score alone."""
+        nonlocal mark
+        now = time.process_time()
+        if "step_seconds" in metrics:
+            spent.processor_s += now - mark
+            spent.at_step[len(spent.at_step) + 1] = spent.processor_s
+        mark = now
+
+    directory.lock()
+    try:
+        asyncio.run(Conductor(settings, directory, fleet, report).run())
+    finally:
+        directory.unlock()
+        fleet.stop()
+    return Run(directory, directory.read_status(), spent)
+
+
+def exported(run: Run, folder: Path, step: int | None = None) -> Path:
+    """The run's weights as a checkpoint, of its last step unless another is asked for."""
+    from ops.export import export
+
+    export(run.directory, folder, step=step, adapters=False, dequantize=False)
+    return folder
+
+
+def steps_within(seconds: float, probe: Run, *, skip: int = 2) -> int:
+    """How many steps like those of a short run, its first ones aside, fit into so much processor time."""
+    times = list(probe.spent.at_step.values())
+    each = (times[-1] - times[skip - 1]) / (len(times) - skip)
+    return max(1, round(seconds / each))

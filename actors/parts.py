@@ -140,11 +140,12 @@ class Parts:
             raise RunFailed(f"{what}; {self._tries} tries without a step done{tail}")
 
     def _limit_s(self, role: str) -> float:
-        deadlines = self._settings.deadlines
+        """Who rests between pieces of work (`power.duty_cycle`) may take so much longer."""
+        deadlines, duty_cycle = self._settings.deadlines, self._settings.power.duty_cycle
         limits = {
-            "sampler": deadlines.generate_s,
-            "teacher": deadlines.generate_s,
-            "learner": deadlines.learn_s,
+            "sampler": deadlines.generate_s / duty_cycle,
+            "teacher": deadlines.generate_s / duty_cycle,
+            "learner": deadlines.learn_s / duty_cycle,
         }
         return limits.get(role, deadlines.score_s)
 

@@ -2,6 +2,7 @@
 
 The tests share the run, since to start Ray takes seconds. Each finds it wherever it is and leaves it there,
 so each can be run alone; the last sees it to its end. Runs that are to crash are their own, further below.
+`make test` runs the kills and what a person does most; all of it is a soak (`make soak`).
 """
 
 import json
@@ -26,10 +27,9 @@ from runtime.rundir import Status
 from tests.actors.tiny import GRADED, digests, settings
 from tests.ops.living import Living, Terminal, Witness, undisturbed
 
-pytestmark = pytest.mark.soak
 GONE_S = 10.0
 SMALL_BYTES = 80 << 20
-LIMIT_S, FROZEN_S = 5, 8
+DUTY_CYCLE, LIMIT_S, FROZEN_S = 0.5, 4, 100
 SLOW = GRADED.replace(
     "    return", "    import os, time; time.sleep(0.01 * os.path.exists({!r}))\n    return"
 )
@@ -57,7 +57,7 @@ class Life(Living):
         self.wanted = wanted(folder, algorithm__steps=150)
         disturbed = wanted(
             folder, algorithm__steps=150, reward=SLOW.format(str(self.slow)),
-            power={"on_battery": "pause", "duty_cycle": 0.5}, dashboard={"enabled": False},
+            power={"on_battery": "pause", "duty_cycle": DUTY_CYCLE}, dashboard={"enabled": False},
             deadlines={"generate_s": LIMIT_S, "score_s": LIMIT_S},
         )  # fmt: skip
         super().__init__(home, disturbed, "life", **{VARIABLE: str(self.machine)})
@@ -147,6 +147,7 @@ def moment(what: str) -> float:
 # ── the laptop ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.soak
 def test_a_lid_that_closes_for_longer_than_every_deadline_is_not_even_noticed(life):
     before = life.going()
     life.freeze(FROZEN_S)
@@ -154,16 +155,19 @@ def test_a_lid_that_closes_for_longer_than_every_deadline_is_not_even_noticed(li
     assert after.pids == before.pids, life.logs()
 
 
+@pytest.mark.soak
 def test_a_part_that_hangs_is_noticed_and_says_where_it_was(life):
     before = life.going()
     hung = life.kill("sampler-0", signal.SIGSTOP)
     life.wait(lambda status: status.pids.get("sampler-0", hung) != hung)
     life.gone_on(before)
-    cause = f"waited {LIMIT_S} s for sampler-0 to answer"
+    cause = f"waited {LIMIT_S / DUTY_CYCLE:g} s for sampler-0 to answer"
     assert cause in (life.run.logs / "conductor.log").read_text()
-    assert "sampler.py" in (life.run.logs / "sampler-0.stack").read_text()
+    stack = (life.run.logs / "sampler-0.stack").read_text()
+    assert "default_worker.py" in stack  # below it is what it did, or that it waited to be asked
 
 
+@pytest.mark.soak
 def test_it_pauses_on_battery_and_before_the_disk_is_full_and_goes_on_by_itself(life):
     before = life.going()
     life.weather(on_battery=True)
@@ -172,7 +176,7 @@ def test_it_pauses_on_battery_and_before_the_disk_is_full_and_goes_on_by_itself(
     shown = life.pippin("status").stdout
     assert shown.startswith("life: paused, step ")
     assert "\n  on battery (power.on_battery)\n" in shown
-    assert "\n  machine: no memory held" in shown and "duty cycle 0.5" in shown
+    assert "\n  machine: no memory held" in shown and f"duty cycle {DUTY_CYCLE}" in shown
     reason = "on battery (power.on_battery)"
     assert life.refused("resume") == f"goes on by itself; it waits: {reason}"
 
@@ -185,6 +189,7 @@ def test_it_pauses_on_battery_and_before_the_disk_is_full_and_goes_on_by_itself(
     life.gone_on(before)
 
 
+@pytest.mark.soak
 def test_a_clock_that_is_a_day_ahead_is_none_of_its_business(life):
     ahead = ["unshare", "--time", "--monotonic", "86400", "--boottime", "86400"]
     if subprocess.run([*ahead, "true"], capture_output=True).returncode:
@@ -270,6 +275,7 @@ def test_ctrl_c_is_a_pause(life):
     assert life.refused("pause") == "is not running: it is paused"
 
 
+@pytest.mark.soak
 def test_so_is_one_before_anything_has_started(life):
     terminal = at_terminal(life, "run life in ")
     terminal.type(b"\x03")
@@ -277,6 +283,7 @@ def test_so_is_one_before_anything_has_started(life):
     assert "Traceback" not in terminal.text
 
 
+@pytest.mark.soak
 def test_so_is_sigterm_while_it_starts(life):
     terminal = at_terminal(life, lambda status: status.doing == "starting the actors")
     terminal.signal(signal.SIGTERM)
@@ -284,6 +291,7 @@ def test_so_is_sigterm_while_it_starts(life):
     assert life.left_within(GONE_S) == []
 
 
+@pytest.mark.soak
 def test_so_is_a_terminal_that_is_closed_while_it_waits(life):
     life.weather(on_battery=True)
     terminal = at_terminal(life, lambda status: "on battery" in status.message)
@@ -292,6 +300,7 @@ def test_so_is_a_terminal_that_is_closed_while_it_waits(life):
     life.weather(on_battery=False)
 
 
+@pytest.mark.soak
 def test_ctrl_c_twice_leaves_at_once(life):
     terminal = at_terminal(life, computes)
     terminal.type(b"\x03")
@@ -352,6 +361,7 @@ def crash(home, tmp_path):
         living.end()
 
 
+@pytest.mark.soak
 def test_an_actor_that_dies_whenever_it_starts_ends_the_run_with_the_first_cause(crash, tmp_path):
     living, said, _ = crash(**hook(tmp_path, "/logs/sampler-0.stack", "os.abort()"))
     first, *tail = said.splitlines()
@@ -362,6 +372,7 @@ def test_an_actor_that_dies_whenever_it_starts_ends_the_run_with_the_first_cause
     assert living.left_within(GONE_S) == []
 
 
+@pytest.mark.soak
 def test_a_host_that_cannot_start_is_tried_a_few_times(crash, tmp_path):
     dies = "print('no more memory for you', flush=True); os._exit(1)"
     living, said, seconds = crash(**hook(tmp_path, "/logs/host.stack", dies))
@@ -384,6 +395,7 @@ def hook(folder: Path, file: str, action: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(path)}
 
 
+@pytest.mark.soak
 def test_a_reward_that_always_fails_ends_the_run_and_leaves_nothing(crash):
     reward = "def reward(prompt, completion, row):\n    raise ValueError('not today')\n"
     living, said, _ = crash(reward)

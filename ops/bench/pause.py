@@ -84,6 +84,8 @@ class Paused:
         self._environment = {**os.environ, VARIABLE: "", FOLDER_VARIABLE: str(marks)}
         self._token = marks / "reached-sample.token"
         self._resumed = time.time()
+        self._ray: float | None = None
+        """When Ray had started in this stretch."""
 
     def launch(self) -> None:
         """Start it, in the background."""
@@ -96,6 +98,7 @@ class Paused:
             self._wait(lambda: self._first_token() is not None)
         time.sleep(after_s)
         host, doing = self._host(), self._status().doing
+        self._ray = _changed(self.run.path / "ray.json", self._resumed)  # a pause removes it
         began = time.monotonic()
         if self._status().state == "finished" or not self.run.locked():
             return None
@@ -124,7 +127,7 @@ class Paused:
 
     def describe_resume(self, pause: Pause) -> None:
         """How the last resume went, as far as it came."""
-        ray, started, token = self._ray(), self._actors(), self._first_token()
+        ray, started, token = self._ray, self._actors(), self._first_token()
         pause.ray_s = ray - self._resumed if ray else None
         pause.actors_s = started - ray if ray and started else None
         pause.token_s = token - self._resumed if token else None
@@ -136,9 +139,6 @@ class Paused:
 
     def _first_token(self) -> float | None:
         return _changed(self._token, self._resumed)
-
-    def _ray(self) -> float | None:
-        return _changed(self.run.path / "ray.json", self._resumed)
 
     def _actors(self) -> float | None:
         """When the last actor of this stretch said that it is there."""
@@ -250,7 +250,9 @@ def quantile(values: list[float], share: float) -> float:
 
 def row(what: str, values: list[float]) -> list[str]:
     """A line of the table."""
-    numbers = [quantile(values, 0.5), quantile(values, 0.95), max(values)] if values else []
+    if not values:
+        return [what, "0", "", "", ""]
+    numbers = [quantile(values, 0.5), quantile(values, 0.95), max(values)]
     return [what, str(len(values)), *(f"{n:.2f} s" for n in numbers)]
 
 

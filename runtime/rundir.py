@@ -11,6 +11,7 @@
       logs/               one file for each part; ray.json, ray.token while it runs
       pause.json          somebody asks it to pause, and who
       machine.json        what its supervisor saw of the machine last
+      report/             what `pippin report` made of it
 
 One process writes: the holder of `lock`.
 """

@@ -24,7 +24,7 @@ def test_every_recipe_in_the_readme_exists_and_the_other_way_round() -> None:
 
 def test_every_command_in_the_readme_exists() -> None:
     text = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"(?:^|`)pippin (\w+)", text, re.M))
+    named = set(re.findall(r"(?:^|`)pippin ([\w-]+)", text, re.M))
     commands = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     assert named
     assert named <= set(commands)

@@ -1,1 +1,8 @@
-"""Who holds state: the actors of a run, their conductor and their topology."""
+"""Who holds state: the actors of a run, their conductor and their topology.
+
+This is the first of our modules that a Ray worker imports: it must choose its BLAS before it imports MLX.
+"""
+
+from runtime.blas import load_for_worker
+
+load_for_worker()

@@ -21,6 +21,8 @@ GRACE_S = {"sampler": 5.0, "teacher": 5.0, "verifier": 0.0, "evaluator": 0.0, "r
 """How long a pause waits for a part's answer. Who samples hands over what it has at its next token; the
 others are asked again afterwards. The learner is waited for: it stops between two micro-batches, or is
 about to write down what it has learned."""
+LATER = {"verifier", "evaluator"}
+"""Started when the others are there: nobody needs them before something has been sampled."""
 STUCK_WEIGHT = 2
 """A deadline that was missed counts as so many deaths: each has cost its whole length."""
 
@@ -43,14 +45,23 @@ class Parts:
         """The first death since a step was done, and the end of that part's log: the cause, where later
         deaths are its symptoms."""
         self._reviving: dict[tuple[str, int], asyncio.Lock] = {}
+        self._greeted: dict[tuple[str, int], asyncio.Task[None]] = {}
         self.pids: dict[str, int] = {}
 
     async def start(self) -> None:
-        """Start every actor of the program and wait until all have answered."""
+        """Start every actor of the program, and wait for those that learn and sample."""
         roles = roles_of(self._settings)
-        for role, index in roles:
-            self._fleet.start(role, index)
-        await together(self._greet(role, index) for role, index in roles)
+        first = [part for part in roles if part[0] not in LATER]
+        self._begin(first)
+        await together(self._greeted[part] for part in first)
+        self._begin([part for part in roles if part[0] in LATER])
+
+    def _begin(self, parts: list[tuple[str, int]]) -> None:
+        """Begin to start some; who asks one waits until it has answered."""
+        for part in parts:
+            self._fleet.start(*part)
+            self._greeted[part] = task = asyncio.ensure_future(self._greet(*part))
+            task.add_done_callback(lambda t: t.cancelled() or t.exception())  # for who asks it
 
     def learner(self) -> Any:
         """The handle of the learner that lives now."""
@@ -93,6 +104,8 @@ class Parts:
     async def _ask(
         self, role: str, index: int, method: str, arguments: tuple[Any, ...], what: str
     ) -> tuple[Any, Any]:
+        if greeted := self._greeted.get((role, index)):
+            await asyncio.shield(greeted)
         while True:
             part = self._fleet.part(role, index)
             references = getattr(part, method).remote(*arguments)

@@ -21,7 +21,6 @@ from ray.util import metrics as ray_metrics
 from actors.conductor import Conductor
 from actors.evaluator import Evaluator
 from actors.fleet import LocalFleet, PartDied, PartStuck
-from actors.reader import Reader
 from actors.verifier import Verifier
 from configs.schema import Settings
 from runtime.clock import Deadline
@@ -33,7 +32,6 @@ OBJECT_STORE_BYTES = 256 << 20
 """Trajectories only: weights travel as files. Ray spills what exceeds it."""
 LOOK_S = 1.0
 """How often a wait looks at its deadline: often enough for one that counts waking time only."""
-SETUP_HOOK = "runtime.blas.load_for_worker"
 
 
 def role_class(role: str) -> type:
@@ -56,6 +54,8 @@ def role_class(role: str) -> type:
         case "evaluator":
             return Evaluator
         case "reader":
+            from actors.reader import Reader
+
             return Reader
     raise ValueError(f"no role {role!r}")
 

@@ -63,7 +63,7 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
     os.environ.update(environment(settings, token_path))
     import ray
 
-    from actors.program import OBJECT_STORE_BYTES, SETUP_HOOK
+    from actors.program import OBJECT_STORE_BYTES
 
     try:
         context = ray.init(
@@ -77,7 +77,6 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
             log_to_driver=False,
             logging_level=logging.ERROR,
             namespace=run.name,
-            runtime_env={"worker_process_setup_hook": SETUP_HOOK},
             _temp_dir=str(temp),
             _metrics_export_port=metrics_port,
         )
@@ -114,7 +113,7 @@ def environment(settings: Settings, token_path: Path) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every socket on the loopback address
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
-        "RAY_prestart_worker_first_driver": "0",
+        "RAY_prestart_worker_first_driver": "1",  # they import while Ray and the conductor start
         "RAY_metrics_report_interval_ms": "2000",
         "OPENBLAS_NUM_THREADS": "1",
         "VECLIB_MAXIMUM_THREADS": "1",

@@ -37,8 +37,9 @@ def load_blas(exact: bool) -> str:
 
 
 def load_for_worker() -> None:
-    """The same for a Ray worker, before it imports any of our modules: as the launcher asked."""
-    load_blas(os.environ.get(EXACT_VARIABLE) == "1")
+    """The same for a worker process, as whoever started it asked; in others, nothing."""
+    if EXACT_VARIABLE in os.environ:
+        load_blas(os.environ[EXACT_VARIABLE] == "1")
 
 
 def _load_openblas() -> str:

@@ -1,6 +1,7 @@
 """The architecture, as a test: which package may import which, and who may say what."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,3 +132,14 @@ def test_a_breach_is_noticed(name: str, source: str, complaint: str) -> None:
 )
 def test_what_is_allowed_is_allowed(name: str, source: str) -> None:
     assert list(violations(source, name)) == []
+
+
+@pytest.mark.parametrize("module", ["ops.cli", "ops.supervise", "ops.host", "actors.program"])
+def test_who_only_steers_imports_no_arrays(module: str) -> None:
+    """MLX and what it brings cost a second of every start, pause and resume."""
+    heavy = ("mlx", "mlx_lm", "transformers")
+    code = f"import sys, {module}; print(*(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""

@@ -40,8 +40,6 @@ def ray_session(tmp_path_factory):
     os.environ.update(ENVIRONMENT, PIPPIN_HOME=str(home))
     import ray
 
-    from actors.program import SETUP_HOOK
-
     temp = Path(tempfile.mkdtemp(prefix="pip", dir="/tmp"))
     ray.init(
         address="local",
@@ -50,7 +48,6 @@ def ray_session(tmp_path_factory):
         include_dashboard=False,
         object_store_memory=100 << 20,
         log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": SETUP_HOOK},
         _temp_dir=str(temp),
     )
     yield ray

@@ -38,6 +38,7 @@ METRICS: dict[str, str] = {
     "fitness_best": "fitness of the best member",
     "members_left_out": "members without a fitness, and their antithetic twins",
     "flat_generations": "1 if the members' fitness told nothing apart: no update",
+    "results_ignored": "answers of an earlier generation, or second ones of a member to a prompt",
     "update_norm": "norm of the step of the weights",
     "noise_norm": "norm of a member's noise: what the step is to be compared with",
     "drift_norm": "distance of the weights from the base",

@@ -74,7 +74,7 @@ class EvolutionTrainer:
 
     def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """A row's advantage is its member's fitness above the mean of all, where it has one."""
-        _, scores_NQ = self._scores(batch)
+        _, scores_NQ, _ = self._scores(batch)
         fitness_N = scores_NQ.mean(axis=1)
         kept_N = np.isfinite(fitness_N)
         above_N = fitness_N - (fitness_N[kept_N].mean() if kept_N.any() else 0.0)
@@ -87,7 +87,7 @@ class EvolutionTrainer:
         """One generation; what is to be reported. Raises Interrupted before anything has moved."""
         if not may_go_on(False):
             raise Interrupted("asked to pause before a generation's step")
-        everyone, scores_NQ = self._scores(batch)
+        everyone, scores_NQ, ignored = self._scores(batch)
         combination = combine(everyone, scores_NQ, self._es.shaping, self._perturbation.rank)
         applied = self._centre.apply(combination.terms)
         self._centre.into(self._policy)
@@ -99,6 +99,7 @@ class EvolutionTrainer:
             "fitness_best": float(fitness_N.max()) if len(fitness_N) else 0.0,
             "members_left_out": float(combination.left_out),
             "flat_generations": float(combination.flat),
+            "results_ignored": float(ignored),
             "update_norm": applied.update_norm,
             "noise_norm": self._perturbation.sigma * math.sqrt(self._perturbation.size),
             "drift_norm": distance(self._centre.master, self._start),
@@ -137,15 +138,20 @@ class EvolutionTrainer:
         self._lineage = lineage
         self._digest = weights.digest(self._policy.trained())
 
-    def _scores(self, batch: pa.RecordBatch) -> tuple[list[Member], np.ndarray]:
-        """The generation's members and [members, prompts] their rewards, NaN where there is none."""
-        generation = batch["step"][0].as_py()
+    def _scores(self, batch: pa.RecordBatch) -> tuple[list[Member], np.ndarray, int]:
+        """The generation's members, [members, prompts] their rewards, NaN where there is none, and how many
+        rows were ignored: of an earlier generation, or the second of a member to a prompt.
+        """
+        generation = max(batch["step"].to_pylist())
         everyone = members(self._seed, generation, self._es.population, self._es.antithetic)
-        prompts = {p: i for i, p in enumerate(sorted(set(batch["prompt_index"].to_pylist())))}
+        names = ("step", "prompt_index", "sample", "reward")
+        rows = list(zip(*(batch[name].to_pylist() for name in names)))
+        current = [row[1:] for row in rows if row[0] == generation]
+        prompts = {p: i for i, p in enumerate(sorted({prompt for prompt, _, _ in current}))}
         scores_NQ = np.full((len(everyone), len(prompts)), np.nan)
-        for prompt, sample, reward in zip(
-            *(batch[name].to_pylist() for name in ("prompt_index", "sample", "reward"))
-        ):
-            if reward is not None:
+        seen: set[tuple[int, int]] = set()
+        for prompt, sample, reward in current:
+            if reward is not None and (prompt, sample) not in seen:
                 scores_NQ[sample, prompts[prompt]] = reward
-        return everyone, scores_NQ
+            seen.add((prompt, sample))
+        return everyone, scores_NQ, len(rows) - len(seen)

@@ -10,10 +10,10 @@ from actors.learner import Learner
 from configs.schema import Settings
 from policies import weights
 from policies.evolution.centre import Lineage
-from policies.evolution.trainer import LINEAGE, centre_of
+from policies.evolution.trainer import LINEAGE, EvolutionTrainer, centre_of
 from policies.model import load_policy
 from runtime.errors import BadInput, RunFailed
-from runtime.trajectory import to_rows
+from runtime.trajectory import Trajectory, to_batch, to_rows
 from runtime.trajectory_log import batches
 from tests.actors.tiny import GRADED, go, new_run, settings
 
@@ -63,6 +63,26 @@ def test_the_log_of_a_finished_run_gives_its_weights_bit_for_bit(tmp_path, varia
     centre.replay(lineage)
     centre.into(policy)
     assert weights.digest(policy.trained()) == status.weights_digest != lineage.base
+
+
+def test_order_does_not_matter_and_stale_and_second_results_are_ignored_and_counted(tmp_path):
+    wanted = evolution(tmp_path)
+    run = new_run(tmp_path)
+    go(wanted, run)
+    rows = [row for batch in batches(run.trajectories) for row in to_rows(batch)]
+    first, second = ([row for row in rows if row.step == step] for step in (1, 2))
+    twice = [msgspec.structs.replace(row, reward=(row.reward or 0.0) + 1) for row in second[:5]]
+
+    def moved(*generations: list[Trajectory]) -> tuple[str, float]:
+        policy = load_policy(wanted.model, Path(wanted.model.path), wanted.seed)
+        trainer, ignored = EvolutionTrainer(policy, wanted), 0.0
+        for generation in generations:
+            ignored = trainer.step(to_batch(generation))["results_ignored"]
+        return weights.digest(policy.trained()), ignored
+
+    plain, none = moved(first, second)
+    assert moved(first[::-1], first[:7] + second[::-1] + twice) == (plain, 12)
+    assert none == 0 and moved(first, twice + second)[0] != plain
 
 
 def test_a_generation_of_32_members_and_200_prompts_exchanges_few_bytes(tmp_path):

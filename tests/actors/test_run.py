@@ -103,7 +103,7 @@ def test_metrics_have_documented_names_only(done: Done):
         assert all(isinstance(value, int | float) for value in line.values())
     said = set().union(*lines) | {"eval_pass_at_1"}
     of_evolution = {"fitness_std", "fitness_best", "members_left_out", "flat_generations",
-                    "update_norm", "noise_norm", "drift_norm"}  # fmt: skip
+                    "results_ignored", "update_norm", "noise_norm", "drift_norm"}  # fmt: skip
     of_distillation = {"cross_entropy", "divergence", "unusable_tokens", "student_share",
                        "one_token_answers"} | {n for n in METRICS if n.startswith("teacher_")}  # fmt: skip
     assert METRICS.keys() - said <= {"kl_reference", *of_evolution, *of_distillation}

@@ -7,14 +7,16 @@ around each of its steps; evaluations and the start are not counted.
 import asyncio
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
-from runtime.rundir import RunDirectory, Status
+from runtime.errors import Interrupted
+from runtime.rundir import PauseRequest, RunDirectory, Status
+from runtime.tasks.prompt import Prompt, Task
 
 
 class Spent(Struct, kw_only=True):
@@ -27,7 +29,7 @@ class Spent(Struct, kw_only=True):
 
 
 class Run(Struct, frozen=True):
-    """A run that has ended."""
+    """A run that has ended, or whose time is over."""
 
     directory: RunDirectory
     status: Status
@@ -64,8 +66,10 @@ def blank(folder: Path, shape: Mapping[str, Any], seed: int, tokenizer: Path | N
     return folder
 
 
-def run_here(root: Path, name: str, tables: Mapping[str, Any]) -> Run:
-    """A run of these settings to its end, with its actors as plain objects of this process."""
+def run_here(root: Path, name: str, tables: Mapping[str, Any], until_s: float | None = None) -> Run:
+    """A run of these settings, with its actors as plain objects of this process: to its end, or until it
+    has taken so much processor time. It is then paused, behind the step that went over.
+    """
     from actors.conductor import Conductor
     from actors.program import local_fleet
     from configs.consistency import check
@@ -87,15 +91,55 @@ def run_here(root: Path, name: str, tables: Mapping[str, Any]) -> Run:
         if "step_seconds" in metrics:
             spent.processor_s += now - mark
             spent.at_step[len(spent.at_step) + 1] = spent.processor_s
+            if until_s is not None and spent.processor_s >= until_s:
+                directory.ask_to_pause(PauseRequest(by="user", reason="its time is over"))
         mark = now
 
     directory.lock()
     try:
         asyncio.run(Conductor(settings, directory, fleet, report).run())
+    except Interrupted:
+        directory.settle("paused")
     finally:
+        directory.withdraw_pause()
         directory.unlock()
         fleet.stop()
     return Run(directory, directory.read_status(), spent)
+
+
+def visited(run: Run, *, last: bool = False) -> Iterator[tuple[int, Any]]:
+    """The policy as it was at the base and at each checkpoint that is kept, or at the last one alone,
+    with its step. It is one object: what was yielded before has other weights by then.
+    """
+    from configs import load
+    from policies import weights
+    from policies.model import load_policy
+    from runtime import checkpoint
+
+    settings = load(run.directory.recipe, [])
+    policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
+    steps = sorted({0, *checkpoint.steps(run.directory.checkpoints)})
+    for step in steps[-1:] if last else steps:
+        if step:
+            there = checkpoint.read(run.directory.checkpoints, step)
+            file = there.path / "weights.safetensors"
+            policy.load_trained(weights.load(file, there.state["weights_digest"]))
+        yield step, policy
+
+
+def held_out(run: Run, count: int) -> tuple[Task, list[Prompt]]:
+    """The run's task, and at most so many prompts of it that nothing is learned from."""
+    from configs import load
+    from runtime.tasks.open import open_task
+
+    settings = load(run.directory.recipe, [])
+    task = open_task(settings.task, settings.seed)
+    return task, [task.prompt("eval", i) for i in range(min(count, task.size("eval") or count))]
+
+
+def plain(text: str) -> str:
+    """A name for a run."""
+    return "".join(c if c.isalnum() else "-" for c in text)
 
 
 def exported(run: Run, folder: Path, step: int | None = None) -> Path:
@@ -104,10 +148,3 @@ def exported(run: Run, folder: Path, step: int | None = None) -> Path:
 
     export(run.directory, folder, step=step, adapters=False, dequantize=False)
     return folder
-
-
-def steps_within(seconds: float, probe: Run, *, skip: int = 2) -> int:
-    """How many steps like those of a short run, its first ones aside, fit into so much processor time."""
-    times = list(probe.spent.at_step.values())
-    each = (times[-1] - times[skip - 1]) / (len(times) - skip)
-    return max(1, round(seconds / each))

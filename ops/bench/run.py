@@ -9,6 +9,8 @@ BENCHMARKS = {
     "quickstart": "held-out pass@1 before and after the quickstart, for three seeds",
     "decoder": "tokens per second against mlx-lm's BatchGenerator, in one process",
     "distill": "greedy accuracy after 100 steps of distillation, by signal, for three seeds",
+    "distill_tasks": "students of a tenth: data alone, offline and on-policy at equal processor time",
+    "distill_text": "perplexity of Shakespeare: data alone and distilled at equal processor time",
     "kills": "trial runs killed again and again against undisturbed ones",
     "pause": "seconds from a pause until the machine is free, and from resume to the next token",
     "loss_memory": "peak memory of the loss against the plain computation",

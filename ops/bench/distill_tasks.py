@@ -1,0 +1,268 @@
+"""A teacher, and students of a tenth of its size: from data alone, from its soft targets, on-policy.
+
+Two tasks. The teacher has learned from as many answers as it liked, the students have few: that is when
+one wants a teacher. Questions without answers cost nothing where a task makes them, and an on-policy
+student needs no answers: it is tried on the questions of those few rows, and on fresh ones. All students
+begin with the same network after the same short warm start on the rows, and learn for as much processor
+time, the teacher's work for them included; evaluations are not.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from configs import schema
+from ops.bench.distillation_runs import Run, blank, exported, plain, run_here, visited
+from ops.bench.report import alone_on_the_gpu, print_table, write_json
+from ops.curve import HEIGHT, WIDTH, Line, curve
+from runtime.blas import load_blas
+from runtime.tasks.open import open_task
+from runtime.tasks.prompt import Prompt, Split, Task
+
+TASKS: dict[str, dict[str, Any]] = {
+    "sorting": {"name": "sorting", "length": 6},
+    "countdown": {"name": "countdown", "numbers": 2, "largest": 50},
+}
+TEACHER_STEPS = {"sorting": 200, "countdown": 400}
+NEW_TOKENS = 12
+TEACHER = {
+    "hidden_size": 128,
+    "intermediate_size": 400,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "head_dim": 32,
+}
+STUDENT = {"hidden_size": 48, "intermediate_size": 144, "num_hidden_layers": 2, "head_dim": 12}
+WARM_STEPS, LOOK_STEPS, ENDLESS = 60, 50, 1_000_000
+BATCH, TEACHER_RATE, RATE = 64, 2e-3, 3e-3
+EVAL_PROMPTS, ROWS = 512, 100
+DRAWS = 8
+"""Prompts that are drawn for each that is wanted."""
+METHODS: dict[str, dict[str, Any]] = {
+    "data alone (sft)": {"name": "sft", "rows_per_step": BATCH},
+    "offline": {"learn_from": {"name": "data", "alpha": 0.9}},
+    "on-policy": {"learn_from": {"name": "student", "divergence": {"name": "forward"}}},
+    "on-policy, fresh questions": {
+        "learn_from": {"name": "student", "divergence": {"name": "forward"}}
+    },
+}
+FRESH = "on-policy, fresh questions"
+
+
+def main() -> int:
+    """Print the table; it is a comparison, and nobody has to win."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--svg", type=Path, help="also draw the accuracies here")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument(
+        "--seconds", type=float, default=15.0, help="of each student's processor time"
+    )
+    parser.add_argument("--teacher-steps", type=int, help="for each task (default: as it needs)")
+    parser.add_argument("--rows", type=int, default=ROWS, help="that students have answers to")
+    parser.add_argument("--only", default="", help="tasks whose name begins so")
+    options = parser.parse_args()
+    blas = load_blas(exact=False)
+    with tempfile.TemporaryDirectory() as name:
+        results = [
+            compare(Path(name) / task, task, options)
+            for task in TASKS
+            if task.startswith(options.only)
+        ]
+    print(f"{options.rows} rows for the students, {options.seeds} seeds; {blas}")
+    print_table(*table(results))
+    if options.svg:
+        options.svg.write_text(picture(results))
+    if options.json:
+        write_json(options.json, {"blas": blas, "rows": options.rows, "tasks": results})
+    return 0
+
+
+def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Raise a teacher for a task, and give every method a student of each seed."""
+    folder.mkdir()
+    opened = open_task(msgspec.convert(TASKS[task], schema.Task), 0)
+    unseen = distinct(opened, "eval", EVAL_PROMPTS)
+    rows = write_rows(folder, {"train": distinct(opened, "train", options.rows), "eval": unseen})
+
+    def said(run: Run, *, last: bool = False) -> dict[str, Any]:
+        return said_of(run, opened, unseen, last=last)
+
+    raised = raise_teacher(folder, TASKS[task], options.teacher_steps or TEACHER_STEPS[task])
+    teacher = exported(raised, folder / "teacher")
+    result: dict[str, Any] = {"task": task, "teacher": said(raised, last=True), "students": []}
+    tell(task, "teacher", result["teacher"])
+    for seed in range(options.seeds):
+        warm = run_here(
+            folder / "runs",
+            f"warm-{seed}",
+            {
+                **settings(blank(folder / f"blank-{seed}", STUDENT, seed), seed, rows),
+                "algorithm": {**METHODS["data alone (sft)"], "steps": WARM_STEPS},
+            },
+        )
+        base = exported(warm, folder / f"base-{seed}")
+        for method, algorithm in METHODS.items():
+            if algorithm.get("name") != "sft":
+                algorithm = {
+                    "name": "distill",
+                    "prompts_per_step": BATCH,
+                    "teachers": {"big": {"name": "local", "path": str(teacher)}},
+                    **algorithm,
+                }
+            asked = TASKS[task] if method == FRESH else rows
+            wanted = settings(base, seed, asked) | {"algorithm": {**algorithm, "steps": ENDLESS}}
+            run = run_here(folder / "runs", plain(f"{method}-{seed}"), wanted, options.seconds)
+            done = {"method": method, "seed": seed, **said(run)}
+            tell(task, f"{method}, seed {seed}", done)
+            result["students"].append(done)
+    return result
+
+
+def distinct(task: Task, split: Split, most: int) -> list[Prompt]:
+    """At most so many prompts, no two of one question: a task may have fewer."""
+    found: dict[str, Prompt] = {}
+    for index in range(DRAWS * most):
+        if len(found) == most:
+            break
+        prompt = task.prompt(split, index)
+        found.setdefault(prompt.messages[-1]["content"], prompt)
+    return list(found.values())
+
+
+def write_rows(folder: Path, prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
+    """The prompts of each split with their right answers; as a task's settings."""
+    for split, asked in prompts.items():
+        lines = [
+            json.dumps({"prompt": p.messages[-1]["content"], "answer": p.demonstration})
+            for p in asked
+        ]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return {
+        "name": "jsonl",
+        "train": str(folder / "train.jsonl"),
+        "eval": str(folder / "eval.jsonl"),
+        "response": "answer",
+    }
+
+
+def raise_teacher(folder: Path, task: dict[str, Any], steps: int) -> Run:
+    """On fresh data at every step."""
+    wanted = settings(blank(folder / "teacher-blank", TEACHER, 0), 0, task) | {
+        "algorithm": {"name": "sft", "steps": steps, "rows_per_step": BATCH},
+        "optimizer": {
+            "learning_rate": TEACHER_RATE,
+            "warmup_steps": min(20, steps),
+            "schedule": "cosine",
+        },
+    }
+    return run_here(folder / "runs", "teacher", wanted)
+
+
+def settings(model: Path, seed: int, task: dict[str, Any]) -> dict[str, Any]:
+    """A run's, but for its algorithm. A constant rate: nobody knows a student's last step."""
+    return {
+        "seed": seed,
+        "model": {"path": str(model)},
+        "task": task,
+        "sampling": {"max_new_tokens": NEW_TOKENS},
+        "optimizer": {"learning_rate": RATE, "warmup_steps": 5},
+        "eval": {
+            "prompts": 1
+        },  # it separates the start from the steps; accuracy is measured behind
+        "checkpoint": {"every_steps": LOOK_STEPS, "keep_every": LOOK_STEPS},
+    }
+
+
+def said_of(run: Run, task: Task, prompts: list[Prompt], *, last: bool) -> dict[str, Any]:
+    """Steps and processor time, and the greedy accuracy of each checkpoint, or of the last."""
+    from ops.report.measure import passes
+    from policies.model import parameter_count
+
+    points, parameters = [], 0
+    with alone_on_the_gpu("distill_tasks"):
+        for step, policy in visited(run, last=last):
+            marks = passes(policy, task, prompts, NEW_TOKENS, 64)
+            spent = run.spent.at_step.get(step, 0.0)
+            accuracy = statistics.fmean(map(bool, marks))
+            points.append({"step": step, "processor_s": spent, "accuracy": accuracy})
+            parameters = parameter_count(policy)
+    return {
+        "parameters": parameters,
+        "steps": run.status.step,
+        "processor_s": run.spent.processor_s,
+        "accuracy": points[-1]["accuracy"],
+        "points": points,
+        "metrics": run.status.metrics,
+    }
+
+
+def tell(task: str, who: str, done: dict[str, Any]) -> None:
+    """One line."""
+    print(
+        f"{task}, {who}: {done['points'][0]['accuracy']:.3f} → {done['accuracy']:.3f} in "
+        f"{done['steps']} steps, {done['processor_s']:.1f} s",
+        file=sys.stderr,
+    )
+
+
+# ── results ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: means over the seeds, and each seed's."""
+    header = ["task", "who", "parameters", "greedy accuracy", "of the teacher's", "each seed", "steps",
+              "processor time"]  # fmt: skip
+    lines = []
+    for result in results:
+        teacher = result["teacher"]
+        groups = [("teacher", [teacher])]
+        for method in METHODS:
+            groups.append((method, [s for s in result["students"] if s["method"] == method]))
+        starts = [s["points"][0] for s in groups[1][1]]
+        before = statistics.fmean(p["accuracy"] for p in starts)
+        lines.append([result["task"], "student before", "", f"{before:.3f}", "", "", "", ""])
+        for who, mine in groups:
+            mean = statistics.fmean(s["accuracy"] for s in mine)
+            each = ", ".join(f"{s['accuracy']:.3f}" for s in mine)
+            lines.append(
+                [
+                    result["task"],
+                    who,
+                    f"{mine[0]['parameters']:,}",
+                    f"{mean:.3f}",
+                    f"{mean / teacher['accuracy']:.0%}" if teacher["accuracy"] else "",
+                    each,
+                    f"{statistics.fmean(s['steps'] for s in mine):.0f}",
+                    f"{statistics.fmean(s['processor_s'] for s in mine):.1f} s",
+                ]
+            )
+    return header, lines
+
+
+def picture(results: list[dict[str, Any]]) -> str:
+    """Accuracy over processor time, of the first seed, the tasks side by side."""
+    panels = []
+    for number, result in enumerate(results):
+        lines: list[Line] = [
+            (s["method"], [(round(p["processor_s"], 1), p["accuracy"]) for p in s["points"]])
+            for s in result["students"]
+            if s["seed"] == 0
+        ]
+        level = [("teacher", result["teacher"]["accuracy"])]
+        title = f"{result['task']}: greedy accuracy"
+        drawn = curve(lines, "processor seconds", title, levels=level)
+        place = f'<svg x="{number * WIDTH}" y="0" width="{WIDTH}" height="{HEIGHT}">'
+        panels.append(f"{place}\n{drawn}</svg>")
+    box = f'viewBox="0 0 {len(results) * WIDTH} {HEIGHT}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>\n{"".join(panels)}</svg>\n'
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,9 @@
 """What each contestant can do, and what it takes: quality, perplexity, speed, memory.
 
 One model is in memory at a time, so that its peak is its own and a machine that could train the student
-can measure it. For speed everybody takes a turn in each round, and decodes as many tokens of the same
-prompts, whatever it would have stopped at: what else the machine does then slows all of them.
+can measure it. For speed everybody takes a turn in each round, another one first each time, and decodes as
+many tokens of the same prompts, whatever it would have stopped at: what else the machine does then slows
+all of them.
 """
 
 import gc
@@ -29,6 +30,8 @@ SPEED_ROWS = 32
 """Sequences that are decoded together."""
 SPEED_TOKENS = (16, 128)
 """Least and most new tokens of each, when speed is measured."""
+ROUND_S = 0.5
+"""How long everybody decodes in a round at least, again and again if need be."""
 MICRO_BATCH_TOKENS = 8192
 Progress = Callable[[str], None]
 
@@ -96,12 +99,15 @@ def measure(
         del policy
     for number in range(rounds):
         progress(f"measuring speed, round {number + 1} of {rounds}")
-        for contestant in here:
+        first = number % len(here) if here else 0
+        for contestant in [*here[first:], *here[:first]]:
             _cleared()
             policy = contestant.load()
             seconds(policy, prompts, Load(load.rows, 2))  # whatever is done once is done here
-            rate = load.rows * load.new_tokens / seconds(policy, prompts, load)
-            found[contestant.name].tokens_per_s.append(rate)
+            times, took = 0, 0.0
+            while took < ROUND_S:
+                times, took = times + 1, took + seconds(policy, prompts, load)
+            found[contestant.name].tokens_per_s.append(times * load.rows * load.new_tokens / took)
             del policy
     _cleared()
     return found, load

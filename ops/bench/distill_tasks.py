@@ -230,8 +230,8 @@ def tell(task: str, who: str, done: dict[str, Any]) -> None:
 
 def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: means over the seeds, and each seed's."""
-    header = ["task", "who", "parameters", "greedy accuracy", "of the teacher's", "each seed", "steps",
-              "processor time"]  # fmt: skip
+    header = ["task", "who", "parameters", "greedy accuracy", "of the teacher's", "each seed"]
+    header += ["best on the way", "steps", "processor time"]
     lines = []
     for result in results:
         teacher = result["teacher"]
@@ -240,7 +240,7 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             groups.append((method, [s for s in result["students"] if s["method"] == method]))
         starts = [s["points"][0] for s in groups[1][1]]
         before = statistics.fmean(p["accuracy"] for p in starts)
-        lines.append([result["task"], "student before", "", f"{before:.3f}", "", "", "", ""])
+        lines.append([result["task"], "student before", "", f"{before:.3f}", "", "", "", "", ""])
         for who, mine in groups:
             mean = statistics.fmean(s["accuracy"] for s in mine)
             each = ", ".join(f"{s['accuracy']:.3f}" for s in mine)
@@ -252,6 +252,7 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
                     f"{mean:.3f}",
                     f"{mean / teacher['accuracy']:.0%}" if teacher["accuracy"] else "",
                     each,
+                    f"{statistics.fmean(max(p['accuracy'] for p in s['points']) for s in mine):.3f}",
                     f"{statistics.fmean(s['steps'] for s in mine):.0f}",
                     f"{statistics.fmean(s['processor_s'] for s in mine):.1f} s",
                 ]

@@ -273,8 +273,11 @@ def write_bpe(folder: Path, texts: list[str]) -> None:
 
 
 def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: means over the seeds."""
-    header = ["held-out perplexity", "per token", "per byte", "steps", "processor time"]
+    """Header and rows: means over the seeds, at the end, and at the best checkpoint on the way: few rows
+    are learned by heart, and a person would stop before that.
+    """
+    header = ["held-out perplexity", "per token", "per byte", "best per token", "best per byte", "steps",
+              "processor time"]  # fmt: skip
     teacher = result["teacher"]
     last = teacher["points"][-1]
     lines = [
@@ -282,6 +285,8 @@ def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             "teacher (data)",
             f"{last['per_token']:.2f}",
             f"{last['per_byte']:.3f}",
+            "",
+            "",
             f"{last['step']}",
             f"{teacher['processor_s']:.0f} s",
         ]
@@ -289,11 +294,14 @@ def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for method in dict.fromkeys(s["method"] for s in result["students"]):
         mine = [s for s in result["students"] if s["method"] == method]
         ends = [s["points"][-1] for s in mine]
+        bests = [min(s["points"], key=lambda p: p["per_token"]) for s in mine]
         lines.append(
             [
                 f"student: {method}",
                 f"{statistics.fmean(e['per_token'] for e in ends):.2f}",
                 f"{statistics.fmean(e['per_byte'] for e in ends):.3f}",
+                f"{statistics.fmean(b['per_token'] for b in bests):.2f}",
+                f"{statistics.fmean(b['per_byte'] for b in bests):.3f}",
                 f"{statistics.fmean(s['steps'] for s in mine):.0f}",
                 f"{statistics.fmean(s['processor_s'] for s in mine):.1f} s",
             ]

@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument("--teacher-steps", type=int, help="for each task (default: as it needs)")
     parser.add_argument("--rows", type=int, help="that students have answers to (default: by task)")
     parser.add_argument("--only", default="", help="tasks whose name begins so")
+    parser.add_argument("--report", type=Path, help="also write `pippin report`s into this folder")
     options = parser.parse_args()
     blas = load_blas(exact=False)
     with tempfile.TemporaryDirectory() as name:
@@ -121,6 +122,7 @@ def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, A
             },
         )
         base = exported(warm, folder / f"base-{seed}")
+        runs: dict[str, Run] = {}
         for method, algorithm in METHODS.items():
             if algorithm.get("name") != "sft":
                 algorithm = {
@@ -132,10 +134,21 @@ def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, A
             asked = TASKS[task] if method == FRESH else rows
             wanted = settings(base, seed, asked) | {"algorithm": {**algorithm, "steps": ENDLESS}}
             run = run_here(folder / "runs", plain(f"{method}-{seed}"), wanted, options.seconds)
+            runs[method] = run
             done = {"method": method, "seed": seed, **said(run)}
             tell(task, f"{method}, seed {seed}", done)
             result["students"].append(done)
+        if options.report and seed == 0:
+            write_report(options.report / task, runs)
     return result
+
+
+def write_report(folder: Path, runs: dict[str, Run]) -> None:
+    """Of the on-policy student against those with the same rows."""
+    from ops.report.command import run as report
+
+    against = [runs[method].directory for method in ("data alone (sft)", "offline")]
+    report(runs["on-policy"].directory, against, folder, step=None, prompts=EVAL_PROMPTS)
 
 
 def distinct(task: Task, split: Split, most: int) -> list[Prompt]:

@@ -53,7 +53,8 @@ STUDENT = {
     "num_hidden_layers": 2,
     "head_dim": 12,
 }
-ROWS, RATE, TEACHER_STEPS, LOOK_STEPS, ENDLESS = 32, 3e-3, 240, 25, 1_000_000
+ROWS, RATE, LOOK_STEPS, ENDLESS = 32, 3e-3, 25, 1_000_000
+TEACHER_RATE, TEACHER_STEPS = 1e-3, 360
 METHODS: dict[str, dict[str, Any]] = {
     "data alone (sft)": {"name": "sft", "rows_per_step": ROWS},
     "offline, top 16": {
@@ -131,7 +132,11 @@ def raise_teacher(folder: Path, steps: int) -> Run:
     start = blank(folder / "teacher-blank", TEACHER, 0, folder / "tokens")
     tables = settings(folder, start, {"name": "sft", "rows_per_step": ROWS}, 0, "train")
     tables["algorithm"]["steps"] = steps
-    tables["optimizer"] |= {"schedule": "cosine", "final_share": 0.05}
+    tables["optimizer"] |= {
+        "learning_rate": TEACHER_RATE,
+        "schedule": "cosine",
+        "final_share": 0.05,
+    }
     return run_here(folder / "runs", "teacher", tables)
 
 

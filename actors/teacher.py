@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from actors.endpoint import EndedByAPause, endpoint_of
 from actors.logs import open_log
 from actors.messages import Ask, Hello, Taught
-from configs.schema import Distill, EndpointTeacher, LocalTeacher, Settings, TopK
+from configs.schema import Distill, EndpointTeacher, LocalTeacher, Settings, TextOnly, TopK
 from policies.batch import Row, pack
 from policies.decode import Counts, Decoder, Sampling, Sequence
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease
@@ -157,7 +157,11 @@ class Teacher:
     ) -> tuple[list[Trajectory], int]:
         """Rows of a local teacher's answers, unfinished ones included, and how many tokens are new."""
         own = self._frozen.policy.tokenizer
-        shared = own.fingerprint == self._tokens.fingerprint
+        # Tokens are taken over where they say the same to the student, the one that ends an answer too.
+        ends_alike = own.stop_tokens <= self._tokens.stop_tokens
+        shared = own.fingerprint == self._tokens.fingerprint and (
+            ends_alike or not isinstance(self._distill.signal, TextOnly)
+        )
         plan: list[tuple[Prompt, Sequence]] = []
         rows: list[Trajectory] = []
         for prompt in prompts:
@@ -289,6 +293,7 @@ class Teacher:
             "max_new_tokens": request.max_new_tokens,
             "author": self._name,
             "student": self._tokens.fingerprint,
+            "stop": sorted(self._tokens.stop_tokens),
             "limit": self._limit,
         }
         return entry_key(self._digest, self._tokens.prompt(prompt.messages), self._how(settings))
@@ -428,7 +433,8 @@ def _content_digest(teacher: LocalTeacher) -> str:
     out = hashlib.sha256(f"{teacher.quantize_bits}\0{teacher.dtype}\0".encode())
     out.update(msgspec.json.encode([teacher.chat_template, teacher.system], order="sorted"))
     folder = Path(teacher.path)
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    kinds = ("*.safetensors", "*.json", "*.jinja")
+    for path in sorted(path for kind in kinds for path in folder.glob(kind)):
         with path.open("rb") as file:
             out.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return out.hexdigest()

@@ -15,6 +15,7 @@ from configs.schema import Distill, LocalTeacher, Settings
 from ops.attend import DETACHED, command
 from ops.check import memory_doubt
 from ops.preflight import check_name, check_run, origin, with_model
+from ops.teachers import teacher_doubts
 from runtime.blas import load_blas
 from runtime.clock import Deadline
 from runtime.errors import BadInput, RunFailed
@@ -47,6 +48,8 @@ def prepare(
     check_run(settings, root)
     if doubt := memory_doubt(settings):
         say(doubt)
+    for doubt in teacher_doubts(settings):
+        say(f"note: {doubt}")
     about = {
         "pippin": version("pippin"),
         "recipe": Path(recipe).name,

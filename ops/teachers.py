@@ -1,6 +1,7 @@
 """What can be known to be wrong with a distillation's teachers before a run."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,31 @@ def check_teachers(settings: Settings, distill: Distill) -> None:
                     )
 
 
+def teacher_doubts(settings: Settings) -> Iterator[str]:
+    """What can run and will probably not do what was meant, a sentence each."""
+    from policies.frozen import model_of
+    from policies.model import load_tokens
+
+    distill = settings.algorithm
+    if not isinstance(distill, Distill) or not is_token_level(distill):
+        return
+    mine = load_tokens(settings.model, Path(settings.model.path)).stop_tokens
+    for name, teacher in distill.teachers.items():
+        if not isinstance(teacher, LocalTeacher):
+            continue
+        theirs = load_tokens(model_of(teacher), Path(teacher.path)).stop_tokens
+        if theirs - mine:
+            yield (
+                f"algorithm.teachers.{name} ends answers with tokens {_listed(theirs)}, the student with "
+                f"{_listed(mine)}: it will learn to end with one at which it is not stopped; name them all "
+                "as eos_token_id in its generation_config.json"
+            )
+
+
+def _listed(tokens: frozenset[int]) -> str:
+    return ", ".join(map(str, sorted(tokens)))
+
+
 def _check_endpoint(key: str, teacher: EndpointTeacher) -> None:
     try:
         Client(
@@ -56,8 +82,8 @@ def _check_endpoint(key: str, teacher: EndpointTeacher) -> None:
     where = address(teacher.url)
     try:
         socket.create_connection((where.host, where.port), CONNECT_S).close()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
+    except (OSError, UnicodeError) as error:  # a host that is no name cannot be encoded
+        reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(
             f"{key}.url: needed a server at {where.host}:{where.port}, none answers: {reason}"
         ) from None

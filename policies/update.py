@@ -320,9 +320,11 @@ class Updater:
             )
             for name in ("pg_weight", "ce_weight", "divergence_weight")
         }
+        # Where a divergence goes with it, the two are shares of one mean over all rows.
+        imitated = "divergence_weight" if lengths["divergence_weight"].any() else "ce_weight"
         return Step(
             policy_gradient=denominators(lengths["pg_weight"], limit),
-            cross_entropy=denominators(lengths["ce_weight"], limit),
+            cross_entropy=denominators(lengths[imitated], limit),
             divergence=denominators(lengths["divergence_weight"], limit),
         )
 

@@ -84,6 +84,11 @@ def unequal(cost: Cost, other: Cost) -> bool:
     return large > small * (1 + UNEQUAL)
 
 
+def cached(cost: Cost) -> bool:
+    """Whether some of its teachers' work was done earlier, perhaps for another run."""
+    return bool(cost.cached_share)
+
+
 def _curve(side: Side, lines: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
     """Each evaluation of the run's own, with the work behind it."""
     points = []

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from ops.report.contestants import Contestant
-from ops.report.cost import Cost, unequal
+from ops.report.cost import Cost, cached, unequal
 from ops.report.measure import Measured, rate
 from runtime.tasks.prompt import Prompt
 
@@ -176,17 +176,19 @@ def comparison(
         gaps = [float(bool(a.passed[i])) - float(bool(b.passed[i])) for i in on.answers]
         gap, error = statistics.fmean(gaps), stderr(gaps)
         better = "better than" if gap > 0 else "worse than"
-        if abs(gap) <= BEYOND_CHANCE * error or not gap:
+        # Where all differ alike, one prompt at least might have gone otherwise.
+        if not gap or abs(gap) <= BEYOND_CHANCE * max(error, 1 / len(gaps)):
             better = "not distinguishable from"
         said.append(f"{better} {other.name} by pass rate ({gap:+.3f} ± {error:.3f}, paired)")
     if on.texts:
-        mine, its = (standing(c, found[c.name], on, prompts) for c in (student, other))
-        said.append(
-            f"perplexity per token {mine.perplexity_per_token:.3f} against {its.perplexity_per_token:.3f}"
-        )
+        by = "token" if a.tokenizer == b.tokenizer else "byte"
+        both = [standing(c, found[c.name], on, prompts) for c in (student, other)]
+        mine, its = (getattr(one, f"perplexity_per_{by}") for one in both)
+        said.append(f"perplexity per {by} {mine:.3f} against {its:.3f}")
     one, two = costs[student.key], costs[other.key]
     equal = "NOT at equal compute" if unequal(one, two) else "at about equal compute"
-    said.append(f"{equal}: {one.work_s:.1f} s of work against {two.work_s:.1f} s")
+    known = " (what teachers had said before is in neither)" if cached(one) or cached(two) else ""
+    said.append(f"{equal}: {one.work_s:.1f} s of work against {two.work_s:.1f} s{known}")
     return f"{student.name}: {'; '.join(said)}"
 
 
@@ -218,6 +220,11 @@ def notes(
         if cost.lost_steps:
             said.append(
                 f"{cost.run}: metrics of {cost.lost_steps} steps are lost, its cost is higher"
+            )
+        if cached(cost):
+            said.append(
+                f"{cost.run}: {cost.cached_share:.0%} of what its teachers said came from the teacher cache, "
+                "and its seconds do not have the work behind that"
             )
         if cost.hosted:
             said.append(

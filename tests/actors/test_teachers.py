@@ -25,6 +25,8 @@ TEXT = {
 }
 TOP_K = {"algorithm__signal": {"name": "top_k", "k": 8}}
 SAMPLED = {"algorithm__signal": {"name": "sampled"}}
+STUDENTS_END = 2
+"""The one stop token of the tiny checkpoints."""
 
 
 def run_of(folder: Path, name: str = "run", **changes: Any) -> tuple[RunDirectory, Status]:
@@ -273,6 +275,17 @@ def test_a_row_whose_teacher_there_is_not_is_named(tmp_path):
         BadInput, match=r"whose.jsonl, line \d+: needs a teacher of .*\(a, c\), got 'b'"
     ):
         run_of(tmp_path, **tables)
+
+
+def test_an_answer_ends_as_the_student_ends_it_however_its_teacher_does(tmp_path):
+    ends = list(range(3, 60))  # so that no answer is long
+    path = teacher(tmp_path) / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": ends}))
+    run, _ = run_of(tmp_path, **TEXT)
+    learned = [row for row in rows_of(run) if not row.dropped]
+    ended = [row for row in learned if row.tokens[-1] == STUDENTS_END]
+    assert len(ended) > len(learned) / 2
+    assert not any(set(row.tokens[-1:]) & set(ends) for row in ended)
 
 
 @pytest.mark.parametrize("vocabulary", [104, 120])

@@ -1,15 +1,17 @@
 """What is known to be wrong before a run is said before anything is written."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from configs.schema import Distill
 from ops.preflight import check_name, check_run, check_same_model, with_model
+from ops.teachers import teacher_doubts
 from runtime.checkpoint_files import fingerprint, inspect
 from runtime.errors import BadInput
 from runtime.rundir import RunDirectory
-from tests.actors.tiny import checkpoint, distilled, settings
+from tests.actors.tiny import checkpoint, distilled, settings, teacher
 
 
 def test_a_reward_that_gives_no_number_is_refused(tmp_path: Path):
@@ -78,6 +80,22 @@ def test_a_teacher_that_is_missing_or_too_small_is_refused(tmp_path: Path):
     short = checkpoint(tmp_path / "short", max_position_embeddings=9)
     refused(r"teacher big's context leaves 3",
             algorithm__teachers={"big": {"name": "local", "path": str(short)}})  # fmt: skip
+
+
+def test_a_teacher_that_ends_otherwise_is_told_of(tmp_path: Path):
+    wanted = distilled(tmp_path)
+    assert list(teacher_doubts(wanted)) == []
+    path = teacher(tmp_path) / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": [2, 7]}))
+    (said,) = teacher_doubts(wanted)
+    assert "algorithm.teachers.big ends answers with tokens 2, 7, the student with 2:" in said
+
+
+def test_a_host_that_is_no_name_is_refused(tmp_path: Path):
+    api = {"name": "endpoint", "url": "http://127.0.0..1:8080/v1", "model": "m"}
+    text = {"algorithm__learn_from": {"name": "teacher"}, "algorithm__signal": {"name": "text"}}
+    with pytest.raises(BadInput, match=r"teachers\.api"):
+        check_run(distilled(tmp_path, algorithm__teachers={"api": api}, **text), tmp_path)
 
 
 def test_an_endpoint_that_is_down_or_lacks_its_key_is_refused(tmp_path: Path, monkeypatch):

@@ -9,6 +9,7 @@ from ops.curve import bars, curve, marks
 from ops.report.contestants import Contestant
 from ops.report.cost import Cost
 from ops.report.findings import (
+    Judged,
     comparison,
     judged,
     notes,
@@ -146,14 +147,28 @@ def test_students_differ_only_beyond_chance_and_unequal_compute_is_said():
     found["the against b"].passed = [True, True, True, False]
     said = comparison(student, other, found, costs, on, PROMPTS)
     assert "not distinguishable from" in said and "NOT at equal compute" in said
+    found["the against b"].passed = [False] * 4
+    one = Judged(on.answers[:1], on.texts)
+    assert "not distinguishable from" in comparison(student, other, found, costs, one, PROMPTS)
+    found["the against b"].tokenizer = "another"
+    costs["b"] = cost("b", 10.0, cached_share=0.4)
+    said = comparison(student, other, found, costs, on, PROMPTS)
+    assert "perplexity per byte" in said
+    assert "(what teachers had said before is in neither)" in said
 
 
 def test_what_a_reader_must_know_is_noted():
     found = {"x": measured([True] * 4), "y": measured([True] * 4, tokenizer="another")}
     folders = [contestant("before"), contestant("against", "b")]
-    costs = [cost("a", 1.0, lost_steps=2), cost("b", 1.0, hosted=True)]
+    costs = [cost("a", 1.0, lost_steps=2), cost("b", 1.0, hosted=True, cached_share=0.4)]
     said = " ".join(notes(folders, found, judged(found, 4), costs))
-    for words in ("tokenizers differ", "same checkpoint", "2 steps are lost", "learner's process"):
+    for words in (
+        "tokenizers differ",
+        "same checkpoint",
+        "2 steps are lost",
+        "learner's process",
+        "40% of what",
+    ):
         assert words in said
 
 

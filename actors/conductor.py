@@ -61,6 +61,8 @@ class Conductor:
         self._clock = time.monotonic()
         self._state = RunState()
         """Where the run stands: behind the last step that is learned."""
+        self._learning = 0
+        """The step that the learner takes now."""
         self._seconds = 0.0
         """Of all steps so far, evaluations not counted."""
         grpo = settings.algorithm
@@ -69,7 +71,7 @@ class Conductor:
     async def run(self, dashboard: str = "") -> Status:
         """Run to the end. Raises RunFailed with the first cause, Interrupted after a pause."""
         self._status.dashboard = dashboard
-        watch = asyncio.ensure_future(self._pause.watch())
+        watch = asyncio.ensure_future(self._watch())
         try:
             self._doing("starting the actors", "starting")
             await self._parts.start()
@@ -95,6 +97,12 @@ class Conductor:
             watch.cancel()
         self._doing("done", "finished")
         return self._status
+
+    async def _watch(self) -> None:
+        """See a pause at once; a step that is being learned may take a while to a place to stop at."""
+        await self._pause.watch()
+        if self._learning:
+            self._doing(f"learning step {self._learning}", "pausing")
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
@@ -200,14 +208,18 @@ class Conductor:
             keep=self._best(),
             metrics=collected.metrics,
         )
-        learned: Learned = await self._parts.ask(
-            "learner",
-            0,
-            "learn",
-            request,
-            *collected.batches,
-            what=f"the learner to learn step {step}",
-        )
+        self._learning = step
+        try:
+            learned: Learned = await self._parts.ask(
+                "learner",
+                0,
+                "learn",
+                request,
+                *collected.batches,
+                what=f"the learner to learn step {step}",
+            )
+        finally:
+            self._learning = 0
         failpoints.hit("step.learned")
         self._rollouts.done("sample", step)
         self._versions[step] = learned.weights

@@ -33,7 +33,7 @@ from actors.messages import (
 from actors.unfinished import PREFIX, Rows, gather, put, take
 from configs.schema import Grpo, Settings
 from policies import weights
-from policies.device import LEASE_SHARE, bound_cache, gpu_lease
+from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.model import load_policy
 from policies.trainer import MayGoOn, trainer_for
 from runtime import checkpoint, failpoints
@@ -88,7 +88,7 @@ class Learner:
     def restore(self) -> Restored:
         """Stand where the newest good checkpoint stands, or at the base; later work is cut off."""
         with self._lease.hold(
-            f"{self._name} to restore", LEASE_SHARE * self._settings.deadlines.learn_s
+            f"{self._name} to restore", patience_s(self._settings, self._settings.deadlines.learn_s)
         ):
             return self._restore()
 
@@ -166,7 +166,8 @@ class Learner:
                 f"the learner stands at step {self._step}, was asked for {request.step}"
             )
         who = f"{self._name} for step {request.step}"
-        with self._lease.hold(who, LEASE_SHARE * self._settings.deadlines.learn_s) as waited_s:
+        limit_s = patience_s(self._settings, self._settings.deadlines.learn_s)
+        with self._lease.hold(who, limit_s, self._run.pause_asked) as waited_s:
             began = time.perf_counter()
             mx.reset_peak_memory()
             batch = merge(
@@ -211,15 +212,16 @@ class Learner:
         if request.state.step != self._step:
             raise RunFailed(f"the learner stands at step {self._step}, not at {request.state.step}")
         rows = gather(request.unfinished, batches)
-        with self._lease.hold(
-            f"{self._name} to save", LEASE_SHARE * self._settings.deadlines.learn_s
-        ):
-            if self._is_saved() and not rows and not self._unfinished:
+        if self._is_saved():  # files are linked and rows written: nothing is computed
+            if not rows and not self._unfinished:
                 return ""
-            if not self._is_saved():
+            digest = self._checkpoint_again(request.state, rows)
+        else:
+            who = f"{self._name} to save"
+            with self._lease.hold(
+                who, patience_s(self._settings, self._settings.deadlines.learn_s)
+            ):
                 digest = self._checkpoint(request.state, request.metrics, rows)
-            else:
-                digest = self._checkpoint_again(request.state, rows)
         self._retire(request.keep)
         self._log.info("saved", step=self._step, unfinished=sum(r.num_rows for r in rows.values()))
         return digest

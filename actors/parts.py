@@ -93,6 +93,7 @@ class Parts:
             while self._fleet.part(role, index) is dead:
                 self._pause.check(f"{role}-{index} was started again")
                 self._count(f"{role}-{index}", death)
+                self.pids.pop(f"{role}-{index}", None)  # the number may be another's soon
                 await asyncio.sleep(min(BACKOFF_S * 2**self._deaths, LONGEST_BACKOFF_S))
                 dead = self._fleet.start(role, index)
                 try:

@@ -12,7 +12,7 @@ from actors.logs import open_log
 from actors.messages import Generate, Generated, Hello
 from configs.schema import Es, Settings
 from policies.decode import Counts, Decoder, Sampling, Sequence
-from policies.device import LEASE_SHARE, bound_cache, gpu_lease
+from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.evolution.follower import EvolutionFollower
 from policies.model import load_policy
 from policies.rows import encode, from_data, from_sequence, to_sequences
@@ -68,7 +68,9 @@ class Sampler:
         """
         failpoints.hit("sample.begin")
         who = f"{self._name} for {request.purpose} at step {request.step}"
-        with self._lease.hold(who, LEASE_SHARE * self._settings.deadlines.generate_s) as waited_s:
+        with self._lease.hold(
+            who, patience_s(self._settings, self._settings.deadlines.generate_s)
+        ) as waited_s:
             began = time.perf_counter()
             self._follower.follow(request.weights)
             loaded_s = time.perf_counter() - began

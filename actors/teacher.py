@@ -27,7 +27,7 @@ from actors.messages import Ask, Hello, Taught
 from configs.schema import Distill, EndpointTeacher, LocalTeacher, Settings, TextOnly, TopK
 from policies.batch import Row, pack
 from policies.decode import Counts, Decoder, Sampling, Sequence
-from policies.device import LEASE_SHARE, bound_cache, gpu_lease
+from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.frozen import load_teacher
 from policies.model import context_length, load_tokens
 from policies.rows import by_teacher, from_answer, from_sequence
@@ -126,7 +126,7 @@ class Teacher:
                 tokens += len(row.tokens) - row.prompt_tokens
         elif new:
             who = f"teacher {self._name} for step {request.step}"
-            deadline_s = LEASE_SHARE * self._settings.deadlines.generate_s
+            deadline_s = patience_s(self._settings, self._settings.deadlines.generate_s)
             with self._lease.hold(who, deadline_s) as waited_s:
                 made, tokens = self._decoded(new, request, before)
                 rows |= {row.prompt_index: row for row in made}
@@ -324,7 +324,7 @@ class Teacher:
         if new:
             who = f"teacher {self._name} to score"
             with self._lease.hold(
-                who, LEASE_SHARE * self._settings.deadlines.generate_s
+                who, patience_s(self._settings, self._settings.deadlines.generate_s)
             ) as waited_s:
                 said |= self._scored(new, tokens, positions)
         reasons = list(dropped)

@@ -122,6 +122,7 @@ class Supervisor:
                 "" if request.by == "machine" else f"; go on with: pippin resume {self._run.name}"
             )
             _say(self._run, "paused", f"{request.reason}{where}")
+            self._look_at_machine(None)
             if request.end:
                 raise Interrupted(request.reason)
             self._show(self._run.read_status())
@@ -133,16 +134,12 @@ class Supervisor:
         if request is not None and request.by != "machine":
             return request
         reason = self._conditions.reason()  # asks the machine, which takes a moment
-        if (meanwhile := self._run.pause_request()) != request:
-            return meanwhile
         if reason is None:
             if request is not None:
-                self._run.withdraw_pause()
-            return None
-        if request is None or request.reason != reason:
-            request = PauseRequest(by="machine", reason=reason)
-            self._run.ask_to_pause(request)
-        return request
+                self._run.withdraw_pause(of_machine=True)
+        elif request is None or request.reason != reason:
+            self._run.ask_to_pause(PauseRequest(by="machine", reason=reason))
+        return self._signals.request or self._run.pause_request()
 
     def _count_death(self, code: int) -> None:
         """The host died. Raises RunFailed with the first cause when that happens too often."""
@@ -237,12 +234,13 @@ class Supervisor:
             time.sleep(POLL_S)
         return code
 
-    def _look_at_machine(self, session: int) -> None:
+    def _look_at_machine(self, session: int | None) -> None:
+        """Now and then; `session` is the host's, if there is one."""
         now = time.monotonic()
         if now - self._looked < WATCH_S:
             return
         self._looked = now
-        tree = processes.belonging(session, "")
+        tree = processes.belonging(session, "") if session is not None else []
         self._run.write_machine(
             Machine(
                 memory_bytes=sum(process.memory_bytes for process in tree),

@@ -4,6 +4,7 @@ import os
 
 import mlx.core as mx
 
+from configs.schema import Settings
 from runtime.home import home
 from runtime.lease import Lease
 
@@ -12,6 +13,11 @@ CACHE_BYTES = 2 << 30
 LEASE_SHARE = 0.9
 """Of a call's deadline: a wait for the lease ends a little before the conductor's wait for the whole
 call, so that the error that is seen is the one that names the holder."""
+
+
+def patience_s(settings: Settings, limit_s: float) -> float:
+    """How long a call with this deadline waits for the lease, whose holders rest as often as it would."""
+    return LEASE_SHARE * limit_s / settings.power.duty_cycle
 
 
 def bound_cache() -> None:

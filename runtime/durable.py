@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import math
 import os
 import shutil
@@ -21,6 +22,8 @@ RESERVE_BYTES = 64 << 20
 """Room for logs and small files, beside what a write needs itself."""
 GO_ON = "a run with pippin resume, make-data with the same command"
 
+_numbers = itertools.count()
+"""For names aside: a signal may come in the middle of a write, and its handler write the same file."""
 _unsure: set[tuple[int, int]] = set()
 """Device and inode of what a failed sync left: the kernel calls the next one a success, wrongly."""
 
@@ -47,7 +50,7 @@ def sync(path: Path) -> None:
 
 def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace a file in one step: a reader sees the old content or the new, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{next(_numbers)}.{os.getpid()}")
     with _cleared_on_failure(aside), full_disk_explained(path, len(content)):
         write_new(aside, content)
         if durable:

@@ -12,11 +12,11 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runtime.clock import Deadline
-from runtime.errors import RunFailed
+from runtime.errors import Interrupted, RunFailed
 
 POLL_S = 0.02
 
@@ -29,14 +29,16 @@ class Lease:
         self._paths = [folder / f"gpu-{i}.lock" for i in range(places)]
 
     @contextlib.contextmanager
-    def hold(self, who: str, deadline_s: float) -> Iterator[float]:
+    def hold(
+        self, who: str, deadline_s: float, pause_asked: Callable[[], bool] = lambda: False
+    ) -> Iterator[float]:
         """Wait for a place, hold it for the block; gives the seconds waited.
 
-        Raises RunFailed, naming the holder, if none was free by the deadline. Time asleep does not
-        count: the holder slept as well.
+        Raises RunFailed, naming the holder, if none was free by the deadline, Interrupted if somebody
+        asks to pause meanwhile. Time asleep does not count: the holder slept as well.
         """
         began = time.monotonic()
-        descriptor = self._acquire(who, deadline_s)
+        descriptor = self._acquire(who, deadline_s, pause_asked)
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{who} (pid {os.getpid()})".encode(), 0)
@@ -46,7 +48,7 @@ class Lease:
                 os.ftruncate(descriptor, 0)
             os.close(descriptor)
 
-    def _acquire(self, who: str, deadline_s: float) -> int:
+    def _acquire(self, who: str, deadline_s: float, pause_asked: Callable[[], bool]) -> int:
         deadline = Deadline(deadline_s)
         while True:
             for path in self._paths:
@@ -56,6 +58,8 @@ class Lease:
                     return descriptor
                 except BlockingIOError:
                     os.close(descriptor)
+            if pause_asked():
+                raise Interrupted(f"paused while {who} waited for the GPU")
             if deadline.expired():
                 holders = ", ".join(self.holders()) or "somebody unknown"
                 raise RunFailed(f"{who} waited {deadline_s:g} s for the GPU, held by {holders}")

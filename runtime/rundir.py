@@ -9,7 +9,7 @@
       trajectories.log    every batch that reached the learner
       weights/            numbered versions; checkpoints/ what a run goes on from
       logs/               one file for each part; ray.json, ray.token while it runs
-      pause.json          somebody asks it to pause, and who
+      pause.json          somebody asks it to pause, and who; pause-machine.json: a condition of [power]
       machine.json        what its supervisor saw of the machine last
       report/             what `pippin report` made of it
 
@@ -128,7 +128,8 @@ class RunDirectory:
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
         self.path = root / name
-        self._pause = str(self.path / "pause.json")
+        self._pauses = (str(self.path / "pause.json"), str(self.path / "pause-machine.json"))
+        """A person's request and the machine's: two files, so that neither overwrites the other."""
         self._lock: int | None = None
 
     @property
@@ -253,24 +254,28 @@ class RunDirectory:
 
     def ask_to_pause(self, request: PauseRequest) -> None:
         """Leave a request for whoever runs it: durable, and no connection is needed."""
-        write_file(self.path / "pause.json", msgspec.json.encode(request))
+        path = Path(self._pauses[request.by == "machine"])
+        write_file(path, msgspec.json.encode(request))
 
     def pause_asked(self) -> bool:
         """Somebody asks. Cheap enough for every token."""
-        return os.path.exists(self._pause)
+        return any(map(os.path.exists, self._pauses))
 
     def pause_request(self) -> PauseRequest | None:
-        """Who asks, and why. A request that cannot be read is a user's: it was meant."""
-        try:
-            return msgspec.json.decode(Path(self._pause).read_bytes(), type=PauseRequest)
-        except FileNotFoundError:
-            return None
-        except (OSError, *UNREADABLE):
-            return PauseRequest(by="user", reason="asked to")
+        """Who asks, and why; a person before the machine. What cannot be read is a user's: it was meant."""
+        for path in self._pauses:
+            try:
+                return msgspec.json.decode(Path(path).read_bytes(), type=PauseRequest)
+            except FileNotFoundError:
+                continue
+            except (OSError, *UNREADABLE):
+                return PauseRequest(by="user", reason="asked to")
+        return None
 
-    def withdraw_pause(self) -> None:
-        """Let it go on."""
-        Path(self._pause).unlink(missing_ok=True)
+    def withdraw_pause(self, *, of_machine: bool = False) -> None:
+        """Let it go on; a person's request stays if only the machine's is withdrawn."""
+        for path in self._pauses[of_machine:]:
+            Path(path).unlink(missing_ok=True)
         sync(self.path)
 
     def write_machine(self, machine: Machine) -> None:

@@ -22,7 +22,7 @@ from policies.evolution.population import Population
 from policies.evolution.trainer import Step, centre_of
 from policies.model import Policy
 from runtime.errors import Damaged
-from runtime.trajectory import Trajectory
+from runtime.trajectory import StopReason, Trajectory
 from runtime.versions import WeightsVersion
 
 
@@ -80,11 +80,16 @@ class EvolutionFollower:
                 decoder.run(sequences, sampling, version, between_tokens)
             return decoder.counts
         decoder = Decoder(self._policy, self._slots)
-        for number, theirs in groupby(
+        for number, group in groupby(
             sorted(sequences, key=lambda s: s.member), key=lambda s: s.member
         ):
+            theirs = [sequence for sequence in group if not sequence.finished]
+            if between_tokens() is None:  # no working copy is made for nothing
+                for sequence in theirs:
+                    sequence.stop_reason = StopReason.INTERRUPTED
+                continue
             with self._centre.member_in(self._policy, everyone[number]):
-                decoder.run(list(theirs), sampling, version, between_tokens)
+                decoder.run(theirs, sampling, version, between_tokens)
             mx.clear_cache()
         return decoder.counts
 
@@ -113,6 +118,8 @@ class EvolutionFollower:
                 yield from self._likelihoods(pairs, mine, population, may_go_on)
             return
         for index, theirs in groupby(pairs, key=lambda pair: pair[0]):
+            if not may_go_on():
+                return
             with self._centre.member_in(self._policy, everyone[index]):
                 yield from self._likelihoods(list(theirs), mine, None, may_go_on)
 

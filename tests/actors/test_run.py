@@ -1,16 +1,18 @@
 """A whole run in this process: what it says, what it counts, what it leaves on disk."""
 
+import asyncio
 import json
 
 import pytest
 
+from actors.conductor import Conductor
 from actors.program import local_fleet
 from configs.schema import Settings
 from policies.weights import load
 from runtime import checkpoint
 from runtime.errors import RunFailed
 from runtime.metrics import METRICS
-from runtime.rundir import RunDirectory, Status
+from runtime.rundir import PauseRequest, RunDirectory, Status
 from runtime.trajectory import StopReason, to_rows
 from runtime.trajectory_log import EMPTY_CHAIN, batches, extend
 from tests.actors.tiny import COARSE, go, new_run, settings
@@ -189,3 +191,14 @@ def test_a_stop_loses_no_step_whatever_the_checkpoints(tmp_path):
     assert checkpoint.read(run.checkpoints, 2).state["weights_digest"] == status.weights_digest
     again = go(wanted, run)
     assert (again.state, again.step) == ("finished", 4)
+
+
+def test_a_pause_in_the_middle_of_learning_is_said_to_take_a_while(tmp_path):
+    run = new_run(tmp_path)
+    wanted = settings(tmp_path)
+    conductor = Conductor(wanted, run, local_fleet(wanted, run))
+    run.ask_to_pause(PauseRequest(by="user", reason="test"))
+    conductor._learning = 3
+    asyncio.run(conductor._watch())
+    status = run.read_status()
+    assert (status.doing, conductor._status.state) == ("learning step 3", "pausing")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import durable
+from runtime import durable, failpoints
 from runtime.durable import GO_ON, full_disk_explained, publish_folder, retire_folder, write_file
 from runtime.errors import RunFailed
 
@@ -144,6 +144,17 @@ def test_what_a_failed_sync_left_is_never_trusted(tmp_path, monkeypatch):
             durable.sync(name)
     write_file(tmp_path / "other", b"anew")
     durable._unsure.clear()
+
+
+def test_a_signal_handler_may_write_the_file_that_is_being_written(tmp_path):
+    path = tmp_path / "pause.json"
+    failpoints.arm(failpoints.Plan("file.before_rename", 1, lambda: write_file(path, b"inner")))
+    try:
+        write_file(path, b"outer")
+    finally:
+        failpoints.disarm()
+    assert path.read_bytes() == b"outer"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_a_dead_writer_left_aside_is_cleared_and_a_living_one_keeps_its_own(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import RunFailed
+from runtime.errors import Interrupted, RunFailed
 from runtime.lease import Lease
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +98,15 @@ def test_as_many_hold_it_as_there_are_places(tmp_path, holder):
         two.hold("c", 0.1),
     ):
         pytest.fail("both places were taken")
+
+
+def test_a_wait_ends_when_somebody_asks_to_pause(tmp_path, holder):
+    lease = Lease(tmp_path / "gpu", 1)
+    with (
+        pytest.raises(Interrupted, match="learner-0 waited"),
+        lease.hold("learner-0", 60, lambda: True),
+    ):
+        pytest.fail("the place was taken")
 
 
 def test_the_seconds_waited_are_given(tmp_path):

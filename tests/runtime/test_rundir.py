@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from runtime.errors import BadInput
-from runtime.rundir import EvalResult, RunDirectory, Status, free_name, runs
+from runtime.rundir import EvalResult, PauseRequest, RunDirectory, Status, free_name, runs
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
@@ -218,3 +218,20 @@ def test_runs_are_listed_and_free_names_are_free(run, tmp_path):
     assert runs(tmp_path / "none") == []
     assert free_name(root, "grpo") == "grpo-2"
     assert free_name(root, "sft") == "sft-1"
+
+
+def test_a_person_and_the_machine_ask_apart(tmp_path):
+    run = RunDirectory(tmp_path, "run")
+    run.create("", {})
+    machine = PauseRequest(by="machine", reason="on battery")
+    person = PauseRequest(by="user", reason="pippin stop", end=True)
+    run.ask_to_pause(machine)
+    assert run.pause_asked() and run.pause_request() == machine
+    run.ask_to_pause(person)
+    run.ask_to_pause(machine)  # it says so again, with other figures
+    assert run.pause_request() == person
+    run.withdraw_pause(of_machine=True)
+    assert run.pause_asked() and run.pause_request() == person
+    run.ask_to_pause(machine)
+    run.withdraw_pause()
+    assert not run.pause_asked() and run.pause_request() is None

@@ -9,14 +9,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from configs.schema import FullRank, Lora
+from configs.schema import Es, FullRank, Lora, Model, Settings, Sorting
 from policies.decode import Decoder, Sampling, Sequence
+from policies.evolution.centre import Centre
+from policies.evolution.follower import EvolutionFollower
 from policies.evolution.likelihood import log_likelihoods
 from policies.evolution.perturbation import Member, Perturbation
 from policies.evolution.population import Population
 from policies.model import flat
 from policies.weights import digest
 from runtime.errors import BadInput
+from runtime.trajectory import StopReason
 from tests.policies.checkpoints import FAMILIES, VOCABULARY
 from tests.policies.evolution.populations import (
     SIGMA,
@@ -257,3 +260,17 @@ def test_vectors_are_held_still_by_low_rank_noise_and_moved_by_full(tmp_path):
     matrices = perturbation(Es(perturbation=FullRank(vectors=False)), policy).shapes
     assert matrices == asked(policy).shapes
     assert VOCABULARY in next(iter(matrices.values()))  # the embedding is a matrix like any other
+
+
+def test_full_rank_members_that_a_pause_keeps_waiting_are_not_made(tmp_path, monkeypatch):
+    policy = load(tmp_path)
+    es = Es(population=6, perturbation=FullRank())
+    follower = EvolutionFollower(
+        policy, Settings(model=Model(path=str(tmp_path)), task=Sorting(), algorithm=es)
+    )
+    monkeypatch.setattr(Centre, "member_in", None)  # whoever makes one fails
+    sequences = questions(6, 2)
+    sampling = Sampling(temperature=0.0, max_new_tokens=4)
+    follower.decode(1, range(6), sequences, sampling, 0, lambda: None)
+    assert {s.stop_reason for s in sequences} == {StopReason.INTERRUPTED}
+    assert not any(s.tokens for s in sequences)

@@ -60,6 +60,7 @@ class Learner:
         self._run = RunDirectory(Path(run).parent, Path(run).name)
         self._log = open_log(self._run.logs, name)
         self._lease = gpu_lease()
+        self._patience_s = patience_s(settings, settings.deadlines.learn_s)
         with self._lease.hold(
             f"{name} to load the model", LEASE_SHARE * settings.deadlines.start_s
         ):
@@ -87,9 +88,7 @@ class Learner:
     @ray.method
     def restore(self) -> Restored:
         """Stand where the newest good checkpoint stands, or at the base; later work is cut off."""
-        with self._lease.hold(
-            f"{self._name} to restore", patience_s(self._settings, self._settings.deadlines.learn_s)
-        ):
+        with self._lease.hold(f"{self._name} to restore", self._patience_s):
             return self._restore()
 
     def _restore(self) -> Restored:
@@ -166,8 +165,7 @@ class Learner:
                 f"the learner stands at step {self._step}, was asked for {request.step}"
             )
         who = f"{self._name} for step {request.step}"
-        limit_s = patience_s(self._settings, self._settings.deadlines.learn_s)
-        with self._lease.hold(who, limit_s, self._run.pause_asked) as waited_s:
+        with self._lease.hold(who, self._patience_s, self._run.pause_asked) as waited_s:
             began = time.perf_counter()
             mx.reset_peak_memory()
             batch = merge(
@@ -218,9 +216,7 @@ class Learner:
             digest = self._checkpoint_again(request.state, rows)
         else:
             who = f"{self._name} to save"
-            with self._lease.hold(
-                who, patience_s(self._settings, self._settings.deadlines.learn_s)
-            ):
+            with self._lease.hold(who, self._patience_s):
                 digest = self._checkpoint(request.state, request.metrics, rows)
         self._retire(request.keep)
         self._log.info("saved", step=self._step, unfinished=sum(r.num_rows for r in rows.values()))

@@ -15,7 +15,6 @@ from configs.schema import Distill, LocalTeacher, Settings
 from ops.attend import DETACHED, command
 from ops.check import memory_doubt
 from ops.preflight import check_name, check_run, origin, with_model
-from ops.teachers import teacher_doubts
 from runtime.blas import load_blas
 from runtime.clock import Deadline
 from runtime.errors import BadInput, RunFailed
@@ -45,10 +44,10 @@ def prepare(
         )
         say("  (`make setup` installs it; Debian: apt-get install libopenblas0-pthread)")
     settings = with_model(settings, find_checkpoint(settings), find_teachers(settings))
-    check_run(settings, root)
+    doubts = check_run(settings, root)
     if doubt := memory_doubt(settings):
         say(doubt)
-    for doubt in teacher_doubts(settings):
+    for doubt in doubts:
         say(f"note: {doubt}")
     about = {
         "pippin": version("pippin"),

@@ -45,8 +45,9 @@ def check_name(root: Path, name: str) -> None:
         raise BadInput(f"--root: {existing} cannot be written")
 
 
-def check_run(settings: Settings, root: Path) -> None:
-    """Raises BadInput for the first thing that would stop a run: checkpoint, data, disk, port.
+def check_run(settings: Settings, root: Path) -> list[str]:
+    """What can run and will probably not do what was meant, a sentence each. Raises BadInput for the first
+    thing that would stop a run: checkpoint, data, disk, port.
 
     `settings.model.path` is a local folder by now.
     """
@@ -56,13 +57,15 @@ def check_run(settings: Settings, root: Path) -> None:
         require_free(settings.dashboard.port)
     _check_disk(settings, root, files.weights_bytes)
     task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
+    doubts: list[str] = []
     try:
         if isinstance(settings.algorithm, Distill):
-            check_teachers(settings, settings.algorithm)
+            doubts = check_teachers(settings, settings.algorithm)
         _check_prompts(settings, folder, task)
         _check_reward(settings, task)
     finally:
         task.close()
+    return doubts
 
 
 def _check_disk(settings: Settings, root: Path, weights_bytes: int) -> None:

@@ -1,7 +1,6 @@
 """What can be known to be wrong with a distillation's teachers before a run."""
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,16 @@ from runtime.tasks.prompt import Prompt, check_teacher
 CONNECT_S = 5.0
 
 
-def check_teachers(settings: Settings, distill: Distill) -> None:
-    """Raises BadInput for a teacher that is not there or cannot teach this student."""
+def check_teachers(settings: Settings, distill: Distill) -> list[str]:
+    """What can run and will probably not do what was meant, a sentence each. Raises BadInput for a teacher
+    that is not there or cannot teach this student.
+    """
     from policies.frozen import model_of
     from policies.model import load_tokens
 
     student = Path(settings.model.path)
     mine = load_tokens(settings.model, student)
+    doubts = []
     for name, teacher in distill.teachers.items():
         key = f"algorithm.teachers.{name}"
         if isinstance(teacher, EndpointTeacher):
@@ -45,27 +47,13 @@ def check_teachers(settings: Settings, distill: Distill) -> None:
                         f"algorithm.signal.k = {distill.signal.k} exceeds the {vocabulary} tokens of the "
                         f"{whose}'s vocabulary ({key})"
                     )
-
-
-def teacher_doubts(settings: Settings) -> Iterator[str]:
-    """What can run and will probably not do what was meant, a sentence each."""
-    from policies.frozen import model_of
-    from policies.model import load_tokens
-
-    distill = settings.algorithm
-    if not isinstance(distill, Distill) or not is_token_level(distill):
-        return
-    mine = load_tokens(settings.model, Path(settings.model.path)).stop_tokens
-    for name, teacher in distill.teachers.items():
-        if not isinstance(teacher, LocalTeacher):
-            continue
-        theirs = load_tokens(model_of(teacher), Path(teacher.path)).stop_tokens
-        if theirs - mine:
-            yield (
-                f"algorithm.teachers.{name} ends answers with tokens {_listed(theirs)}, the student with "
-                f"{_listed(mine)}: it will learn to end with one at which it is not stopped; name them all "
-                "as eos_token_id in its generation_config.json"
+        if is_token_level(distill) and theirs.stop_tokens - mine.stop_tokens:
+            doubts.append(
+                f"{key} ends answers with tokens {_listed(theirs.stop_tokens)}, the student with "
+                f"{_listed(mine.stop_tokens)}: it will learn to end with one at which it is not stopped; "
+                "name them all as eos_token_id in its generation_config.json"
             )
+    return doubts
 
 
 def _listed(tokens: frozenset[int]) -> str:

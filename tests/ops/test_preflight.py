@@ -7,7 +7,6 @@ import pytest
 
 from configs.schema import Distill
 from ops.preflight import check_name, check_run, check_same_model, with_model
-from ops.teachers import teacher_doubts
 from runtime.checkpoint_files import fingerprint, inspect
 from runtime.errors import BadInput
 from runtime.rundir import RunDirectory
@@ -84,10 +83,10 @@ def test_a_teacher_that_is_missing_or_too_small_is_refused(tmp_path: Path):
 
 def test_a_teacher_that_ends_otherwise_is_told_of(tmp_path: Path):
     wanted = distilled(tmp_path)
-    assert list(teacher_doubts(wanted)) == []
+    assert check_run(wanted, tmp_path) == []
     path = teacher(tmp_path) / "generation_config.json"
     path.write_text(json.dumps({"eos_token_id": [2, 7]}))
-    (said,) = teacher_doubts(wanted)
+    (said,) = check_run(wanted, tmp_path)
     assert "algorithm.teachers.big ends answers with tokens 2, 7, the student with 2:" in said
 
 

@@ -1,16 +1,9 @@
 """Distillation as a run: it repeats bit for bit, adds up, and a teacher like the student teaches nothing."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from runtime.blas import EXACT_VARIABLE
+from tests.actors.outcomes import outcomes
 
-ROOT = Path(__file__).parents[2]
 KINDS = ["full", "top-k", "sampled", "reward to go", "data", "mixed", "text", "text and full"]
 DISTURBED = [
     *((kind, what) for kind in KINDS
@@ -24,21 +17,9 @@ DISTURBED = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exact")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.actors.exact_distillation", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=900,
-        env={**os.environ, EXACT_VARIABLE: "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
-
-    def run(name: str) -> dict:
-        assert "error" not in results[name], results[name]["error"]
-        assert results[name]["state"] == "finished"
-        return results[name]
-
-    return run
+    return outcomes(
+        "tests.actors.exact_distillation", tmp_path_factory.mktemp("exact"), timeout_s=900
+    )
 
 
 @pytest.mark.parametrize(("kind", "what"), DISTURBED)

@@ -1,16 +1,9 @@
 """In exact mode a run repeats bit for bit: again, from a checkpoint, and with actors that died."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from runtime.blas import EXACT_VARIABLE
+from tests.actors.outcomes import outcomes
 
-ROOT = Path(__file__).parents[2]
 AS_PLAIN = [
     "plain again", "one sampler", "stopped behind 1", "stopped behind 2", "stopped twice",
     "stopped and damaged", "stopped before a checkpoint", "stopped behind a checkpoint",
@@ -39,20 +32,7 @@ AS_ES_OF_A_KIND = [
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.actors.exact_runs", str(tmp_path_factory.mktemp("exact"))],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
-        env={**os.environ, EXACT_VARIABLE: "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout)
-
-    def run(name: str) -> dict:
-        assert "error" not in results[name], results[name]["error"]
-        assert results[name]["state"] == "finished"
-        return results[name]
-
-    return run
+    return outcomes("tests.actors.exact_runs", tmp_path_factory.mktemp("exact"), timeout_s=600)
 
 
 def assert_same(one: dict, other: dict) -> None:

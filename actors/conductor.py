@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from actors.distillation import Lessons
-from actors.fleet import Fleet, PartDied
 from actors.logs import open_log
 from actors.messages import Generate, Learn, Learned, Restored, RunState, Save
-from actors.parts import Parts
 from actors.pause import Pause
+from actors.pool import ActorPool
 from actors.rollouts import Collected, Rollouts
+from actors.system import ActorDied, ActorSystem
 from configs.schema import Distill, Es, Grpo, Settings, Sft
 from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
@@ -43,7 +43,11 @@ class Conductor:
     """Runs one program from its newest checkpoint to its end."""
 
     def __init__(
-        self, settings: Settings, run: RunDirectory, fleet: Fleet, report: Report | None = None
+        self,
+        settings: Settings,
+        run: RunDirectory,
+        system: ActorSystem,
+        report: Report | None = None,
     ) -> None:
         self._settings = settings
         self._run = run
@@ -52,8 +56,8 @@ class Conductor:
         self._task = open_task(settings.task, settings.seed)
         self._task.close()  # hands out prompts; judging them is the verifiers' work
         self._pause = Pause(run)
-        self._parts = Parts(settings, fleet, self._pause, run.logs, self._log)
-        self._rollouts = Rollouts(settings, self._parts, self._task)
+        self._pool = ActorPool(settings, system, self._pause, run.logs, self._log)
+        self._rollouts = Rollouts(settings, self._pool, self._task)
         self._status = run.read_status()
         self._status.steps, self._status.message = settings.algorithm.steps, ""
         self._launcher = {k: v for k, v in self._status.pids.items() if k == "supervisor"}
@@ -74,14 +78,16 @@ class Conductor:
         watch = asyncio.ensure_future(self._watch())
         try:
             self._doing("starting the actors", "starting")
-            await self._parts.start()
+            await self._pool.start()
             while True:
-                learner = self._parts.learner()
+                learner = self._pool.learner()
                 try:
                     await self._go_on()
                     break
-                except PartDied as death:  # the learner: all others are asked again where they died
-                    await self._parts.revive("learner", 0, learner, death)
+                except (
+                    ActorDied
+                ) as death:  # the learner: all others are asked again where they died
+                    await self._pool.revive("learner", 0, learner, death)
         except Interrupted:
             raise
         except PippinError as error:
@@ -134,11 +140,11 @@ class Conductor:
                 await asyncio.gather(ahead, return_exceptions=True)
 
     async def _stand_at_checkpoint(self) -> None:
-        restored: Restored = await self._parts.ask(
+        restored: Restored = await self._pool.ask(
             "learner", 0, "restore", what="the learner to load the newest checkpoint"
         )
         self._state = self._adopt(restored)
-        learner = self._parts.learner()
+        learner = self._pool.learner()
         self._rollouts.begin(
             {
                 (work.purpose, work.step): learner.earlier.remote(work.purpose, work.step)
@@ -190,7 +196,7 @@ class Conductor:
                     step, state, es, self._versions[step - 1]
                 )
             case Distill() as distill:
-                lessons = Lessons(self._settings, distill, self._parts, self._rollouts)
+                lessons = Lessons(self._settings, distill, self._pool, self._rollouts)
                 return await lessons.collect(step, state, self._versions[step - 1])
 
     async def _learn(self, step: int, collected: Collected) -> Learned:
@@ -210,7 +216,7 @@ class Conductor:
         )
         self._learning = step
         try:
-            learned: Learned = await self._parts.ask(
+            learned: Learned = await self._pool.ask(
                 "learner",
                 0,
                 "learn",
@@ -239,8 +245,8 @@ class Conductor:
         )
         what = f"the learner to save step {self._state.step}"
         try:
-            digest = await self._parts.ask("learner", 0, "save", request, *batches, what=what)
-        except PartDied as death:  # the newest checkpoint stands; what came later is done anew
+            digest = await self._pool.ask("learner", 0, "save", request, *batches, what=what)
+        except ActorDied as death:  # the newest checkpoint stands; what came later is done anew
             self._log.warning("paused without saving", cause=str(death))
             return
         self._status.optimizer_digest = digest or self._status.optimizer_digest
@@ -287,11 +293,11 @@ class Conductor:
             )
 
         what = f"the evaluation of step {step}"
-        prompts = await self._parts.ask("evaluator", 0, "prompts", what=f"the prompts of {what}")
+        prompts = await self._pool.ask("evaluator", 0, "prompts", what=f"the prompts of {what}")
         requests = [request(share) for share in self._rollouts.split(prompts)]
         answers = await self._rollouts.answer(requests, what, Meter(), learning=False)
         scored, batches = [s for _, s, _ in answers], [b for _, _, b in answers]
-        result: EvalResult = await self._parts.ask(
+        result: EvalResult = await self._pool.ask(
             "evaluator",
             0,
             "summarise",
@@ -313,7 +319,7 @@ class Conductor:
 
     def _note(self, collected: Collected, learned: Learned) -> None:
         """Write down what a step did; the learner has made it durable already."""
-        self._parts.step_done()
+        self._pool.step_done()
         seconds = time.monotonic() - self._clock
         metrics = step_metrics({**collected.metrics, **learned.metrics}, seconds)
         status = self._status
@@ -350,7 +356,7 @@ class Conductor:
     def _write(self) -> None:
         ledger = self._state.ledger.pull(self._rollouts.in_flight)
         self._status.ledger = ledger.as_dict()
-        self._status.pids = {**self._launcher, "conductor": os.getpid(), **self._parts.pids}
+        self._status.pids = {**self._launcher, "conductor": os.getpid(), **self._pool.pids}
         self._run.write_status(self._status)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from actors.messages import Ask, Generate, RunState, Scored, Taught
-from actors.parts import Parts, together
+from actors.messages import Ask, Generate, RunState, Scored, TeacherReport
+from actors.pool import ActorPool, together
 from actors.rollouts import Collected, Rollouts, describe_answers, judged
 from configs.distillation import answers_per_prompt, is_hosted
 from configs.schema import Distill, FromData, FromStudent, FromTeacher, Mixed, Settings, TextOnly
@@ -39,11 +39,11 @@ class Lessons:
     """Has one step's rows made and taught."""
 
     def __init__(
-        self, settings: Settings, distill: Distill, parts: Parts, rollouts: Rollouts
+        self, settings: Settings, distill: Distill, parts: ActorPool, rollouts: Rollouts
     ) -> None:
         self._settings = settings
         self._distill = distill
-        self._parts = parts
+        self._pool = parts
         self._rollouts = rollouts
         self._names = list(distill.teachers)
         self._meter = Meter()
@@ -141,7 +141,7 @@ class Lessons:
         return _Lesson(batch, dropped, scored, failed)
 
     async def _read(self, step: int, prompts: list[Prompt]) -> _Lesson:
-        dropped, batch = await self._parts.ask_two(
+        dropped, batch = await self._pool.ask_two(
             "reader", 0, "read", step, prompts, what=f"the reader to read step {step}"
         )
         return _Lesson(batch, list(dropped))
@@ -161,7 +161,7 @@ class Lessons:
             name = self._names[index]
             what = f"teacher {name} to answer step {step}"
             earlier = self._rollouts.earlier(work)
-            done, batch = await self._parts.ask_two(
+            done, batch = await self._pool.ask_two(
                 "teacher", index, "generate", request, *earlier, what=what
             )
             self._rollouts.keep(work, batch)
@@ -181,7 +181,7 @@ class Lessons:
         dropped = lesson.dropped
         for index, name in enumerate(self._names):
             what = f"teacher {name} to score step {step}"
-            done, batch = await self._parts.ask_two(
+            done, batch = await self._pool.ask_two(
                 "teacher", index, "score", lesson.batch, dropped, what=what
             )
             self._note(done, name)
@@ -194,7 +194,7 @@ class Lessons:
         lesson.dropped = [None if i in failed else reason for i, reason in enumerate(dropped)]
         return lesson
 
-    def _note(self, done: Taught, name: str) -> None:
+    def _note(self, done: TeacherReport, name: str) -> None:
         """Raises Interrupted if there is more to be done, after a pause."""
         self._first_failure = self._first_failure or done.first_failure
         meter = self._meter

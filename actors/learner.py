@@ -40,8 +40,8 @@ from runtime import checkpoint, failpoints
 from runtime.blas import load_blas
 from runtime.checkpoint import Checkpoint
 from runtime.errors import RunFailed
-from runtime.gate import Gate
 from runtime.rundir import RunDirectory
+from runtime.throttle import Throttle
 from runtime.trajectory import UNLOGGED, merge, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog
 from runtime.versions import WeightsVersion
@@ -229,9 +229,9 @@ class Learner:
 
     def _may_go_on(self) -> MayGoOn:
         """A step that has changed the weights goes on to its end, unless they are on disk as they were."""
-        gate = Gate(self._run, "learn.micro_batch", self._settings.power.duty_cycle)
+        throttle = Throttle(self._run, "learn.micro_batch", self._settings.power.duty_cycle)
         saved = self._is_saved()
-        return lambda updated: gate.open() or (updated and not saved)
+        return lambda updated: throttle.may_continue() or (updated and not saved)
 
     def _is_saved(self) -> bool:
         """The weights are on disk as they are now: in the newest checkpoint, or as the base."""

@@ -69,7 +69,7 @@ class Ask(Struct, frozen=True, kw_only=True):
     max_new_tokens: int
 
 
-class Taught(Struct, frozen=True, kw_only=True):
+class TeacherReport(Struct, frozen=True, kw_only=True):
     """What a teacher did: the small half of its answer, beside the batch."""
 
     dropped: list[str | None]

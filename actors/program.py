@@ -20,7 +20,7 @@ from ray.util import metrics as ray_metrics
 
 from actors.conductor import Conductor
 from actors.evaluator import Evaluator
-from actors.fleet import LocalFleet, PartDied, PartStuck
+from actors.system import ActorDied, ActorStuck, LocalActorSystem
 from actors.verifier import Verifier
 from configs.schema import Settings
 from runtime.clock import Deadline
@@ -60,16 +60,16 @@ def role_class(role: str) -> type:
     raise ValueError(f"no role {role!r}")
 
 
-def local_fleet(settings: Settings, run: RunDirectory) -> LocalFleet:
+def local_actor_system(settings: Settings, run: RunDirectory) -> LocalActorSystem:
     """All actors as plain objects in this process: for tests and the seedling."""
 
     def make(role: str, index: int) -> Any:
         return role_class(role)(settings, str(run.path), f"{role}-{index}")
 
-    return LocalFleet(make)
+    return LocalActorSystem(make)
 
 
-class RayFleet:
+class RayActorSystem:
     """Actors as processes of a Ray session. They live as long as their owner, the conductor."""
 
     def __init__(self, settings: Settings, run: RunDirectory, generation: int) -> None:
@@ -100,17 +100,17 @@ class RayFleet:
         )
         return self._handles[role, index]
 
-    def part(self, role: str, index: int = 0) -> Any:
+    def actor(self, role: str, index: int = 0) -> Any:
         """The handle of an actor."""
         return self._handles[role, index]
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
-        """The value of a reference; see `fleet.Fleet.wait` for what it raises."""
+        """The value of a reference; see `system.ActorSystem.wait` for what it raises."""
         task, deadline = asyncio.ensure_future(_value(reference)), Deadline(timeout_s)
         try:
             while not (await asyncio.wait({task}, timeout=LOOK_S))[0]:
                 if deadline.expired():
-                    raise PartStuck(f"waited {timeout_s:g} s for {what}")
+                    raise ActorStuck(f"waited {timeout_s:g} s for {what}")
             return task.result()
         except ray_errors.RayTaskError as error:
             raise first_cause(error, what) from error
@@ -119,7 +119,7 @@ class RayFleet:
                 # It raised in its constructor, and would again.
                 raise first_cause(error.args[0], what) from error
             reason = str(error).strip().splitlines()[0]
-            raise PartDied(f"died while we waited for {what} ({reason[:200]})") from None
+            raise ActorDied(f"died while we waited for {what} ({reason[:200]})") from None
         finally:
             task.cancel()
 
@@ -164,8 +164,8 @@ class RayConductor:
             for metric, value in values.items():
                 gauges[metric].set(value, tags={"run": name})
 
-        self._fleet = RayFleet(settings, run, generation)
-        self._conductor = Conductor(settings, run, self._fleet, report)
+        self._system = RayActorSystem(settings, run, generation)
+        self._conductor = Conductor(settings, run, self._system, report)
 
     async def pid(self) -> int:
         """Answers when the constructor has finished."""
@@ -176,7 +176,7 @@ class RayConductor:
         try:
             await self._conductor.run(dashboard)
         finally:
-            self._fleet.stop()
+            self._system.stop()
 
 
 def start_conductor(settings: Settings, run: RunDirectory, generation: int = 0) -> Any:

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from actors.messages import Generate, Generated, Members, RunState, Scored, Unfinished
-from actors.parts import Parts, together
+from actors.pool import ActorPool, together
 from actors.verifier import give_up
 from configs.schema import Distill, Es, Grpo, Settings, Sft
 from policies.advantages import informative
@@ -43,9 +43,9 @@ class Collected(Struct, kw_only=True):
 class Rollouts:
     """Pulls prompts from the task's stream and has them answered and scored."""
 
-    def __init__(self, settings: Settings, parts: Parts, task: Task) -> None:
+    def __init__(self, settings: Settings, parts: ActorPool, task: Task) -> None:
         self._settings = settings
-        self._parts = parts
+        self._pool = parts
         self._task = task
         self._failures: list[str] = []
         self._sampled: dict[Work, list[Any]] = {}
@@ -88,7 +88,7 @@ class Rollouts:
         """The next rows to imitate. Rows that are too long for the model are dropped and counted."""
         prompts = self.pull(state.cursor, sft.rows_per_step)
         self._pulled[step] = len(prompts)
-        dropped, batch = await self._parts.ask_two(
+        dropped, batch = await self._pool.ask_two(
             "reader", 0, "read", step, prompts, what=f"the reader to read step {step}"
         )
         ledger = state.ledger.pull(len(prompts))
@@ -193,14 +193,14 @@ class Rollouts:
             request = requests[i]
             work = (request.purpose, request.step)
             earlier = self.earlier(work)
-            done, batch = await self._parts.ask_two(
+            done, batch = await self._pool.ask_two(
                 "sampler", i, "generate", request, *earlier, what=f"sampler-{i} to answer {what}"
             )
             self.keep(work, batch)
             if done.interrupted:
                 raise Interrupted(f"paused while sampler-{i} answered {what}")
             judge = i % self._settings.actors.verifiers
-            scored = await self._parts.ask(
+            scored = await self._pool.ask(
                 "verifier",
                 judge,
                 "score",

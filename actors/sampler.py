@@ -13,17 +13,17 @@ from actors.messages import Generate, Generated, Hello
 from configs.schema import Es, Settings
 from policies.decode import Counts, Decoder, Sampling, Sequence
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
-from policies.evolution.follower import EvolutionFollower
+from policies.evolution.loader import EvolutionWeightLoader
 from policies.model import load_policy
 from policies.rows import encode, from_data, from_sequence, to_sequences
-from policies.trainer import follower_for
+from policies.trainer import weight_loader_for
 from runtime import failpoints
 from runtime.blas import load_blas
 from runtime.errors import BadInput
-from runtime.gate import Gate
 from runtime.keys import derive
 from runtime.rundir import RunDirectory
 from runtime.tasks.prompt import Prompt
+from runtime.throttle import Throttle
 from runtime.trajectory import to_batch, to_rows
 
 Planned = tuple[Prompt, int, Sequence]
@@ -44,7 +44,7 @@ class Sampler:
             f"{name} to load the model", LEASE_SHARE * settings.deadlines.start_s
         ):
             self._policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
-            self._follower = follower_for(self._policy, settings)
+            self._weight_loader = weight_loader_for(self._policy, settings)
         self._decoder = Decoder(self._policy, settings.sampling.slots)
         bound_cache()
         self._log.info("started", pid=os.getpid(), checkpoint=settings.model.path)
@@ -72,7 +72,7 @@ class Sampler:
             who, patience_s(self._settings, self._settings.deadlines.generate_s)
         ) as waited_s:
             began = time.perf_counter()
-            self._follower.follow(request.weights)
+            self._weight_loader.load(request.weights)
             loaded_s = time.perf_counter() - began
             began = time.perf_counter()
             if self._scores_data(request):
@@ -134,15 +134,15 @@ class Sampler:
             top_p=request.top_p,
             min_p=request.min_p,
         )
-        gate = Gate(self._run, "sample.token", self._settings.power.duty_cycle)
+        throttle = Throttle(self._run, "sample.token", self._settings.power.duty_cycle)
         version = request.weights.version
 
         def may_go_on() -> int | None:
-            return version if gate.open() else None
+            return version if throttle.may_continue() else None
 
         if (share := request.members) is not None:
-            assert isinstance(self._follower, EvolutionFollower)
-            return self._follower.decode(
+            assert isinstance(self._weight_loader, EvolutionWeightLoader)
+            return self._weight_loader.decode(
                 request.step,
                 range(share.first, share.first + share.count),
                 sequences,
@@ -164,8 +164,8 @@ class Sampler:
     ) -> tuple[Counts, pa.RecordBatch, bool]:
         """A row for each member and prompt with the log-likelihood as its reward; whether all are there."""
         share, tokens = request.members, self._policy.tokenizer
-        assert share is not None and isinstance(self._follower, EvolutionFollower)
-        gate = Gate(self._run, "sample.token", self._settings.power.duty_cycle)
+        assert share is not None and isinstance(self._weight_loader, EvolutionWeightLoader)
+        throttle = Throttle(self._run, "sample.token", self._settings.power.duty_cycle)
         limit = self._policy.context_length
         rows = from_data(tokens, request.prompts, step=request.step, limit=limit)
         for row, prompt in zip(rows, request.prompts):
@@ -177,12 +177,12 @@ class Sampler:
         done = (
             [row for row in to_rows(earlier) if row.sample in mine] if earlier is not None else []
         )
-        found = self._follower.likelihoods(
+        found = self._weight_loader.likelihoods(
             request.step,
             mine,
             rows,
             known={(row.prompt_index, row.sample) for row in done},
-            may_go_on=gate.open,
+            may_go_on=throttle.may_continue,
         )
         done += found
         batch = to_batch(done, {"pippin.tokenizer": tokens.fingerprint})

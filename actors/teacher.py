@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from actors.endpoint import EndedByAPause, endpoint_of
 from actors.logs import open_log
-from actors.messages import Ask, Hello, Taught
+from actors.messages import Ask, Hello, TeacherReport
 from configs.schema import Distill, EndpointTeacher, LocalTeacher, Settings, TextOnly, TopK
 from policies.batch import Row, pack
 from policies.decode import Counts, Decoder, Sampling, Sequence
@@ -34,12 +34,12 @@ from policies.rows import by_teacher, from_answer, from_sequence
 from runtime import chat, failpoints
 from runtime.blas import load_blas
 from runtime.endpoint import Client, Endpoint
-from runtime.gate import Gate
 from runtime.keys import derive
 from runtime.rundir import RunDirectory
-from runtime.said import Said, entry, from_entry, usable, with_said
 from runtime.tasks.prompt import Prompt
 from runtime.teacher_cache import Setting, TeacherCache, entry_key
+from runtime.teacher_outputs import TeacherOutputs, entry, from_entry, usable, with_teacher_outputs
+from runtime.throttle import Throttle
 from runtime.trajectory import (
     StopReason,
     Trajectory,
@@ -97,7 +97,7 @@ class Teacher:
     @ray.method(num_returns=2)
     def generate(
         self, request: Ask, earlier: pa.RecordBatch | None = None
-    ) -> tuple[Taught, pa.RecordBatch]:
+    ) -> tuple[TeacherReport, pa.RecordBatch]:
         """Its answer to each prompt, as rows to be imitated; of those that are known, what is known.
 
         Rows of `earlier`, which a pause interrupted, are gone on with. If somebody asks to pause now,
@@ -176,11 +176,11 @@ class Teacher:
                 sequence.versions = row.weights_version[at:]
                 sequence.stop_reason = StopReason.INTERRUPTED
             plan.append((prompt, sequence))
-        gate = self._gate()
+        throttle = self._throttle()
         sampling = Sampling(temperature=request.temperature, max_new_tokens=request.max_new_tokens)
         self._decoder.counts = counts = Counts()
         sequences = [sequence for _, sequence in plan]
-        self._decoder.run(sequences, sampling, -1, lambda: -1 if gate.open() else None)
+        self._decoder.run(sequences, sampling, -1, lambda: -1 if throttle.may_continue() else None)
         mx.clear_cache()
         for prompt, sequence in plan:
             if not sequence.tokens or (not shared and not sequence.finished):
@@ -215,7 +215,7 @@ class Teacher:
         self, endpoint: Endpoint, prompts: list[Prompt], request: Ask
     ) -> Iterator[Trajectory]:
         """Rows of an endpoint's answers as they come; fewer, if somebody asks to pause."""
-        gate = self._gate()
+        throttle = self._throttle()
         asks = (
             chat.Ask(
                 messages=self._messages(prompt),
@@ -228,7 +228,7 @@ class Teacher:
 
         def while_open() -> Iterator[chat.Ask]:
             for ask in asks:
-                if not gate.open():
+                if not throttle.may_continue():
                     return
                 yield ask
 
@@ -303,7 +303,7 @@ class Teacher:
     @ray.method(num_returns=2)
     def score(
         self, batch: pa.RecordBatch, dropped: list[str | None]
-    ) -> tuple[Taught, pa.RecordBatch]:
+    ) -> tuple[TeacherReport, pa.RecordBatch]:
         """The batch with what this teacher says of its own rows, those that are dropped excepted.
 
         If somebody asks to pause, that happens between two micro-batches, and what was said by then
@@ -314,7 +314,7 @@ class Teacher:
         owners = batch["teacher"].to_pylist()
         mine = [i for i, owner in enumerate(owners) if owner == self._name and not dropped[i]]
         tokens, positions = lists(batch, "tokens"), answer_positions(batch)
-        said: dict[int, Said] = {}
+        said: dict[int, TeacherOutputs] = {}
         for i in mine:
             if (found := self._said(tokens[i], positions[i])) is not None:
                 said[i] = found
@@ -344,16 +344,16 @@ class Teacher:
             waited_s=waited_s,
         )
         failpoints.hit("teach.done")
-        return done, with_said(batch, said, tokens, positions)
+        return done, with_teacher_outputs(batch, said, tokens, positions)
 
     def _scored(
         self, new: list[int], tokens: list[np.ndarray], positions: list[np.ndarray]
-    ) -> dict[int, Said]:
-        gate, signal = self._gate(), self._distill.signal
-        said: dict[int, Said] = {}
+    ) -> dict[int, TeacherOutputs]:
+        throttle, signal = self._throttle(), self._distill.signal
+        said: dict[int, TeacherOutputs] = {}
         rows = [Row(tokens[i], positions[i], {}) for i in new]
         for micro in pack(rows, self._settings.actors.micro_batch_tokens):
-            if not gate.open():
+            if not throttle.may_continue():
                 break
             shape = micro.targets_BR.shape
             if isinstance(signal, TopK):
@@ -375,7 +375,7 @@ class Teacher:
         mx.clear_cache()
         return said
 
-    def _said(self, tokens: np.ndarray, positions: np.ndarray) -> Said | None:
+    def _said(self, tokens: np.ndarray, positions: np.ndarray) -> TeacherOutputs | None:
         if self._cache is None:
             return None
         found = self._cache.get(self._score_key(tokens, positions))
@@ -399,12 +399,12 @@ class Teacher:
         """With what decides the numbers' last bits."""
         return {**settings, "backend": load_blas(self._settings.exact)}
 
-    def _gate(self) -> Gate:
-        return Gate(self._run, "teach.part", self._settings.power.duty_cycle)
+    def _throttle(self) -> Throttle:
+        return Throttle(self._run, "teach.part", self._settings.power.duty_cycle)
 
     def _done(
         self, dropped: list[str | None], places: list[str], *, interrupted: bool, **numbers: float
-    ) -> Taught:
+    ) -> TeacherReport:
         first = next((i for i, reason in enumerate(dropped) if reason), None)
         failure = ""
         if first is not None:
@@ -420,7 +420,7 @@ class Teacher:
                 "memory_bytes": mx.get_peak_memory(),
                 **numbers,
             },
-            Taught,
+            TeacherReport,
         )
 
 

@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ops.fault_injection.fork_server import FORKS, ForkServer
+from ops.fault_injection.kills import FaultRuns, KillReport, die_at_each, kill_at_random
 from ops.machine import Machine, this_machine
-from ops.trials.kills import Tally, Trials, die_at_each, kill_at_random
-from ops.trials.zygote import FORKS, Zygote
 from runtime import checkpoint
 from runtime.durable import nearest_existing, sync
 from runtime.home import home
@@ -70,23 +70,23 @@ def _fill(path: Path) -> None:
 
 
 def _trials(folder: Path) -> Iterator[Line]:
-    with Zygote() as zygote:
-        trials = Trials(zygote, folder)
+    with ForkServer() as server:
+        fault_runs = FaultRuns(server, folder)
         for program in PROGRAMS:
             yield _verdict(
-                kill_at_random(trials, program, KILLS, seed=0), "killed at random moments"
+                kill_at_random(fault_runs, program, KILLS, seed=0), "killed at random moments"
             )
         if FORKS:
-            yield _verdict(die_at_each(trials, "grpo", "kill", seed=0), "killed at every failpoint")
+            yield _verdict(
+                die_at_each(fault_runs, "grpo", "kill", seed=0), "killed at every failpoint"
+            )
 
 
-def _verdict(tally: Tally, how: str) -> Line:
-    starts = sum(tally.ends.values())
-    text = (
-        f"{tally.program}: {tally.runs} trial runs {how} ({starts} starts, {tally.seconds:.0f} s)"
-    )
-    if tally.problems:
-        return "bad", f"{text}: {len(tally.problems)} problems, the first: {tally.problems[0]}"
+def _verdict(report: KillReport, how: str) -> Line:
+    starts = sum(report.ends.values())
+    text = f"{report.program}: {report.runs} trial runs {how} ({starts} starts, {report.seconds:.0f} s)"
+    if report.problems:
+        return "bad", f"{text}: {len(report.problems)} problems, the first: {report.problems[0]}"
     return "ok", f"{text}: each ended as the undisturbed one, bit for bit, every trajectory once"
 
 

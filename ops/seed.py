@@ -50,7 +50,7 @@ def ensure_seedling(
     if target.is_dir():
         return target, False
     from actors.conductor import Conductor
-    from actors.program import local_fleet
+    from actors.program import local_actor_system
     from ops.export import export
     from policies.device import gpu_lease
     from policies.seedling import write_blank
@@ -63,12 +63,12 @@ def ensure_seedling(
         settings = with_seed(load(_recipe(name), [f'model.path="{work / "blank"}"']), seed)
         run = RunDirectory(work, "warm-start")
         run.create(to_toml(settings), {})
-        fleet = local_fleet(settings, run)
+        system = local_actor_system(settings, run)
         report = (lambda _: progress(run.read_status())) if progress else None
         try:
-            asyncio.run(Conductor(settings, run, fleet, report).run())
+            asyncio.run(Conductor(settings, run, system, report).run())
         finally:
-            fleet.stop()
+            system.stop()
         export(run, work / "seedling", step=None, adapters=False, dequantize=False)
         about = {"made_by": "pippin seed", "seed": seed, "recipe": _recipe(name).name}
         (work / "seedling" / "pippin.json").write_text(json.dumps(about, sort_keys=True))

@@ -63,7 +63,7 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
     os.environ.update(environment(settings, token_path))
     import ray
 
-    from actors.parts import roles_of
+    from actors.pool import roles_of
     from actors.program import OBJECT_STORE_BYTES
 
     try:
@@ -191,7 +191,7 @@ def _alive(owner: Path) -> bool:
 
 
 def _clear_away(folder: Path) -> None:
-    """What a killed supervisor left, where its leash has not come to it yet or was killed as well.
+    """What a killed supervisor left, where its watchdog has not come to it yet or was killed as well.
 
     Ray's daemons name the folder; the actors do not, but they are in one session with them.
     """

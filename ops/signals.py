@@ -41,7 +41,7 @@ class Signals:
             if number == signal.SIGHUP:
                 return
             _tell(f"\nleft; go on with: pippin resume {self._run.name}\n")
-            os._exit(128 + number)  # the leash ends what is running
+            os._exit(128 + number)  # the watchdog ends what is running
         reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         self.request = PauseRequest(by="signal", reason=reason, end=True)
         with contextlib.suppress(PippinError, OSError):

@@ -3,7 +3,7 @@ host, the process tree that computes.
 
     supervisor ── starts, ends ──▶ host (Ray, conductor, actors)      one after another, from pause to pause
         │ reads pause.json, the machine's state; writes machine.json
-        └── holds ──▶ leash, which ends the host when the supervisor is gone
+        └── holds ──▶ watchdog, which ends the host when the supervisor is gone
 
 Ctrl-C, SIGTERM and a closed terminal are a pause, and then this process ends; a second signal leaves at
 once. `pippin pause` lets it wait, without a host and so without memory, until `pippin resume`. What is not
@@ -22,7 +22,7 @@ from pathlib import Path
 from actors import postmortem
 from configs import load
 from configs.schema import Settings
-from ops import host, leash, processes
+from ops import host, processes, watchdog
 from ops.conditions import Conditions
 from ops.machine import Machine as Port
 from ops.machine import this_machine
@@ -174,7 +174,7 @@ class Supervisor:
         status.steps = self._settings.algorithm.steps
         self._run.write_status(status)
         child, code = self._start_host(temp), host.FAILED
-        held = leash.put_on(child.pid, temp, self._run.path.absolute())
+        held = watchdog.start(child.pid, temp, self._run.path.absolute())
         try:
             with self._awake(child.pid):
                 code = self._watch(child)
@@ -183,7 +183,7 @@ class Supervisor:
             processes.end(child.pid, str(temp))
             if code not in (host.DONE, host.PAUSED):
                 keep_logs(temp, self._run)
-            leash.clear_away(child.pid, temp, self._run.path)
+            watchdog.clear_away(child.pid, temp, self._run.path)
             child.wait()
             held.kill()
             held.wait()

@@ -61,31 +61,31 @@ def trainer_for(policy: Policy, settings: Settings) -> Trainer:
     return Updater(policy, settings, hosted(settings))
 
 
-class Follower(Protocol):
+class WeightLoader(Protocol):
     """Takes a sampler's model to the versions that are published."""
 
-    def follow(self, version: WeightsVersion) -> None:
+    def load(self, version: WeightsVersion) -> None:
         """Have a version in the model. Raises Damaged if the files are not what was published."""
         ...
 
 
-def follower_for(policy: Policy, settings: Settings) -> Follower:
+def weight_loader_for(policy: Policy, settings: Settings) -> WeightLoader:
     """The one that the algorithm asks for."""
     if isinstance(settings.algorithm, Es):
-        from policies.evolution.follower import EvolutionFollower
+        from policies.evolution.loader import EvolutionWeightLoader
 
-        return EvolutionFollower(policy, settings)
-    return WholeFollower(policy)
+        return EvolutionWeightLoader(policy, settings)
+    return WholeWeightLoader(policy)
 
 
-class WholeFollower:
+class WholeWeightLoader:
     """Loads whole weights."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._digest = ""
 
-    def follow(self, version: WeightsVersion) -> None:
+    def load(self, version: WeightsVersion) -> None:
         """Load a version, unless it is there. Raises Damaged if the file is not what was published."""
         if version.digest == self._digest:  # a number alone may be of a step that was done anew
             return

@@ -2,12 +2,12 @@
 
 It is started by exec, never by fork: a forked copy of a process that holds the GPU or threads is
 undefined on a Mac. It leads its own session, so that a kill takes its children along. It cannot
-outlive us: when we die, by whatever death, a pipe closes and the leash, a shell that only waits
+outlive us: when we die, by whatever death, a pipe closes and the watchdog, a shell that only waits
 for that, kills the group. That needs nothing from the process, which may well hang in C code.
 
     us ──── request ────▶ stdin  ┐ module, in its own session and group
        ◀──── reply ────── stdout ┘ stderr: ours
-       ──── (nothing) ──▶ leash     end of file: kill -9 the group
+       ──── (nothing) ──▶ watchdog     end of file: kill -9 the group
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class Killable:
         )
         self.pid = self._process.pid
         self._leash = subprocess.Popen(
-            ["/bin/sh", "-c", LEASH, "leash", str(self.pid)],
+            ["/bin/sh", "-c", LEASH, "watchdog", str(self.pid)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -32,7 +32,7 @@ TASKS: dict[str, dict[str, Any]] = {
 TEACHER_STEPS = {"sorting": 200, "countdown": 400}
 WARM_STEPS = {"sorting": 60, "countdown": 200}
 ROWS = {"sorting": 100, "countdown": 300}
-"""That students have answers to: too few to learn the task from. Chosen after trials, in which data alone
+"""That students have answers to: too few to learn the task from. Chosen after runs in which data alone
 was better at equal time with several times as many (`--rows 1000` shows it): report both.
 """
 NEW_TOKENS = 12

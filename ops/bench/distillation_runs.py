@@ -71,7 +71,7 @@ def run_here(root: Path, name: str, tables: Mapping[str, Any], until_s: float | 
     has taken so much processor time. It is then paused, behind the step that went over.
     """
     from actors.conductor import Conductor
-    from actors.program import local_fleet
+    from actors.program import local_actor_system
     from configs.consistency import check
     from configs.dump import to_toml
     from configs.schema import Settings
@@ -80,7 +80,7 @@ def run_here(root: Path, name: str, tables: Mapping[str, Any], until_s: float | 
     check(settings)
     directory = RunDirectory(root, name)
     directory.create(to_toml(settings), {})
-    fleet = local_fleet(settings, directory)
+    system = local_actor_system(settings, directory)
     spent = Spent()
     mark = time.process_time()
 
@@ -97,13 +97,13 @@ def run_here(root: Path, name: str, tables: Mapping[str, Any], until_s: float | 
 
     directory.lock()
     try:
-        asyncio.run(Conductor(settings, directory, fleet, report).run())
+        asyncio.run(Conductor(settings, directory, system, report).run())
     except Interrupted:
         directory.settle("paused")
     finally:
         directory.withdraw_pause()
         directory.unlock()
-        fleet.stop()
+        system.stop()
     return Run(directory, directory.read_status(), spent)
 
 

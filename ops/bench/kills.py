@@ -15,16 +15,18 @@ from typing import Any
 import msgspec
 
 from ops.bench.report import print_table, write_json
-from ops.trials.crew import Crew
-from ops.trials.kills import Tally, Trials, die_at_each, kill_at_random
-from ops.trials.programs import PROGRAMS
+from ops.fault_injection.kills import FaultRuns, KillReport, die_at_each, kill_at_random
+from ops.fault_injection.programs import PROGRAMS
+from ops.fault_injection.server_pool import ForkServerPool
 
 ACTIONS = ("kill", "abort", "raise")
 PORTION = 50
-"""Random kills that one zygote does at a time."""
+"""Random kills that one server does at a time."""
 
 
-def measure(crew: Crew, programs: list[str], kills: int, seed: int) -> dict[str, Tally]:
+def measure(
+    servers: ForkServerPool, programs: list[str], kills: int, seed: int
+) -> dict[str, KillReport]:
     """What came of each program's runs: the failpoints first, then `kills` at random over all."""
     tasks: list[tuple[str, str, int, int]] = [
         (program, action, 0, seed) for program in programs for action in ACTIONS
@@ -33,23 +35,23 @@ def measure(crew: Crew, programs: list[str], kills: int, seed: int) -> dict[str,
         count = min(PORTION, kills - number * PORTION)
         tasks.append((programs[number % len(programs)], "", count, seed + number))
 
-    def done(trials: Trials, task: tuple[str, str, int, int]) -> Tally:
+    def done(fault_runs: FaultRuns, task: tuple[str, str, int, int]) -> KillReport:
         program, action, count, of_seed = task
         if action:
-            return die_at_each(trials, program, action, of_seed)
-        return kill_at_random(trials, program, count, of_seed)
+            return die_at_each(fault_runs, program, action, of_seed)
+        return kill_at_random(fault_runs, program, count, of_seed)
 
-    tallies = {program: Tally(program=program) for program in programs}
-    for (program, *_), tally in crew.map(done, tasks).items():
-        tallies[program].add(tally)
-    return tallies
+    reports = {program: KillReport(program=program) for program in programs}
+    for (program, *_), report in servers.map(done, tasks).items():
+        reports[program].add(report)
+    return reports
 
 
-def row(tally: Tally) -> list[str]:
+def row(report: KillReport) -> list[str]:
     """A line of the table."""
-    ends = [str(tally.ends.get(how, 0)) for how in (*ACTIONS, "pause")]
-    counts = (tally.runs, tally.differences, tally.lost, tally.duplicated)
-    return [tally.program, *ends, *map(str, counts), f"{tally.seconds:.0f} s"]
+    ends = [str(report.ends.get(how, 0)) for how in (*ACTIONS, "pause")]
+    counts = (report.runs, report.differences, report.lost, report.duplicated)
+    return [report.program, *ends, *map(str, counts), f"{report.seconds:.0f} s"]
 
 
 def main() -> int:
@@ -64,33 +66,33 @@ def main() -> int:
     if unknown := set(programs) - set(PROGRAMS):
         parser.error(f"--programs: needs of {', '.join(PROGRAMS)}, got {', '.join(unknown)}")
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, Crew(Path(folder)) as crew:
-        tallies = measure(crew, programs, options.kills, options.seed)
+    with tempfile.TemporaryDirectory() as folder, ForkServerPool(Path(folder)) as servers:
+        reports = measure(servers, programs, options.kills, options.seed)
     seconds = time.monotonic() - began
-    total = Tally(program="all")
-    for tally in tallies.values():
-        total.add(tally)
+    total = KillReport(program="all")
+    for report in reports.values():
+        total.add(report)
     header = ["program", *ACTIONS, "pause", "runs", "differ", "lost", "twice", "work"]
-    print_table(header, [row(tally) for tally in (*tallies.values(), total)])
+    print_table(header, [row(report) for report in (*reports.values(), total)])
     for problem in total.problems:
         print(problem)
     print(f"{total.kills} kills in {seconds:.0f} s: {verdict(total)}")
     if options.json:
-        write_json(options.json, result(tallies, seconds))
+        write_json(options.json, result(reports, seconds))
     return 1 if total.problems else 0
 
 
-def verdict(total: Tally) -> str:
+def verdict(total: KillReport) -> str:
     """The result in a sentence."""
     if total.problems:
         return f"{total.differences} runs differ, {len(total.problems)} problems"
     return f"each of {total.runs} runs ended as the undisturbed one, bit for bit"
 
 
-def result(tallies: dict[str, Tally], seconds: float) -> dict[str, Any]:
+def result(reports: dict[str, KillReport], seconds: float) -> dict[str, Any]:
     """For the JSON file."""
-    ends = sum((Counter(tally.ends) for tally in tallies.values()), Counter())
-    programs = {name: msgspec.to_builtins(tally) for name, tally in tallies.items()}
+    ends = sum((Counter(report.ends) for report in reports.values()), Counter())
+    programs = {name: msgspec.to_builtins(report) for name, report in reports.items()}
     return {"seconds": seconds, "ends": dict(ends), "programs": programs}
 
 

@@ -1,6 +1,6 @@
 """From answers to rows: what each method keeps of a prompt's answers. Pure functions, told by the recipe.
 
-`split` and `unfit` look at one answer, `choose` at all that are left; each gives a fate to every
+`split` and `unfit` look at one answer, `choose` at all that are left; each gives a outcome to every
 candidate that it does not pass on, so that nothing is lost without a reason.
 """
 
@@ -16,7 +16,7 @@ from configs.data_schema import (
     StepByStep,
 )
 from ops.make.methods import Chosen, of_prompt, steps
-from ops.make.records import Candidate, Draft, Fate
+from ops.make.records import Candidate, Draft, Outcome
 
 SHORTEST_WORDS = 4
 """Characters that are taken for one token where nobody has counted."""
@@ -32,7 +32,7 @@ def split(text: str, reasoning: str, marks: Reasoning) -> tuple[str, str]:
     return reasoning.strip(), text.strip()
 
 
-def unfit(text: str, stop: str, limits: Limits) -> Fate | None:
+def unfit(text: str, stop: str, limits: Limits) -> Outcome | None:
     """Why a text is not worth judging."""
     if stop == "length":
         return "rejected", "truncated"
@@ -56,42 +56,42 @@ def judged_text(settings: DataSettings, candidate: Candidate) -> str:
 
 
 def choose(settings: DataSettings, candidates: Sequence[Candidate]) -> Chosen:
-    """Drafts of rows in the order of the prompts, and the fates of all that is in none."""
-    fates: dict[str, Fate] = {}
+    """Drafts of rows in the order of the prompts, and the outcomes of all that is in none."""
+    outcomes: dict[str, Outcome] = {}
     able = []
     for candidate in candidates:
-        fate = _verdict_fate(settings, candidate)
-        if fate:
-            fates[candidate.name] = fate
+        outcome = _verdict_outcome(settings, candidate)
+        if outcome:
+            outcomes[candidate.name] = outcome
         else:
             able.append(candidate)
     drafts: list[Draft] = []
     for number, group in enumerate(_groups(able)):
         made, gone = of_prompt(settings, number, group)
         drafts += made
-        fates |= gone
-    return drafts, fates
+        outcomes |= gone
+    return drafts, outcomes
 
 
 def capped(settings: DataSettings, drafts: Iterable[Draft]) -> Chosen:
     """At most `method.keep` drafts of each prompt, the first ones."""
     keep = getattr(settings.method, "keep", 0)
     kept: list[Draft] = []
-    fates: dict[str, Fate] = {}
+    outcomes: dict[str, Outcome] = {}
     count: dict[int, int] = {}
     for draft in drafts:
         count[draft.group] = count.get(draft.group, 0) + 1
         if keep and count[draft.group] > keep:
-            fates |= {c.name: ("rejected", "surplus") for c in draft.uses}
+            outcomes |= {c.name: ("rejected", "surplus") for c in draft.uses}
         else:
             kept.append(draft)
-    return kept, fates
+    return kept, outcomes
 
 
 # ── each answer ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _verdict_fate(settings: DataSettings, candidate: Candidate) -> Fate | None:
+def _verdict_outcome(settings: DataSettings, candidate: Candidate) -> Outcome | None:
     verdict = candidate.verdict
     if needs_verdict(settings):
         if verdict is None or verdict.reward is None:

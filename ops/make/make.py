@@ -86,16 +86,16 @@ def make(
 def _publish(
     settings: DataSettings, out: Path, desk: Desk, identity: Identity, found: Found
 ) -> Made:
-    asked, candidates, fates = found
+    asked, candidates, outcomes = found
     drafts, gone = choose.choose(settings, candidates)
-    fates = fates | gone
+    outcomes = outcomes | gone
     drafts, gone = rows.distinct(drafts, settings)
-    fates |= gone
+    outcomes |= gone
     drafts, gone = choose.capped(settings, drafts)
-    fates |= gone
+    outcomes |= gone
     lines, gone = rows.finished(drafts, settings, _about(settings, identity))
-    fates |= gone
-    summed = account(asked, fates, len(lines))
+    outcomes |= gone
+    summed = account(asked, outcomes, len(lines))
     assert summed.adds_up
     made = Made(summed, True, dict(Counter(desk.passing.values())))
     if lines:

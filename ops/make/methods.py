@@ -13,16 +13,16 @@ from configs.data_schema import (
     StepByStep,
     Traces,
 )
-from ops.make.records import Candidate, Draft, Fate
+from ops.make.records import Candidate, Draft, Outcome
 from runtime.tasks.prompt import Prompt
 
-Chosen = tuple[list[Draft], dict[str, Fate]]
+Chosen = tuple[list[Draft], dict[str, Outcome]]
 Objection = Callable[[Candidate], str]
 """Why a candidate is rejected; empty if it is not."""
 
 
 def of_prompt(settings: DataSettings, number: int, group: list[Candidate]) -> Chosen:
-    """Drafts of one prompt's answers, and the fates of those that are in none."""
+    """Drafts of one prompt's answers, and the outcomes of those that are in none."""
     output, method = settings.output, settings.method
     if isinstance(output, PreferenceRows):
         assert isinstance(method, Rejection | BestOfN)
@@ -51,21 +51,21 @@ def steps(candidate: Candidate, method: StepByStep) -> tuple[str, str]:
 def _each(output: SftRows, number: int, group: list[Candidate], objection: Objection) -> Chosen:
     """A row for each answer against which there is no objection."""
     drafts: list[Draft] = []
-    fates: dict[str, Fate] = {}
+    outcomes: dict[str, Outcome] = {}
     for candidate in group:
         if reason := objection(candidate):
-            fates[candidate.name] = ("rejected", reason)
+            outcomes[candidate.name] = ("rejected", reason)
         else:
             drafts.append(_draft(output, number, candidate, candidate.text))
-    return drafts, fates
+    return drafts, outcomes
 
 
 def _best(method: BestOfN, output: SftRows, number: int, group: list[Candidate]) -> Chosen:
     best, *others = _ranked(group)
-    fates: dict[str, Fate] = {c.name: ("rejected", "not_best") for c in others}
+    outcomes: dict[str, Outcome] = {c.name: ("rejected", "not_best") for c in others}
     if method.require_pass and not best.passed:
-        return [], {**fates, best.name: ("rejected", "wrong")}
-    return [_draft(output, number, best, best.text)], fates
+        return [], {**outcomes, best.name: ("rejected", "wrong")}
+    return [_draft(output, number, best, best.text)], outcomes
 
 
 def _traces(
@@ -73,31 +73,31 @@ def _traces(
 ) -> Chosen:
     marks = settings.reasoning
     drafts: list[Draft] = []
-    fates: dict[str, Fate] = {}
+    outcomes: dict[str, Outcome] = {}
     for candidate in group:
         if method.only_right and not candidate.passed:
-            fates[candidate.name] = ("rejected", "wrong")
+            outcomes[candidate.name] = ("rejected", "wrong")
         elif method.require_reasoning and not candidate.reasoning:
-            fates[candidate.name] = ("rejected", "no_reasoning")
+            outcomes[candidate.name] = ("rejected", "no_reasoning")
         else:
             trace = candidate.text
             if candidate.reasoning:
                 trace = f"{marks.begin}\n{candidate.reasoning}\n{marks.end}\n\n{trace}"
             drafts.append(_draft(output, number, candidate, trace))
-    return drafts, fates
+    return drafts, outcomes
 
 
 def _both_steps(method: StepByStep, output: SftRows, number: int, group: list[Candidate]) -> Chosen:
     drafts: list[Draft] = []
-    fates: dict[str, Fate] = {}
+    outcomes: dict[str, Outcome] = {}
     for candidate in group:
         rationale, label = steps(candidate, method)
         if not label:
-            fates[candidate.name] = ("rejected", "no_label")
+            outcomes[candidate.name] = ("rejected", "no_label")
         elif method.only_right and not candidate.passed:
-            fates[candidate.name] = ("rejected", "wrong")
+            outcomes[candidate.name] = ("rejected", "wrong")
         elif not rationale:
-            fates[candidate.name] = ("rejected", "no_rationale")
+            outcomes[candidate.name] = ("rejected", "no_rationale")
         else:
             parts = (("label", method.label_prefix, label),
                      ("rationale", method.rationale_prefix, rationale))  # fmt: skip
@@ -107,7 +107,7 @@ def _both_steps(method: StepByStep, output: SftRows, number: int, group: list[Ca
             ]
             text = f"{_text(candidate.prompt)}\n{rationale}\n{label}"
             drafts.append(Draft(group=number, uses=[candidate], rows=rows, text=text))
-    return drafts, fates
+    return drafts, outcomes
 
 
 def _pairs(

@@ -96,9 +96,9 @@ class Draft(Struct, frozen=True, kw_only=True):
     """By which it repeats another."""
 
 
-Fate = tuple[str, str]
+Outcome = tuple[str, str]
 """ ("kept" | "rejected" | "duplicate" | "failed", why)."""
-KEPT: Fate = ("kept", "")
+KEPT: Outcome = ("kept", "")
 
 
 class Account(Struct, frozen=True, kw_only=True):
@@ -118,12 +118,12 @@ class Account(Struct, frozen=True, kw_only=True):
         return self.asked == self.kept + sum(sum(part.values()) for part in gone)
 
 
-def account(asked: Iterable[str], fates: Mapping[str, Fate], rows: int) -> Account:
-    """The sum over all that was asked; a fate is missing for none."""
+def account(asked: Iterable[str], outcomes: Mapping[str, Outcome], rows: int) -> Account:
+    """The sum over all that was asked; a outcome is missing for none."""
     names = list(asked)
     parts: dict[str, Counter[str]] = {}
     for name in names:
-        what, why = fates[name]
+        what, why = outcomes[name]
         parts.setdefault(what, Counter())[why] += 1
 
     def of(what: str) -> dict[str, int]:

@@ -9,7 +9,7 @@ import msgspec
 from configs.data_schema import DataSettings, EveryRow, Exact, Magpie, Near
 from configs.schema import Jsonl
 from ops.make.plan import instruction_sampling
-from ops.make.records import KEPT, Candidate, Draft, Fate
+from ops.make.records import KEPT, Candidate, Draft, Outcome
 from runtime.dedup import Dedup, deduplicate
 from runtime.errors import BadInput
 
@@ -44,20 +44,20 @@ def repeated(texts: Sequence[str], settings: DataSettings) -> dict[int, str]:
 
 def distinct(
     drafts: Sequence[Draft], settings: DataSettings
-) -> tuple[list[Draft], dict[str, Fate]]:
-    """The drafts that are new, and the fates of what is only in others."""
+) -> tuple[list[Draft], dict[str, Outcome]]:
+    """The drafts that are new, and the outcomes of what is only in others."""
     again = repeated([draft.text for draft in drafts], settings)
-    fates: dict[str, Fate] = {
+    outcomes: dict[str, Outcome] = {
         candidate.name: ("duplicate", how)
         for i, how in again.items()
         for candidate in drafts[i].uses
     }
-    return [draft for i, draft in enumerate(drafts) if i not in again], fates
+    return [draft for i, draft in enumerate(drafts) if i not in again], outcomes
 
 
 def finished(
     drafts: Sequence[Draft], settings: DataSettings, teacher: Mapping[str, str]
-) -> tuple[list[dict[str, Any]], dict[str, Fate]]:
+) -> tuple[list[dict[str, Any]], dict[str, Outcome]]:
     """The rows as they are written, and that their candidates were kept."""
     rows = []
     for draft in drafts:

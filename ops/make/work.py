@@ -7,12 +7,12 @@ from configs.data_consistency import has_verifier, needs_verdict
 from configs.data_schema import DataSampling, DataSettings, Magpie
 from configs.schema import LocalTeacher
 from ops.make import choose, plan, rows
-from ops.make.records import Candidate, Fate, Judged, Question
+from ops.make.records import Candidate, Judged, Outcome, Question
 from ops.make.teacher import GO_ON, Desk, RecordedTeacher, Teacher
 from runtime.errors import RunFailed
 from runtime.tasks.prompt import Prompt, Task, Verdict
 
-Found = tuple[list[str], list[Candidate], dict[str, Fate]]
+Found = tuple[list[str], list[Candidate], dict[str, Outcome]]
 """The names of all that was asked for; whole answers; what became of the others."""
 
 
@@ -42,8 +42,8 @@ class Work:
             if isinstance(self._settings.method, Magpie):
                 return self._magpie(self._settings.method)
             self._ask([plan.question(self._settings, n, p) for n, p in self._named.items()])
-            found, fates = self._candidates({n: (n, p) for n, p in self._named.items()})
-            return list(self._named), found, fates
+            found, outcomes = self._candidates({n: (n, p) for n, p in self._named.items()})
+            return list(self._named), found, outcomes
         finally:
             if self._teacher is not None:
                 self._teacher.close()
@@ -83,30 +83,30 @@ class Work:
         settings, store = self._settings, self._desk.store
         asked = plan.instructions(settings, magpie)
         self._ask(asked, plan.instruction_sampling(settings, magpie))
-        fates: dict[str, Fate] = {}
+        outcomes: dict[str, Outcome] = {}
         fit: dict[str, str] = {}
         for name in (question.name for question in asked):
             answer = store.answers.get(name)
             text = answer.text.strip() if answer else ""
             if answer is None:
-                fates[name] = ("failed", self._failure(name))
-            elif fate := choose.unfit(text, answer.stop, settings.limits):
-                fates[name] = fate
+                outcomes[name] = ("failed", self._failure(name))
+            elif outcome := choose.unfit(text, answer.stop, settings.limits):
+                outcomes[name] = outcome
             elif answer.tokens == 1:
-                fates[name] = ("rejected", "one_token")
+                outcomes[name] = ("rejected", "one_token")
             else:
                 fit[name] = text
         again = rows.repeated(list(fit.values()), settings)
         named: dict[str, tuple[str, Prompt]] = {}
         for i, (name, text) in enumerate(fit.items()):
             if i in again:
-                fates[name] = ("duplicate", again[i])
+                outcomes[name] = ("duplicate", again[i])
             else:
                 second = plan.ANSWER + name.removeprefix(plan.INSTRUCTION)
                 named[second] = (name, plan.sampled_prompt(name, text))
         self._ask([plan.question(settings, second, p) for second, (_, p) in named.items()])
         found, gone = self._candidates(named)
-        return [question.name for question in asked], found, fates | gone
+        return [question.name for question in asked], found, outcomes | gone
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────────
 
@@ -145,22 +145,22 @@ class Work:
 
     def _candidates(
         self, named: Mapping[str, tuple[str, Prompt]]
-    ) -> tuple[list[Candidate], dict[str, Fate]]:
-        """Whole answers, under the names by which they are counted, and the fates of the others."""
+    ) -> tuple[list[Candidate], dict[str, Outcome]]:
+        """Whole answers, under the names by which they are counted, and the outcomes of the others."""
         store = self._desk.store
         found: list[Candidate] = []
-        fates: dict[str, Fate] = {}
+        outcomes: dict[str, Outcome] = {}
         for name, (counted, prompt) in named.items():
             if name not in store.answers:
-                fates[counted] = ("failed", self._failure(name))
+                outcomes[counted] = ("failed", self._failure(name))
                 continue
             candidate = self._candidate(name, counted, prompt)
-            fate = choose.unfit(candidate.text, candidate.answer.stop, self._settings.limits)
-            if fate:
-                fates[counted] = fate
+            outcome = choose.unfit(candidate.text, candidate.answer.stop, self._settings.limits)
+            if outcome:
+                outcomes[counted] = outcome
             else:
                 found.append(candidate)
-        return found, fates
+        return found, outcomes
 
     def _candidate(self, name: str, counted: str, prompt: Prompt) -> Candidate:
         answer = self._desk.store.answers[name]

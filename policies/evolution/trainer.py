@@ -108,7 +108,7 @@ class EvolutionTrainer:
         }
 
     def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:
-        """Write what takes a follower to this version."""
+        """Write what takes a loader to this version."""
         digest = weights.digest(self._policy.trained())
         if whole:
             path = folder / f"v{version:06d}.safetensors"

@@ -63,7 +63,7 @@ def stopped(*after: int) -> Disturb:
 
 
 def paused(point: str, *hits: int) -> Disturb:
-    """Asked to pause at these hits of a gate, each in a process of its own."""
+    """Asked to pause at these hits of a throttle, each in a process of its own."""
 
     def run_it(wanted: Settings, run: RunDirectory) -> Status:
         def ask() -> None:

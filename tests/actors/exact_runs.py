@@ -70,7 +70,7 @@ def killed(name: str, *deaths: Death, **changes) -> None:
 
 
 def paused(name: str, *tokens: int, **changes) -> None:
-    """A run that is asked to pause at each of these hits of the samplers' gate, and started again."""
+    """A run that is asked to pause at each of these hits of the samplers' throttle, and started again."""
 
     def resumed(folder: Path):
         run, wanted = new_run(folder), settings(folder, exact=True, **changes)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from actors.fleet import PartDied, PartStuck
 from actors.logs import open_log
 from actors.messages import Hello
-from actors.parts import Parts, together
 from actors.pause import Pause
-from actors.program import RayFleet
+from actors.pool import ActorPool, together
+from actors.program import RayActorSystem
+from actors.system import ActorDied, ActorStuck
 from runtime.errors import RunFailed
 from runtime.trajectory import to_rows
 from runtime.trajectory_log import batches
@@ -88,7 +88,7 @@ def test_an_evaluation_without_any_score_says_so_and_the_run_goes_on(tmp_path):
 
 @pytest.mark.parametrize("role", ["sampler", "verifier", "learner", "evaluator"])
 def test_too_many_deaths_end_the_run_and_name_the_part(tmp_path, monkeypatch, role):
-    monkeypatch.setattr("actors.parts.BACKOFF_S", 0.001)
+    monkeypatch.setattr("actors.pool.BACKOFF_S", 0.001)
     method = {"sampler": "generate", "verifier": "score", "learner": "learn",
               "evaluator": "prompts"}[role]  # fmt: skip
     wanted = settings(tmp_path, actors={"restarts": 2})
@@ -104,7 +104,7 @@ def test_too_many_deaths_end_the_run_and_name_the_part(tmp_path, monkeypatch, ro
 
 
 def test_deaths_between_steps_that_worked_do_not_add_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("actors.parts.BACKOFF_S", 0.001)
+    monkeypatch.setattr("actors.pool.BACKOFF_S", 0.001)
     wanted = settings(tmp_path, actors={"restarts": 1}, eval={"prompts": 0})
     run = new_run(tmp_path)
     deaths = [Death("verifier", "score", nth) for nth in (1, 3, 5, 7)]
@@ -123,7 +123,7 @@ NOBODY = 2**22 + 1
 """No process has this number."""
 
 
-class AsyncFleet:
+class AsyncActorSystem:
     """Actors that take a while to start and to answer, and die on command, with all their calls."""
 
     def __init__(self) -> None:
@@ -137,14 +137,14 @@ class AsyncFleet:
         self.handles[role, index] = AsyncPart()
         return self.handles[role, index]
 
-    def part(self, role: str, index: int = 0) -> Any:
+    def actor(self, role: str, index: int = 0) -> Any:
         return self.handles[role, index]
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
         try:
             return await asyncio.wait_for(asyncio.shield(reference), timeout_s)
         except TimeoutError:
-            raise PartStuck(f"waited {timeout_s:g} s for {what}") from None
+            raise ActorStuck(f"waited {timeout_s:g} s for {what}") from None
 
     def stop(self) -> None: ...
 
@@ -170,69 +170,69 @@ class AsyncPart:
         await asyncio.sleep(max(self.begins - time.monotonic(), 0))
         if name == "hello":
             if self.dead.is_set():
-                raise PartDied("killed as it started")
+                raise ActorDied("killed as it started")
             return Hello(pid=NOBODY, backend="", seconds=0.0)
         work = asyncio.ensure_future(asyncio.sleep(arguments[0]))
         death = asyncio.ensure_future(self.dead.wait())
         await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
         if self.dead.is_set():
-            raise PartDied("killed")
+            raise ActorDied("killed")
         return "answer"
 
 
-def parts_of(wanted, fleet, folder) -> Parts:
+def pool_of(wanted, system, folder) -> ActorPool:
     pause = Pause(new_run(folder))
-    return Parts(wanted, fleet, pause, folder, open_log(folder, "conductor"))
+    return ActorPool(wanted, system, pause, folder, open_log(folder, "conductor"))
 
 
 async def test_calls_that_share_a_dead_actor_restart_it_once(tmp_path):
-    fleet = AsyncFleet()
-    parts = parts_of(settings(tmp_path, actors={"restarts": 1}), fleet, tmp_path)
-    fleet.start("sampler", 0)
+    system = AsyncActorSystem()
+    parts = pool_of(settings(tmp_path, actors={"restarts": 1}), system, tmp_path)
+    system.start("sampler", 0)
 
     async def kill() -> None:
         await asyncio.sleep(0.4)
-        fleet.part("sampler", 0).die()
+        system.actor("sampler", 0).die()
 
     calls = [parts.ask("sampler", 0, "generate", 0.5, what="an answer") for _ in range(5)]
     *answers, _ = await together([*calls, kill()])
     assert answers == ["answer"] * 5
-    assert fleet.started == 2
+    assert system.started == 2
 
 
 async def test_a_deadline_names_what_is_awaited_after_one_more_try(tmp_path):
-    fleet = AsyncFleet()
+    system = AsyncActorSystem()
     wanted = settings(tmp_path, deadlines={"generate_s": 0.4})
-    parts = parts_of(wanted, fleet, tmp_path)
-    fleet.start("sampler", 0)
+    parts = pool_of(wanted, system, tmp_path)
+    system.start("sampler", 0)
     with pytest.raises(RunFailed, match=r"^waited 0\.4 s for sampler-0 to answer step 3; 2 tries"):
         await parts.ask("sampler", 0, "generate", 9, what="sampler-0 to answer step 3")
-    assert fleet.started == 2
-    hasty = parts_of(settings(tmp_path, deadlines={"start_s": 0.1}), fleet, tmp_path)
+    assert system.started == 2
+    hasty = pool_of(settings(tmp_path, deadlines={"start_s": 0.1}), system, tmp_path)
     with pytest.raises(RunFailed, match=r"^waited 0\.1 s for \w+-\d to start; 2 tries"):
         await hasty.start()
 
 
 async def test_a_part_that_is_stuck_once_is_replaced(tmp_path):
-    fleet = AsyncFleet()
-    parts = parts_of(settings(tmp_path, deadlines={"generate_s": 0.5}), fleet, tmp_path)
-    fleet.start("sampler", 0)
+    system = AsyncActorSystem()
+    parts = pool_of(settings(tmp_path, deadlines={"generate_s": 0.5}), system, tmp_path)
+    system.start("sampler", 0)
     durations = iter([9.0, 0.0])
 
     class Once(AsyncPart):
         async def answer(self, name: str, *arguments: Any) -> Any:
             return await super().answer(name, *(next(durations) for _ in arguments))
 
-    fleet.handles["sampler", 0] = Once()
+    system.handles["sampler", 0] = Once()
     assert await parts.ask("sampler", 0, "generate", 0.0, what="an answer") == "answer"
-    assert fleet.started == 2
+    assert system.started == 2
 
 
 async def test_the_fleet_on_ray_has_the_same_deadline(tmp_path):
-    fleet = RayFleet(settings(tmp_path), new_run(tmp_path), 0)
+    system = RayActorSystem(settings(tmp_path), new_run(tmp_path), 0)
     never = asyncio.get_running_loop().create_future()
-    with pytest.raises(PartStuck, match=r"^waited 0\.05 s for verifier-1 to score step 7$"):
-        await fleet.wait(never, 0.05, "verifier-1 to score step 7")
+    with pytest.raises(ActorStuck, match=r"^waited 0\.05 s for verifier-1 to score step 7$"):
+        await system.wait(never, 0.05, "verifier-1 to score step 7")
 
 
 async def test_the_first_failure_of_many_ends_the_others():

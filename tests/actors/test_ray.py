@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from actors.program import RayFleet, start_conductor
+from actors.program import RayActorSystem, start_conductor
 from runtime.errors import BadInput, Damaged, Interrupted, PippinError, RunFailed
 from runtime.rundir import PauseRequest, RunDirectory, Status
 from runtime.trajectory import lists, to_batch
@@ -104,19 +104,19 @@ class Raiser:
 async def test_our_errors_arrive_as_the_same_class_with_the_same_sentence(
     ray_session, tmp_path, which
 ):
-    fleet = RayFleet(settings(tmp_path), new_run(tmp_path), next(GENERATIONS))
+    system = RayActorSystem(settings(tmp_path), new_run(tmp_path), next(GENERATIONS))
     actor = ray_session.remote(Raiser).options(num_cpus=0).remote()
     with pytest.raises(PippinError) as caught:
-        await fleet.wait(actor.fail.remote(which), 30, "a part")
+        await system.wait(actor.fail.remote(which), 30, "a part")
     assert type(caught.value) is (BadInput, RunFailed, Interrupted, Damaged)[which]
     assert str(caught.value) == "file.toml: line 3 needs a number, got 'x'"
 
 
 async def test_a_mistake_of_ours_is_one_sentence(ray_session, tmp_path):
-    fleet = RayFleet(settings(tmp_path), new_run(tmp_path), next(GENERATIONS))
+    system = RayActorSystem(settings(tmp_path), new_run(tmp_path), next(GENERATIONS))
     actor = ray_session.remote(Raiser).options(num_cpus=0).remote()
     with pytest.raises(RunFailed) as caught:
-        await fleet.wait(actor.fail.remote(4), 30, "sampler-0 to answer")
+        await system.wait(actor.fail.remote(4), 30, "sampler-0 to answer")
     assert str(caught.value) == (
         "an error while we waited for sampler-0 to answer: "
         "ZeroDivisionError: file.toml: line 3 needs a number, got 'x'"
@@ -125,10 +125,10 @@ async def test_a_mistake_of_ours_is_one_sentence(ray_session, tmp_path):
 
 async def test_an_actor_that_refuses_to_start_says_why(ray_session, tmp_path):
     """It would refuse again: it is no death, and it is not tried again."""
-    fleet = RayFleet(settings(tmp_path), new_run(tmp_path), next(GENERATIONS))
+    system = RayActorSystem(settings(tmp_path), new_run(tmp_path), next(GENERATIONS))
     actor = ray_session.remote(Raiser).options(num_cpus=0).remote("model: is missing")
     with pytest.raises(BadInput, match=r"^model: is missing$"):
-        await fleet.wait(actor.hello.remote(), 30, "learner-0 to start")
+        await system.wait(actor.hello.remote(), 30, "learner-0 to start")
 
 
 @pytest.fixture

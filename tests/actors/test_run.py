@@ -6,7 +6,7 @@ import json
 import pytest
 
 from actors.conductor import Conductor
-from actors.program import local_fleet
+from actors.program import local_actor_system
 from configs.schema import Settings
 from policies.weights import load
 from runtime import checkpoint
@@ -148,10 +148,10 @@ def test_a_run_of_all_equal_rewards_leaves_the_weights_as_they_were(tmp_path):
             tmp_path, reward=zero, algorithm__drop_zero_variance=keep, eval={"prompts": 0}
         )
         run = new_run(tmp_path, name)
-        fleet = local_fleet(wanted, run)
-        fleet.start("learner", 0)
-        base = fleet.part("learner").restore.remote().value().weights.digest
-        status = go(wanted, run, fleet)
+        system = local_actor_system(wanted, run)
+        system.start("learner", 0)
+        base = system.actor("learner").restore.remote().value().weights.digest
+        status = go(wanted, run, system)
         assert status.state == "finished" and status.weights_digest == base
         assert status.ledger["dropped"] == ({"zero_variance": 48} if keep else {})
 
@@ -160,13 +160,13 @@ def test_a_learner_takes_steps_in_order_only(done: Done, tmp_path):
     from actors.messages import Learn, RunState
 
     wanted = settings(tmp_path)
-    fleet = local_fleet(wanted, new_run(tmp_path))
-    fleet.start("learner", 0)
-    fleet.part("learner").restore.remote().value()
+    system = local_actor_system(wanted, new_run(tmp_path))
+    system.start("learner", 0)
+    system.actor("learner").restore.remote().value()
     request = Learn(step=2, scored=[], dropped=[], state=RunState(), checkpoint=False, keep=[])
     with pytest.raises(RunFailed, match="stands at step 0, was asked for 2"):
-        fleet.part("learner").learn.remote(request).value()
-    fleet.stop()
+        system.actor("learner").learn.remote(request).value()
+    system.stop()
 
 
 def test_a_learner_refuses_tokens_older_than_the_run_allows(done: Done, tmp_path):
@@ -196,7 +196,7 @@ def test_a_stop_loses_no_step_whatever_the_checkpoints(tmp_path):
 def test_a_pause_in_the_middle_of_learning_is_said_to_take_a_while(tmp_path):
     run = new_run(tmp_path)
     wanted = settings(tmp_path)
-    conductor = Conductor(wanted, run, local_fleet(wanted, run))
+    conductor = Conductor(wanted, run, local_actor_system(wanted, run))
     run.ask_to_pause(PauseRequest(by="user", reason="test"))
     conductor._learning = 3
     asyncio.run(conductor._watch())

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from actors.parts import roles_of
+from actors.pool import roles_of
 from policies.model import create_checkpoint
 from runtime.errors import BadInput, RunFailed
 from runtime.rundir import PauseRequest, RunDirectory, Status

@@ -10,11 +10,11 @@ import mlx.core as mx
 import msgspec
 
 from actors.conductor import Conductor
-from actors.fleet import Fleet, LocalFleet, PartDied
-from actors.program import local_fleet, role_class
+from actors.program import local_actor_system, role_class
+from actors.system import ActorDied, ActorSystem, LocalActorSystem
 from configs.consistency import check
 from configs.schema import Settings
-from ops.trials import programs
+from ops.fault_injection import programs
 from policies.characters import VOCABULARY, write_tokenizer
 from policies.model import create_checkpoint
 from runtime.errors import Interrupted
@@ -129,12 +129,12 @@ def new_run(folder: Path, name: str = "run") -> RunDirectory:
 def go(
     settings: Settings,
     run: RunDirectory,
-    fleet: Fleet | None = None,
+    system: ActorSystem | None = None,
     *,
     stop_after: int | None = None,
 ) -> Status:
     """Run to the end in this process, or pause behind a step; gives the status that is on disk then."""
-    fleet = fleet or local_fleet(settings, run)
+    system = system or local_actor_system(settings, run)
 
     def report(metrics: dict[str, float]) -> None:
         if "step_seconds" in metrics:
@@ -145,13 +145,13 @@ def go(
     reports: list[dict[str, float]] = []
     run.lock()
     try:
-        asyncio.run(Conductor(settings, run, fleet, report).run())
+        asyncio.run(Conductor(settings, run, system, report).run())
     except Interrupted:
         run.settle("paused")
     finally:
         run.withdraw_pause()
         run.unlock()
-        fleet.stop()
+        system.stop()
     return run.read_status()
 
 
@@ -166,7 +166,7 @@ class Death(msgspec.Struct):
     calls: int = 0
 
 
-def mortal_fleet(settings: Settings, run: RunDirectory, deaths: list[Death]) -> LocalFleet:
+def mortal_fleet(settings: Settings, run: RunDirectory, deaths: list[Death]) -> LocalActorSystem:
     """Actors in this process, each of `deaths` happening once."""
 
     def make(role: str, index: int) -> Any:
@@ -176,7 +176,7 @@ def mortal_fleet(settings: Settings, run: RunDirectory, deaths: list[Death]) -> 
                 setattr(actor, death.method, _mortal(getattr(actor, death.method), death))
         return actor
 
-    return LocalFleet(make)
+    return LocalActorSystem(make)
 
 
 def _mortal(method: Callable[..., Any], death: Death) -> Callable[..., Any]:
@@ -187,7 +187,7 @@ def _mortal(method: Callable[..., Any], death: Death) -> Callable[..., Any]:
             return method(*arguments)
         if death.after:
             method(*arguments)
-        raise PartDied(f"{death.role} died in call {death.nth} of {death.method}")
+        raise ActorDied(f"{death.role} died in call {death.nth} of {death.method}")
 
     return call
 

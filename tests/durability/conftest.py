@@ -1,13 +1,13 @@
-"""Two zygotes, which keep two cores busy, and the undisturbed runs that all is compared with."""
+"""Two fork servers, which keep two cores busy, and the undisturbed runs that all is compared with."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from ops.trials.crew import Crew
+from ops.fault_injection.server_pool import ForkServerPool
 
 
 @pytest.fixture(scope="session")
-def crew(tmp_path_factory) -> Iterator[Crew]:
-    with Crew(tmp_path_factory.mktemp("trials"), size=2) as crew:
-        yield crew
+def servers(tmp_path_factory) -> Iterator[ForkServerPool]:
+    with ForkServerPool(tmp_path_factory.mktemp("fault_runs"), size=2) as servers:
+        yield servers

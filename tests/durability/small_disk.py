@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from ops.fault_injection.child import Job
+from ops.fault_injection.fork_server import ForkServer
+from ops.fault_injection.programs import begin, settings_of
 from ops.host import DONE
-from ops.trials.child import Job
-from ops.trials.programs import begin, settings_of
-from ops.trials.zygote import Zygote
 
 SIZES_KB = range(48, 4096, 80)
 
@@ -22,18 +22,18 @@ def main(folder: Path) -> None:
     disk = str(folder / "disk")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
     run = begin(settings_of("grpo", folder / "model"), folder / "disk", "run")
-    with Zygote() as zygote:
+    with ForkServer() as server:
         for size in SIZES_KB:
             resized = ["mount", "-o", f"remount,size={size}k", disk]
             if subprocess.run(resized, capture_output=True).returncode:
                 continue  # smaller than what is on it
-            ended = zygote.do(Job(what="run", path=str(run.path)))
+            ended = server.do(Job(what="run", path=str(run.path)))
             if ended.code == DONE:
                 break
             stop = {"code": ended.code, "said": ended.said, "state": run.read_status().state,
                     "sentence": ended.result["sentence"]}  # fmt: skip
             print(json.dumps(stop))
-        facts = zygote.do(Job(what="examine", path=str(run.path)))
+        facts = server.do(Job(what="examine", path=str(run.path)))
         print(msgspec.json.encode(facts.result).decode())
 
 

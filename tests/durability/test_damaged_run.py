@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ops.fault_injection.child import Stand
+from ops.fault_injection.facts import differences
+from ops.fault_injection.kills import FaultRuns, untoward
 from ops.host import BAD_INPUT, DONE, FAILED, PAUSED
-from ops.trials.child import Stand
-from ops.trials.facts import differences
-from ops.trials.kills import Trials, untoward
 from runtime.keys import Stream
 from runtime.rundir import Machine, PauseRequest, RunDirectory
 
@@ -66,12 +66,12 @@ DAMAGE: dict[str, Callable[[bytes, Stream, bytes], bytes]] = {
 
 
 @pytest.fixture(scope="module")
-def paused(crew) -> RunDirectory:
+def paused(servers) -> RunDirectory:
     """Paused with two checkpoints behind it, answers under way and the request to pause."""
-    trials: Trials = crew.first
-    run = trials.new(PROGRAM)
-    at = trials.undisturbed(PROGRAM).reached["sample.token"] * 8 // 10
-    assert trials.start(run, plans=[("sample.token", at, "pause")]).code == PAUSED
+    fault_runs: FaultRuns = servers.first
+    run = fault_runs.new(PROGRAM)
+    at = fault_runs.undisturbed(PROGRAM).reached["sample.token"] * 8 // 10
+    assert fault_runs.start(run, plans=[("sample.token", at, "pause")]).code == PAUSED
     assert len(list(run.checkpoints.iterdir())) == 2 and list(
         run.checkpoints.glob("*/unfinished-*")
     )
@@ -89,12 +89,12 @@ def files(paused: RunDirectory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def stands(crew, paused: RunDirectory) -> dict[str, str]:
+def stands(servers, paused: RunDirectory) -> dict[str, str]:
     """Where a learner may stand, by digest: at each of the checkpoints, the newest first."""
     found: dict[str, str] = {}
-    run = copied(crew.first, paused, "stands")
+    run = copied(servers.first, paused, "stands")
     while checkpoints := sorted(run.checkpoints.iterdir(), key=order):
-        (stand,) = crew.first.restore(run)
+        (stand,) = servers.first.restore(run)
         found[stand.digest] = checkpoints[-1].name
         shutil.rmtree(checkpoints[-1])
     assert len(found) == 2
@@ -106,14 +106,14 @@ def order(checkpoint: Path) -> tuple[int, int]:
     return int(step), int(revision or 0)
 
 
-def copied(trials: Trials, run: RunDirectory, name: str) -> RunDirectory:
+def copied(fault_runs: FaultRuns, run: RunDirectory, name: str) -> RunDirectory:
     """A copy that shares what is never written in place."""
 
     def copy(source: str, target: str) -> None:
         shared = "/checkpoints/" in source or "/weights/" in source
         (os.link if shared else shutil.copyfile)(source, target)
 
-    target = RunDirectory(trials.folder, f"damaged-{name}")
+    target = RunDirectory(fault_runs.folder, f"damaged-{name}")
     ignored = shutil.ignore_patterns("lock", "*.log.*", "*-[0-9].log", "conductor.log")
     shutil.copytree(run.path, target.path, copy_function=copy, ignore=ignored)
     return target
@@ -130,10 +130,12 @@ def changed(paused: RunDirectory, files: list[str], case: Case) -> bytes | None:
     return DAMAGE[kind]((paused.path / name).read_bytes(), stream, other)
 
 
-def damaged(trials: Trials, paused: RunDirectory, files: list[str], case: Case) -> RunDirectory:
+def damaged(
+    fault_runs: FaultRuns, paused: RunDirectory, files: list[str], case: Case
+) -> RunDirectory:
     """A copy with the damage done."""
     name, kind, number = case
-    run = copied(trials, paused, f"{name.replace('/', '-')}-{kind}-{number}")
+    run = copied(fault_runs, paused, f"{name.replace('/', '-')}-{kind}-{number}")
     (run.path / name).unlink()
     if (content := changed(paused, files, case)) is not None:
         (run.path / name).write_bytes(content)
@@ -156,27 +158,29 @@ def cases(paused: RunDirectory, files: list[str]) -> list[Case]:
     ]
 
 
-def test_damage_to_any_file_is_noticed_or_harmless(crew, paused, files, cases, stands):
-    def restored(trials: Trials, batch: tuple[Case, ...]) -> list[str]:
+def test_damage_to_any_file_is_noticed_or_harmless(servers, paused, files, cases, stands):
+    def restored(fault_runs: FaultRuns, batch: tuple[Case, ...]) -> list[str]:
         """What the learner makes of it."""
-        runs = [damaged(trials, paused, files, case) for case in batch]
-        found = [judged(stand, case, stands) for stand, case in zip(trials.restore(*runs), batch)]
+        runs = [damaged(fault_runs, paused, files, case) for case in batch]
+        found = [
+            judged(stand, case, stands) for stand, case in zip(fault_runs.restore(*runs), batch)
+        ]
         for run in runs:
             shutil.rmtree(run.path)
         return found
 
-    def resumed(trials: Trials, case: Case) -> str:
+    def resumed(fault_runs: FaultRuns, case: Case) -> str:
         """What a whole start makes of it."""
-        run = damaged(trials, paused, files, case)
-        found = judged_whole(trials, run, case)
+        run = damaged(fault_runs, paused, files, case)
+        found = judged_whole(fault_runs, run, case)
         shutil.rmtree(run.path)
         return found
 
     by_learner = [case for case in cases if case[0] not in BY_CONDUCTOR]
     batches = [tuple(by_learner[i : i + BATCH]) for i in range(0, len(by_learner), BATCH)]
-    outcomes = dict(zip(by_learner, itertools.chain(*crew.map(restored, batches).values())))
+    outcomes = dict(zip(by_learner, itertools.chain(*servers.map(restored, batches).values())))
     whole = [c for c in cases if c not in outcomes or not Stream(2, *c).integer(0, FULL_ONE_IN - 1)]
-    for case, outcome in crew.map(resumed, whole).items():
+    for case, outcome in servers.map(resumed, whole).items():
         if outcomes.setdefault(case, outcome) != outcome:
             outcomes[case] = f"WRONG: {outcomes[case]} and then {outcome}"
     wrong = {case: outcome for case, outcome in outcomes.items() if outcome.startswith("WRONG")}
@@ -199,18 +203,18 @@ def judged(stand: Stand, case: Case, stands: dict[str, str]) -> str:
     return "older checkpoint" if names_it(stand.note, case) else f"WRONG: {stand.note!r}"
 
 
-def judged_whole(trials: Trials, run: RunDirectory, case: Case) -> str:
+def judged_whole(fault_runs: FaultRuns, run: RunDirectory, case: Case) -> str:
     """What is to be said of a run that was started."""
     before = run.trajectories.stat().st_size if run.trajectories.exists() else 0
-    ended = trials.start(run)
+    ended = fault_runs.start(run)
     if wrong := untoward(ended):
         return f"WRONG: {wrong}"
     if ended.code in (BAD_INPUT, FAILED):
         size = run.trajectories.stat().st_size if run.trajectories.exists() else 0
         return "refused" if size <= before else "WRONG: refused only after it had trained"
     assert ended.code == DONE, ended
-    facts = trials.examine(run)
-    different = facts.problems + differences(facts, trials.undisturbed(PROGRAM).facts)
+    facts = fault_runs.examine(run)
+    different = facts.problems + differences(facts, fault_runs.undisturbed(PROGRAM).facts)
     told = facts.message
     if different and case[0] in BY_CONDUCTOR and names_it(told, case):
         lost = all(d.startswith(("metrics:", "evals:")) for d in different)

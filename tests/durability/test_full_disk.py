@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ops.fault_injection.facts import differences
+from ops.fault_injection.kills import FaultRuns, untoward
+from ops.fault_injection.programs import PROGRAMS
 from ops.host import DONE, FAILED
-from ops.trials.facts import differences
-from ops.trials.kills import Trials, untoward
-from ops.trials.programs import PROGRAMS
 from runtime.durable import GO_ON
 
 ROOT = Path(__file__).parents[2]
@@ -26,29 +26,29 @@ SENTENCE = re.compile(
 
 
 @pytest.mark.parametrize(("program", "action"), [("grpo", "full for good"), ("sft", "full")])
-def test_a_full_disk_at_any_write_loses_nothing(crew, program, action):
+def test_a_full_disk_at_any_write_loses_nothing(servers, program, action):
     changes = {"algorithm": {**PROGRAMS[program]["algorithm"], "steps": 2}}
-    alone = crew.first.undisturbed(program, **changes)
+    alone = servers.first.undisturbed(program, **changes)
     writes = alone.reached["disk.write"]
     assert writes > 30
 
-    def filled(trials: Trials, nth: int) -> list[str]:
-        run = trials.new(program, **changes)
-        full = trials.start(run, plans=[("disk.write", nth, action)])
+    def filled(fault_runs: FaultRuns, nth: int) -> list[str]:
+        run = fault_runs.new(program, **changes)
+        full = fault_runs.start(run, plans=[("disk.write", nth, action)])
         assert full.code == FAILED, full
         sentence, status = full.result.sentence, run.read_status()
         # Where nothing can be written, the status is the one before.
         assert status.state == ("died" if action == "full for good" else "failed")
         assert SENTENCE.fullmatch(sentence), sentence
         assert action == "full for good" or status.message == sentence
-        again = trials.start(run)
+        again = fault_runs.start(run)
         assert again.code == DONE, again
-        facts = trials.examine(run)
+        facts = fault_runs.examine(run)
         different = differences(facts, alone.facts)
         shutil.rmtree(run.path)
         return untoward(full) + untoward(again) + facts.problems + different
 
-    found = crew.map(filled, range(1, writes + 1))
+    found = servers.map(filled, range(1, writes + 1))
     assert {nth: problems for nth, problems in found.items() if problems} == {}
 
 
@@ -60,10 +60,10 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs a user namespace that may mount a tmpfs")
-def test_a_disk_that_really_is_full_stops_the_run_and_lets_it_go_on(crew, tmp_path):
+def test_a_disk_that_really_is_full_stops_the_run_and_lets_it_go_on(servers, tmp_path):
     """Where the logs, too, cannot be written."""
     (disk := tmp_path / "disk").mkdir()
-    shutil.copytree(crew.first.model, tmp_path / "model")
+    shutil.copytree(servers.first.model, tmp_path / "model")
     script = [sys.executable, "-m", "tests.durability.small_disk", str(tmp_path)]
     done = subprocess.run(
         ["unshare", "-Urm", *script], cwd=ROOT, capture_output=True, text=True, timeout=300,
@@ -76,7 +76,7 @@ def test_a_disk_that_really_is_full_stops_the_run_and_lets_it_go_on(crew, tmp_pa
         assert SENTENCE.fullmatch(stop["sentence"]), stop
         assert (stop["code"], stop["said"]) == (FAILED, "")
         assert stop["state"] in ("failed", "died")
-    expected = crew.first.undisturbed("grpo").facts
+    expected = servers.first.undisturbed("grpo").facts
     for name in ("weights", "optimizer", "trajectories"):
         assert end[name] == getattr(expected, name)
     assert (end["ledger"], end["problems"]) == (expected.ledger, [])

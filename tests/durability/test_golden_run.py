@@ -8,9 +8,9 @@ import msgspec
 import pyarrow as pa
 import pytest
 
+from ops.fault_injection.facts import Facts, differences
+from ops.fault_injection.kills import FaultRuns, untoward
 from ops.host import BAD_INPUT, DONE
-from ops.trials.facts import Facts, differences
-from ops.trials.kills import Trials, untoward
 from runtime import checkpoint, trajectory
 from runtime.durable import sha256_file
 from runtime.errors import BadInput
@@ -53,21 +53,21 @@ def sampled(batch: pa.RecordBatch) -> dict[tuple[int, int], list[int]]:
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda path: path.name)
-def test_a_golden_run_is_resumed_to_its_end(crew, golden, tmp_path):
+def test_a_golden_run_is_resumed_to_its_end(servers, golden, tmp_path):
     """Bit for bit where this machine computes as the one that made it did; where a later MLX, or another
     processor, computes otherwise, all that does not depend on that.
     """
-    trials: Trials = crew.first
+    fault_runs: FaultRuns = servers.first
     run = unpack(golden, tmp_path / "golden")
     expected = msgspec.json.decode((golden / "expected.json").read_bytes(), type=Expected)
     before, kept = run.trajectories.read_bytes(), answers(run)
     assert any(len(tokens) < 5 for tokens in kept.values()), "none is half-generated"
-    ended = trials.start(run)
+    ended = fault_runs.start(run)
     assert (ended.code, untoward(ended)) == (DONE, []), ended
-    facts = trials.examine(run)
+    facts = fault_runs.examine(run)
     assert facts.problems == []
     different = differences(facts, expected.facts)
-    if trials.numerics() == expected.numerics:
+    if fault_runs.numerics() == expected.numerics:
         assert different == []
     else:
         assert [d for d in different if not d.startswith((*DEPENDS_ON_NUMERICS, "ledger"))] == []
@@ -87,13 +87,13 @@ def test_a_golden_run_is_small_and_names_no_place_of_its_maker():
     assert sum(path.stat().st_size for path in files) < 300_000 * len(GOLDEN)
     assert HERE in (V1 / "run" / "recipe.toml").read_text()
     for path in files:
-        assert b"/tmp/" not in path.read_bytes() and b"pippin-trials" not in path.read_bytes(), path
+        assert b"/tmp/" not in path.read_bytes() and b"pippin-faults" not in path.read_bytes(), path
 
 
-def refused(crew, run: RunDirectory) -> str:
+def refused(servers, run: RunDirectory) -> str:
     """The sentence by which it is refused, with nothing changed."""
     before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file() and not is_told(p)}
-    ended = crew.first.start(run)
+    ended = servers.first.start(run)
     assert (ended.code, untoward(ended)) == (BAD_INPUT, []), ended
     after = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file() and not is_told(p)}
     assert after == before
@@ -104,27 +104,27 @@ def is_told(path: Path) -> bool:
     return path.parent.name == "logs" or path.name in ("lock", "status.json")
 
 
-def test_a_run_of_a_later_version_is_refused_by_name(crew, run):
+def test_a_run_of_a_later_version_is_refused_by_name(servers, run):
     path = run.path / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "schema_version": 2}))
     sentence = f"{path}: schema version 2 is newer than this Pippin knows (1)"
-    assert refused(crew, run) == sentence
+    assert refused(servers, run) == sentence
     with pytest.raises(BadInput) as caught:
         run.read_status()
     assert str(caught.value) == sentence
 
 
-def test_a_checkpoint_of_a_later_version_is_refused_by_name_not_passed_over(crew, run):
+def test_a_checkpoint_of_a_later_version_is_refused_by_name_not_passed_over(servers, run):
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None
     path = newest.path / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "schema_version": 2}))
     signed(newest.path)
     sentence = f"{path}: schema version 2 is newer than this Pippin knows (1)"
-    assert refused(crew, run) == sentence
+    assert refused(servers, run) == sentence
 
 
-def test_answers_of_a_later_version_are_refused_by_name(crew, run):
+def test_answers_of_a_later_version_are_refused_by_name(servers, run):
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None
     (path,) = newest.path.glob("unfinished-*.arrow")
@@ -133,7 +133,7 @@ def test_answers_of_a_later_version_are_refused_by_name(crew, run):
     with path.open("wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     signed(newest.path)
-    assert refused(crew, run) == f"{path}: trajectories of schema 2, this Pippin knows 1"
+    assert refused(servers, run) == f"{path}: trajectories of schema 2, this Pippin knows 1"
 
 
 def test_a_log_of_a_later_version_is_refused_by_name(tmp_path):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ops.trials.kills import Tally, Trials, die_at_each, kill_at_random, points_of
-from ops.trials.programs import PROGRAMS
+from ops.fault_injection.kills import FaultRuns, KillReport, die_at_each, kill_at_random, points_of
+from ops.fault_injection.programs import PROGRAMS
 from runtime.failpoints import POINTS
 
 WHOLE = [("grpo", "kill"), ("sft", "kill")]
@@ -19,8 +19,8 @@ SAVING = [
 
 
 @pytest.fixture(scope="module")
-def reached(crew) -> dict[str, dict[str, int]]:
-    return crew.map(points_of, PROGRAMS)
+def reached(servers) -> dict[str, dict[str, int]]:
+    return servers.map(points_of, PROGRAMS)
 
 
 @pytest.fixture(scope="module")
@@ -39,37 +39,39 @@ def test_every_failpoint_is_reached_by_some_program(reached):
     assert set().union(*reached.values()) == set(POINTS)
 
 
-def test_ends_at_each_failpoint_change_nothing(crew, cases):
-    def dies(trials: Trials, case: tuple[str, str]) -> Tally:
-        return die_at_each(trials, *case, seed=1, points=cases[case])
+def test_ends_at_each_failpoint_change_nothing(servers, cases):
+    def dies(fault_runs: FaultRuns, case: tuple[str, str]) -> KillReport:
+        return die_at_each(fault_runs, *case, seed=1, points=cases[case])
 
-    tallies = crew.map(dies, cases)
-    assert {case: tally.problems for case, tally in tallies.items() if tally.problems} == {}
-    for (program, action), tally in tallies.items():
-        assert tally.ends[action] >= len(cases[program, action]), "an action did not happen"
-        assert (tally.differences, tally.lost, tally.duplicated) == (0, 0, 0)
-    assert sum(tally.kills for tally in tallies.values()) >= 150
+    reports = servers.map(dies, cases)
+    assert {case: report.problems for case, report in reports.items() if report.problems} == {}
+    for (program, action), report in reports.items():
+        assert report.ends[action] >= len(cases[program, action]), "an action did not happen"
+        assert (report.differences, report.lost, report.duplicated) == (0, 0, 0)
+    assert sum(report.kills for report in reports.values()) >= 150
 
 
-def test_kills_at_random_change_nothing(crew):
+def test_kills_at_random_change_nothing(servers):
     each = -(-RANDOM_KILLS // len(PROGRAMS))
-    tallies = crew.map(lambda trials, program: kill_at_random(trials, program, each, 1), PROGRAMS)
-    assert [t.problems for t in tallies.values()] == [[]] * len(PROGRAMS)
-    assert sum(t.kills for t in tallies.values()) >= RANDOM_KILLS
-    assert all(t.ends["kill"] and t.ends["abort"] for t in tallies.values())
+    reports = servers.map(
+        lambda fault_runs, program: kill_at_random(fault_runs, program, each, 1), PROGRAMS
+    )
+    assert [t.problems for t in reports.values()] == [[]] * len(PROGRAMS)
+    assert sum(t.kills for t in reports.values()) >= RANDOM_KILLS
+    assert all(t.ends["kill"] and t.ends["abort"] for t in reports.values())
 
 
-def test_kills_while_a_pause_is_saved_change_nothing(crew):
-    def killed(trials: Trials, point: str) -> Tally:
+def test_kills_while_a_pause_is_saved_change_nothing(servers):
+    def killed(fault_runs: FaultRuns, point: str) -> KillReport:
         """Twice: with nothing but the base behind it, and with a checkpoint and rows that wait."""
         program = ("grpo", "grpo-updates")[SAVING.index(point) % 2]
-        run = trials.new(program)
-        ends = [trials.start(run, plans=[("sample.token", 5, "pause"), (point, 1, "kill")])]
-        ends.append(trials.start(run, plans=[("sample.token", 45, "pause")]))
-        ends.append(trials.start(run, plans=[("sample.token", 4, "pause"), (point, 1, "kill")]))
-        ends += trials.finish(run)
-        return trials.judge(run, program, ends)
+        run = fault_runs.new(program)
+        ends = [fault_runs.start(run, plans=[("sample.token", 5, "pause"), (point, 1, "kill")])]
+        ends.append(fault_runs.start(run, plans=[("sample.token", 45, "pause")]))
+        ends.append(fault_runs.start(run, plans=[("sample.token", 4, "pause"), (point, 1, "kill")]))
+        ends += fault_runs.finish(run)
+        return fault_runs.judge(run, program, ends)
 
-    tallies = crew.map(killed, SAVING)
-    assert [t.problems for t in tallies.values()] == [[]] * len(SAVING)
-    assert sum(t.ends.get("kill", 0) for t in tallies.values()) >= len(SAVING)
+    reports = servers.map(killed, SAVING)
+    assert [t.problems for t in reports.values()] == [[]] * len(SAVING)
+    assert sum(t.ends.get("kill", 0) for t in reports.values()) >= len(SAVING)

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
+from ops.fault_injection.facts import Facts, differences
+from ops.fault_injection.kills import MOST_STARTS, FaultRuns, untoward
+from ops.fault_injection.programs import PROGRAMS
 from ops.host import DONE, PAUSED
-from ops.trials.facts import Facts, differences
-from ops.trials.kills import MOST_STARTS, Trials, untoward
-from ops.trials.programs import PROGRAMS
 from runtime import checkpoint
 from runtime.keys import Stream
 from runtime.rundir import RunDirectory
@@ -20,18 +20,18 @@ POINTS = ("sample.token", "verify.row", "learn.micro_batch", "eval.prompts", "te
 SAMPLING = [program for program in PROGRAMS if program not in ("sft", "distill-text")]
 
 
-def finished(trials: Trials, run: RunDirectory, program: str, *jobs: dict) -> Facts:
+def finished(fault_runs: FaultRuns, run: RunDirectory, program: str, *jobs: dict) -> Facts:
     """Start the run as each job says, each a pause, and then to its end."""
-    ends = [trials.start(run, **job) for job in jobs]
+    ends = [fault_runs.start(run, **job) for job in jobs]
     assert {ended.code for ended in ends} <= {PAUSED, DONE}, ends
     for path in run.checkpoints.glob("*/unfinished-*.arrow"):
         purpose, _, step = path.stem.removeprefix("unfinished-").rpartition("-")
         stands_at = int(path.parent.name[5:11])
         assert int(step) in range(stands_at + (purpose == "sample"), stands_at + 3), path
-    ends.append(trials.start(run))
+    ends.append(fault_runs.start(run))
     assert (ends[-1].code, [s for ended in ends for s in untoward(ended)]) == (DONE, [])
-    facts = trials.examine(run)
-    expected = trials.undisturbed(program).facts
+    facts = fault_runs.examine(run)
+    expected = fault_runs.undisturbed(program).facts
     assert facts.problems + differences(facts, expected) == []
     # What is in the log and in the evaluations was sampled once, over all starts together.
     assert facts.sampled_tokens == expected.sampled_tokens
@@ -41,66 +41,71 @@ def finished(trials: Trials, run: RunDirectory, program: str, *jobs: dict) -> Fa
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_pause_at_any_moment_changes_nothing(crew, program):
+def test_a_pause_at_any_moment_changes_nothing(servers, program):
     stream = Stream(1, "pauses", program)
-    alone = crew.first.undisturbed(program)
+    alone = servers.first.undisturbed(program)
     points = ["sample.token", *(p for p in POINTS if p in alone.reached)][-AT_POINTS:]
     jobs: list[tuple] = [(p, stream.integer(1, alone.reached[p])) for p in points]
     jobs += [("", stream.integer(0, int(900 * alone.seconds))) for _ in range(AT_TIMES)]
 
-    def paused(trials: Trials, job: tuple) -> None:
+    def paused(fault_runs: FaultRuns, job: tuple) -> None:
         point, nth = job
         when = {"plans": [(point, nth, "pause")]} if point else {"after_s": nth / 1000}
-        finished(trials, trials.new(program), program, when if point else {**when, "then": "pause"})
+        finished(
+            fault_runs,
+            fault_runs.new(program),
+            program,
+            when if point else {**when, "then": "pause"},
+        )
 
-    crew.map(paused, set(jobs))
+    servers.map(paused, set(jobs))
 
 
-def test_a_run_that_is_paused_at_every_few_tokens_gets_to_its_end(crew):
-    def paused(trials: Trials, case: tuple[str, int]) -> int:
+def test_a_run_that_is_paused_at_every_few_tokens_gets_to_its_end(servers):
+    def paused(fault_runs: FaultRuns, case: tuple[str, int]) -> int:
         (program, tokens), ends = case, []
-        run = trials.new(program)
+        run = fault_runs.new(program)
         while len(ends) < MOST_STARTS and (not ends or ends[-1].code == PAUSED):
-            ends.append(trials.start(run, plans=[("sample.token", tokens, "pause")]))
+            ends.append(fault_runs.start(run, plans=[("sample.token", tokens, "pause")]))
         assert ends[-1].code == DONE, ends[-1]
-        finished(trials, run, program)
+        finished(fault_runs, run, program)
         return len(ends)
 
-    starts = crew.map(paused, [("grpo", 3), ("grpo-lagging", 7)])
+    starts = servers.map(paused, [("grpo", 3), ("grpo-lagging", 7)])
     assert all(count >= 20 for count in starts.values())
 
 
 @pytest.mark.parametrize("program", SAMPLING)
-def test_a_pause_within_a_resumed_step_goes_on_with_the_same_answers(crew, program):
+def test_a_pause_within_a_resumed_step_goes_on_with_the_same_answers(servers, program):
     """Twice in the middle of the first step's sampling, twice in its learning."""
-    trials = crew.first
-    run, lengths = trials.new(program), []
-    assert trials.start(run, plans=[("eval.noted", 1, "pause")]).code == PAUSED
+    fault_runs = servers.first
+    run, lengths = fault_runs.new(program), []
+    assert fault_runs.start(run, plans=[("eval.noted", 1, "pause")]).code == PAUSED
     for point, nth in (("sample.token", 3), ("sample.token", 2), ("learn.micro_batch", 2),
                        ("learn.micro_batch", 1)):  # fmt: skip
-        assert trials.start(run, plans=[(point, nth, "pause")]).code == PAUSED
+        assert fault_runs.start(run, plans=[(point, nth, "pause")]).code == PAUSED
         newest, _ = checkpoint.newest(run.checkpoints)
         assert newest is not None
         lengths.append(sum(f.stat().st_size for f in newest.path.glob("unfinished-*")))
     assert lengths[0] and lengths == sorted(lengths), "something that was kept is not kept any more"
-    finished(trials, run, program)
+    finished(fault_runs, run, program)
 
 
-def test_a_pause_in_the_middle_of_an_evaluation_keeps_its_answers(crew):
-    trials = crew.first
-    run = trials.new("sft")  # whose only tokens are an evaluation's
-    assert trials.start(run, plans=[("sample.token", 3, "pause")]).code == PAUSED
+def test_a_pause_in_the_middle_of_an_evaluation_keeps_its_answers(servers):
+    fault_runs = servers.first
+    run = fault_runs.new("sft")  # whose only tokens are an evaluation's
+    assert fault_runs.start(run, plans=[("sample.token", 3, "pause")]).code == PAUSED
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None and (newest.path / "unfinished-eval-000000.arrow").exists()
-    finished(trials, run, "sft")
+    finished(fault_runs, run, "sft")
 
 
 @pytest.mark.parametrize("samplers", [1, 3])
-def test_another_number_of_samplers_goes_on_with_the_same_answers(crew, samplers):
-    trials = crew.first
-    run = trials.new("grpo")
-    assert trials.start(run, plans=[("sample.token", 40, "pause")]).code == PAUSED
+def test_another_number_of_samplers_goes_on_with_the_same_answers(servers, samplers):
+    fault_runs = servers.first
+    run = fault_runs.new("grpo")
+    assert fault_runs.start(run, plans=[("sample.token", 40, "pause")]).code == PAUSED
     recipe = run.recipe.read_text()
     run.recipe.write_text(re.sub(r"^samplers = 2$", f"samplers = {samplers}", recipe, flags=re.M))
     assert run.recipe.read_text() != recipe
-    finished(trials, run, "grpo")
+    finished(fault_runs, run, "grpo")

@@ -19,10 +19,10 @@ from pathlib import Path
 import msgspec
 
 from actors.unfinished import take
+from ops.fault_injection.facts import Facts
+from ops.fault_injection.kills import FaultRuns
+from ops.fault_injection.server_pool import ForkServerPool
 from ops.host import DONE, PAUSED
-from ops.trials.crew import Crew
-from ops.trials.facts import Facts
-from ops.trials.kills import Trials
 from runtime import checkpoint
 from runtime.rundir import RunDirectory
 
@@ -44,28 +44,28 @@ class Expected(msgspec.Struct, kw_only=True):
 def make(target: Path) -> None:
     """Make `target`, which must not be there yet."""
     target.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as folder, Crew(Path(folder), size=1) as crew:
-        trials = crew.first
-        shutil.copytree(trials.model, target / "model")
-        run = paused(trials)
+    with tempfile.TemporaryDirectory() as folder, ForkServerPool(Path(folder), size=1) as servers:
+        fault_runs = servers.first
+        shutil.copytree(fault_runs.model, target / "model")
+        run = paused(fault_runs)
         shutil.copytree(run.path, target / "run", ignore=LEFT_OUT)
         recipe = target / "run" / "recipe.toml"
-        recipe.write_text(recipe.read_text().replace(str(trials.folder), HERE))
-        assert trials.start(run).code == DONE
+        recipe.write_text(recipe.read_text().replace(str(fault_runs.folder), HERE))
+        assert fault_runs.start(run).code == DONE
         expected = Expected(
             made_with={name: version(name) for name in ("pippin", "mlx", "pyarrow")},
-            numerics=trials.numerics(),
-            facts=trials.examine(run),
+            numerics=fault_runs.numerics(),
+            facts=fault_runs.examine(run),
         )
         assert expected.facts.problems == []
     told = msgspec.json.format(msgspec.json.encode(expected), indent=1)
     (target / "expected.json").write_bytes(told + b"\n")
 
 
-def paused(trials: Trials) -> RunDirectory:
+def paused(fault_runs: FaultRuns) -> RunDirectory:
     """A run with a checkpoint behind it, half-generated rows, and others that are not begun."""
-    run = trials.new(PROGRAM)
-    while trials.start(run, plans=[("sample.token", TOKENS, "pause")]).code == PAUSED:
+    run = fault_runs.new(PROGRAM)
+    while fault_runs.start(run, plans=[("sample.token", TOKENS, "pause")]).code == PAUSED:
         newest, _ = checkpoint.newest(run.checkpoints)
         rows = take(newest.path).get(("sample", STEP)) if newest else None
         if rows and rows.num_rows < ROWS and "interrupted" in rows["stop_reason"].to_pylist():

@@ -25,7 +25,7 @@ from ops.show import status_text
 from runtime.keys import derive
 from runtime.rundir import Status
 from tests.actors.tiny import GRADED, digests, settings
-from tests.ops.living import Living, Terminal, Witness, undisturbed
+from tests.ops.real_run import RealRun, Terminal, Witness, undisturbed
 
 GONE_S = 10.0
 SMALL_BYTES = 80 << 20
@@ -46,7 +46,7 @@ def wanted(folder: Path, **changes) -> Settings:
     )  # fmt: skip
 
 
-class Life(Living):
+class Life(RealRun):
     """The run that the tests share."""
 
     def __init__(self, home: Path, folder: Path) -> None:
@@ -344,12 +344,14 @@ def test_after_all_that_it_ends_as_the_run_that_nobody_disturbed(life, tmp_path)
 @pytest.fixture
 def crash(home, tmp_path):
     """Launches a run that cannot work; gives it, what it said at the end, and how long it took."""
-    made: list[Living] = []
+    made: list[RealRun] = []
 
-    def launch(reward: str = "", **variables: str) -> tuple[Living, str, float]:
+    def launch(reward: str = "", **variables: str) -> tuple[RealRun, str, float]:
         changes = {"reward": reward} if reward else {}
         made.append(
-            Living(home, wanted(tmp_path, **changes), f"crash-{derive(str(tmp_path))}", **variables)
+            RealRun(
+                home, wanted(tmp_path, **changes), f"crash-{derive(str(tmp_path))}", **variables
+            )
         )
         began = time.monotonic()
         done = made[-1].pippin("launch")

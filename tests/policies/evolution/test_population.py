@@ -12,8 +12,8 @@ import pytest
 from configs.schema import Es, FullRank, Lora, Model, Settings, Sorting
 from policies.decode import Decoder, Sampling, Sequence
 from policies.evolution.centre import Centre
-from policies.evolution.follower import EvolutionFollower
 from policies.evolution.likelihood import log_likelihoods
+from policies.evolution.loader import EvolutionWeightLoader
 from policies.evolution.perturbation import Member, Perturbation
 from policies.evolution.population import Population
 from policies.model import flat
@@ -265,12 +265,12 @@ def test_vectors_are_held_still_by_low_rank_noise_and_moved_by_full(tmp_path):
 def test_full_rank_members_that_a_pause_keeps_waiting_are_not_made(tmp_path, monkeypatch):
     policy = load(tmp_path)
     es = Es(population=6, perturbation=FullRank())
-    follower = EvolutionFollower(
+    loader = EvolutionWeightLoader(
         policy, Settings(model=Model(path=str(tmp_path)), task=Sorting(), algorithm=es)
     )
     monkeypatch.setattr(Centre, "member_in", None)  # whoever makes one fails
     sequences = questions(6, 2)
     sampling = Sampling(temperature=0.0, max_new_tokens=4)
-    follower.decode(1, range(6), sequences, sampling, 0, lambda: None)
+    loader.decode(1, range(6), sequences, sampling, 0, lambda: None)
     assert {s.stop_reason for s in sequences} == {StopReason.INTERRUPTED}
     assert not any(s.tokens for s in sequences)

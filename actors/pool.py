@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from actors import postmortem
-from actors.fleet import Fleet, PartDied, PartStuck
 from actors.messages import Hello
 from actors.pause import Pause
+from actors.system import ActorDied, ActorStuck, ActorSystem
 from configs.distillation import asks_actors, reads_data, student_samples
 from configs.schema import Distill, Settings, Sft
 from runtime.errors import Interrupted, RunFailed
@@ -27,16 +27,16 @@ STUCK_WEIGHT = 2
 """A deadline that was missed counts as so many deaths: each has cost its whole length."""
 
 
-class Parts:
+class ActorPool:
     """Calls to actors. All but the learner are stateless towards the run, so a call to one that died
     is made again; a learner's death is for the caller, who must go back to a checkpoint.
     """
 
     def __init__(
-        self, settings: Settings, fleet: Fleet, pause: Pause, logs: Path, log: Any
+        self, settings: Settings, system: ActorSystem, pause: Pause, logs: Path, log: Any
     ) -> None:
         self._settings = settings
-        self._fleet = fleet
+        self._system = system
         self._pause = pause
         self._logs = logs
         self._log = log
@@ -59,13 +59,13 @@ class Parts:
     def _begin(self, parts: list[tuple[str, int]]) -> None:
         """Begin to start some; who asks one waits until it has answered."""
         for part in parts:
-            self._fleet.start(*part)
+            self._system.start(*part)
             self._greeted[part] = task = asyncio.ensure_future(self._greet(*part))
             task.add_done_callback(lambda t: t.cancelled() or t.exception())  # for who asks it
 
     def learner(self) -> Any:
         """The handle of the learner that lives now."""
-        return self._fleet.part("learner", 0)
+        return self._system.actor("learner", 0)
 
     def step_done(self) -> None:
         """A step worked: earlier deaths count no more."""
@@ -83,23 +83,23 @@ class Parts:
         value, references = await self._ask(role, index, method, arguments, what)
         return value, references[1]
 
-    async def revive(self, role: str, index: int, dead: Any, death: PartDied) -> None:
+    async def revive(self, role: str, index: int, dead: Any, death: ActorDied) -> None:
         """Start an actor again in the place of `dead`, after a pause.
 
         Several calls to one actor see the same death: the first starts it, the others find it there.
         Raises RunFailed when actors have died too often.
         """
         async with self._reviving.setdefault((role, index), asyncio.Lock()):
-            while self._fleet.part(role, index) is dead:
+            while self._system.actor(role, index) is dead:
                 self._pause.check(f"{role}-{index} was started again")
                 self._count(f"{role}-{index}", death)
                 self.pids.pop(f"{role}-{index}", None)  # the number may be another's soon
                 await asyncio.sleep(min(BACKOFF_S * 2**self._deaths, LONGEST_BACKOFF_S))
-                dead = self._fleet.start(role, index)
+                dead = self._system.start(role, index)
                 try:
                     await self._hello(role, index)
                     return
-                except PartDied as again:
+                except ActorDied as again:
                     death = again
 
     async def _ask(
@@ -108,40 +108,40 @@ class Parts:
         if greeted := self._greeted.get((role, index)):
             await asyncio.shield(greeted)
         while True:
-            part = self._fleet.part(role, index)
+            part = self._system.actor(role, index)
             references = getattr(part, method).remote(*arguments)
             first = references[0] if isinstance(references, list) else references
-            answer = self._fleet.wait(first, self._limit_s(role), what)
+            answer = self._system.wait(first, self._limit_s(role), what)
             if role in GRACE_S:
                 answer = self._pause.bounded(answer, GRACE_S[role], what)
             try:
                 return await answer, references
-            except PartDied as death:
+            except ActorDied as death:
                 if role == "learner":
                     raise
                 await self.revive(role, index, part, death)
 
     async def _greet(self, role: str, index: int) -> None:
-        part = self._fleet.part(role, index)
+        part = self._system.actor(role, index)
         try:
             await self._hello(role, index)
-        except PartDied as death:
+        except ActorDied as death:
             await self.revive(role, index, part, death)
 
     async def _hello(self, role: str, index: int) -> None:
         name = f"{role}-{index}"
-        reference = self._fleet.part(role, index).hello.remote()
+        reference = self._system.actor(role, index).hello.remote()
         limit_s = self._settings.deadlines.start_s
         what = f"{name} to start"
         hello: Hello = await self._pause.bounded(
-            self._fleet.wait(reference, limit_s, what), 0.0, what
+            self._system.wait(reference, limit_s, what), 0.0, what
         )
         self.pids[name] = hello.pid
         self._log.info("part started", part=name, pid=hello.pid, backend=hello.backend)
 
-    def _count(self, name: str, death: PartDied) -> None:
+    def _count(self, name: str, death: ActorDied) -> None:
         """One death more. Raises RunFailed with the first of them when there were too many."""
-        stuck = isinstance(death, PartStuck)
+        stuck = isinstance(death, ActorStuck)
         self._deaths += STUCK_WEIGHT if stuck else 1
         self._tries += 1
         self._log.warning("part died", part=name, cause=str(death), deaths=self._deaths)

@@ -1,10 +1,10 @@
 """How a conductor reaches its actors: started, awaited with a deadline, restarted.
 
-The conductor does not know where an actor lives. `program.py` gives it a fleet on Ray; tests and the
+The conductor does not know where an actor lives. `program.py` gives it a system on Ray; tests and the
 seedling give it one whose actors are plain objects of this process. Both answer calls the same way:
 
-    reference = fleet.part("sampler", 0).generate.remote(request)
-    done = await fleet.wait(reference[0], 60, "sampler-0 to sample step 3")
+    reference = system.actor("sampler", 0).generate.remote(request)
+    done = await system.wait(reference[0], 60, "sampler-0 to sample step 3")
 """
 
 from collections.abc import Callable
@@ -13,29 +13,29 @@ from typing import Any, Protocol
 from runtime.errors import PippinError
 
 
-class PartDied(PippinError):
+class ActorDied(PippinError):
     """An actor's process is gone; its work can be done again."""
 
 
-class PartStuck(PartDied):
+class ActorStuck(ActorDied):
     """An actor has not answered within its deadline: it is killed and started again, but not often."""
 
 
-class Fleet(Protocol):
+class ActorSystem(Protocol):
     """The actors of one run."""
 
     def start(self, role: str, index: int) -> Any:
         """Begin to start (or restart) an actor; gives its handle."""
         ...
 
-    def part(self, role: str, index: int = 0) -> Any:
-        """The handle of a started actor: `part(...).method.remote(...)`."""
+    def actor(self, role: str, index: int = 0) -> Any:
+        """The handle of a started actor: `actor(...).method.remote(...)`."""
         ...
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
         """The value of a reference.
 
-        Raises PartDied if the actor died, PartStuck if it did not answer in time ("waited 60 s for
+        Raises ActorDied if the actor died, ActorStuck if it did not answer in time ("waited 60 s for
         sampler-0 to sample step 3"), what it raised if that is a PippinError, else RunFailed.
         """
         ...
@@ -45,23 +45,23 @@ class Fleet(Protocol):
         ...
 
 
-class LocalFleet:
+class LocalActorSystem:
     """Actors as plain objects in this process; a call happens at once and its outcome is kept."""
 
     def __init__(self, make: Callable[[str, int], Any]) -> None:
         self._make = make
-        self._parts: dict[tuple[str, int], Any] = {}
+        self._pool: dict[tuple[str, int], Any] = {}
 
     def start(self, role: str, index: int) -> Any:
         """Construct the object."""
-        if (old := self._parts.pop((role, index), None)) is not None:
+        if (old := self._pool.pop((role, index), None)) is not None:
             old.close()
-        self._parts[role, index] = _LocalPart(self._make(role, index))
-        return self._parts[role, index]
+        self._pool[role, index] = _LocalActor(self._make(role, index))
+        return self._pool[role, index]
 
-    def part(self, role: str, index: int = 0) -> Any:
+    def actor(self, role: str, index: int = 0) -> Any:
         """Its handle."""
-        return self._parts[role, index]
+        return self._pool[role, index]
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
         """The outcome of a call that has happened already."""
@@ -69,12 +69,12 @@ class LocalFleet:
 
     def stop(self) -> None:
         """Forget the objects, closing what they hold."""
-        for part in self._parts.values():
+        for part in self._pool.values():
             part.close()
-        self._parts.clear()
+        self._pool.clear()
 
 
-class _LocalPart:
+class _LocalActor:
     def __init__(self, target: Any) -> None:
         self.target = target
 

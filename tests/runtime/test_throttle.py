@@ -1,9 +1,9 @@
-"""The gate between two pieces of work: it rests in proportion to the work, and a closed lid is no work."""
+"""The throttle rests in proportion to the work between two calls; sleep under a closed lid is no work."""
 
 import pytest
 
-from runtime.gate import FIRST_S, LONGER, LOOK_S, Gate
 from runtime.rundir import PauseRequest, RunDirectory
+from runtime.throttle import FIRST_S, LONGER, LOOK_S, Throttle
 
 
 class Day:
@@ -21,11 +21,11 @@ class Day:
         self.now += seconds
         self.rested += seconds
 
-    def rest_after(self, gate: Gate, seconds: float) -> float:
-        """How long the gate rests after so much work."""
+    def rest_after(self, throttle: Throttle, seconds: float) -> float:
+        """How long the throttle rests after so much work."""
         self.rested = 0.0
         self.now += seconds
-        assert gate.open()
+        assert throttle.may_continue()
         return self.rested
 
 
@@ -36,34 +36,34 @@ def run(tmp_path):
     return run
 
 
-def gate_of(run: RunDirectory, duty_cycle: float) -> tuple[Day, Gate]:
+def throttle_of(run: RunDirectory, duty_cycle: float) -> tuple[Day, Throttle]:
     day = Day()
-    return day, Gate(run, "sample.token", duty_cycle, day.clock, day.sleep)
+    return day, Throttle(run, "sample.token", duty_cycle, day.clock, day.sleep)
 
 
 @pytest.mark.parametrize(
     ("duty_cycle", "rests"), [(1.0, 0.0), (0.5, 0.2), (0.25, 0.6), (0.8, 0.05)]
 )
 def test_work_gets_its_share_of_the_time(run, duty_cycle, rests):
-    day, gate = gate_of(run, duty_cycle)
+    day, throttle = throttle_of(run, duty_cycle)
     for _ in range(3):
-        assert day.rest_after(gate, 0.2) == pytest.approx(rests)
+        assert day.rest_after(throttle, 0.2) == pytest.approx(rests)
 
 
 def test_long_work_gets_its_share_from_the_second_time_on(run):
-    day, gate = gate_of(run, 0.5)
-    assert day.rest_after(gate, 3.0) == pytest.approx(FIRST_S)
-    assert day.rest_after(gate, 3.0) == pytest.approx(3.0)
+    day, throttle = throttle_of(run, 0.5)
+    assert day.rest_after(throttle, 3.0) == pytest.approx(FIRST_S)
+    assert day.rest_after(throttle, 3.0) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize("closed_s", [8.0, 100.0, 8 * 3600.0, 86_400.0])
 def test_a_closed_lid_is_not_rested_from(run, closed_s):
-    day, gate = gate_of(run, 0.5)
-    assert day.rest_after(gate, closed_s) == pytest.approx(FIRST_S)  # before the first token
-    day, gate = gate_of(run, 0.5)
-    day.rest_after(gate, 0.5)
-    assert day.rest_after(gate, closed_s) == pytest.approx(LONGER * 0.5)
-    assert day.rest_after(gate, 0.5) == pytest.approx(0.5)
+    day, throttle = throttle_of(run, 0.5)
+    assert day.rest_after(throttle, closed_s) == pytest.approx(FIRST_S)  # before the first token
+    day, throttle = throttle_of(run, 0.5)
+    day.rest_after(throttle, 0.5)
+    assert day.rest_after(throttle, closed_s) == pytest.approx(LONGER * 0.5)
+    assert day.rest_after(throttle, 0.5) == pytest.approx(0.5)
 
 
 def test_a_request_to_pause_ends_the_rest(run):
@@ -73,7 +73,7 @@ def test_a_request_to_pause_ends_the_rest(run):
         day.sleep(seconds)
         run.ask_to_pause(PauseRequest(by="user", reason="test"))
 
-    gate = Gate(run, "sample.token", 0.5, day.clock, sleep)
+    throttle = Throttle(run, "sample.token", 0.5, day.clock, sleep)
     day.now += 0.8
-    assert not gate.open()
+    assert not throttle.may_continue()
     assert day.rested == LOOK_S

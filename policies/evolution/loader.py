@@ -26,7 +26,7 @@ from runtime.trajectory import StopReason, Trajectory
 from runtime.versions import WeightsVersion
 
 
-class EvolutionFollower:
+class EvolutionWeightLoader:
     """Follows a learner's centre, and lets members of a generation answer."""
 
     def __init__(self, policy: Policy, settings: Settings) -> None:
@@ -37,7 +37,7 @@ class EvolutionFollower:
         self._perturbation, self._centre = centre_of(policy, settings)
         self._digest = ""
 
-    def follow(self, version: WeightsVersion) -> None:
+    def load(self, version: WeightsVersion) -> None:
         """Bring the centre to a version: by the terms that are missing, or from the whole weights.
 
         Raises Damaged if it does not come to the version's digest.

@@ -8,18 +8,18 @@ import pyarrow as pa
 
 from runtime.trajectory import lists, with_columns
 
-Said = dict[str, np.ndarray]
+TeacherOutputs = dict[str, np.ndarray]
 """By the record's column: [R], or [R, K]."""
 
 
-def usable(said: Said) -> np.ndarray:
+def usable(said: TeacherOutputs) -> np.ndarray:
     """[R] whether anything can be learned of a token: a teacher's NaN says nothing."""
     if "teacher_logprobs" in said:
         return np.isfinite(said["teacher_logprobs"])
     return np.isfinite(said["teacher_id_logprobs"].sum(axis=-1))
 
 
-def entry(said: Said) -> pa.RecordBatch:
+def entry(said: TeacherOutputs) -> pa.RecordBatch:
     """As a batch of one row for each token."""
     columns = {}
     for name, values in said.items():
@@ -30,7 +30,7 @@ def entry(said: Said) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def from_entry(entry: pa.RecordBatch) -> Said:
+def from_entry(entry: pa.RecordBatch) -> TeacherOutputs:
     """What `entry` was made of."""
     said = {}
     for field in entry.schema:
@@ -42,9 +42,9 @@ def from_entry(entry: pa.RecordBatch) -> Said:
     return said
 
 
-def with_said(
+def with_teacher_outputs(
     batch: pa.RecordBatch,
-    said: dict[int, Said],
+    said: dict[int, TeacherOutputs],
     tokens: list[np.ndarray],
     positions: list[np.ndarray],
 ) -> pa.RecordBatch:

@@ -1,7 +1,7 @@
-"""The gate that long work passes between two tokens or two micro-batches: may it go on, and how fast?
+"""The throttle that long work passes between two tokens or two micro-batches: may it go on, and how fast?
 
-    gate = Gate(run, "sample.token", duty_cycle=0.5)
-    decoder.run(sequences, sampling, between_tokens=lambda: version if gate.open() else None)
+    throttle = Throttle(run, "sample.token", duty_cycle=0.5)
+    decoder.run(sequences, sampling, between_tokens=lambda: version if throttle.may_continue() else None)
 
 It looks whether the run directory holds a request to pause, which costs a microsecond or two and needs no
 connection to anybody, and it rests so long that the work in between takes its share of the time. A lid that
@@ -20,8 +20,8 @@ FIRST_S, LONGER = 1.0, 4.0
 """How much work is believed to be: this long at first, then so many times the one before."""
 
 
-class Gate:
-    """One piece of work's own; `open` is called between its parts."""
+class Throttle:
+    """One piece of work's own; `may_continue` is called between its parts."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Gate:
         self._worked_s = 0.0
         """The last piece of work, as the clock has it."""
 
-    def open(self) -> bool:
+    def may_continue(self) -> bool:
         """False if somebody asks to pause. Rests first, where there is a duty cycle."""
         failpoints.hit(self._point)
         if self._rest_share:

@@ -88,12 +88,12 @@ def main(job: Job) -> tuple[int, Any]:
     signal.alarm(LIMIT_S)
     path = Path(job.path)
     if job.what == "model":
-        from ops.trials.programs import write_models
+        from ops.fault_injection.programs import write_models
 
         write_models(path)
         return DONE, None
     if job.what == "numerics":
-        from ops.trials.numerics import fingerprint
+        from ops.fault_injection.numerics import fingerprint
 
         return DONE, fingerprint()
     run = RunDirectory(path.parent, path.name)
@@ -107,7 +107,7 @@ def main(job: Job) -> tuple[int, Any]:
                 _stand(RunDirectory(p.parent, p.name)) for p in (path, *map(Path, job.more))
             ]
         case "examine":
-            from ops.trials.facts import examine
+            from ops.fault_injection.facts import examine
 
             failpoints.disarm()
             return DONE, examine(run)
@@ -136,15 +136,15 @@ def _attempt(run: RunDirectory, body: Callable[[], None]) -> tuple[int, str]:
 
 def _run(run: RunDirectory) -> None:
     from actors.conductor import Conductor
-    from actors.program import local_fleet
+    from actors.program import local_actor_system
 
     settings = load(run.recipe)
     check_same_run(run, settings)
-    fleet = local_fleet(settings, run)
+    system = local_actor_system(settings, run)
     try:
-        asyncio.run(Conductor(settings, run, fleet).run())
+        asyncio.run(Conductor(settings, run, system).run())
     finally:
-        fleet.stop()
+        system.stop()
 
 
 def _stand(run: RunDirectory) -> Stand:
@@ -155,16 +155,16 @@ def _stand(run: RunDirectory) -> Stand:
 
 def _restore(run: RunDirectory) -> Stand:
     """As far as a run's start is the learner's."""
-    from actors.program import local_fleet
+    from actors.program import local_actor_system
     from runtime.trajectory import digest
 
     settings = load(run.recipe)
     check_same_run(run, settings)
-    fleet = local_fleet(settings, run)
-    learner = fleet.start("learner", 0)
+    system = local_actor_system(settings, run)
+    learner = system.start("learner", 0)
     restored: Restored = learner.restore.remote().value()
     rows = [learner.earlier.remote(w.purpose, w.step).value() for w in restored.unfinished]
-    fleet.stop()
+    system.stop()
     told = msgspec.json.encode(msgspec.structs.replace(restored, note="", weights=None))
     told = told.replace(str(run.path).encode(), b"")  # versions are named by their paths
     told += b"".join(digest(row).encode() for row in rows if row is not None)

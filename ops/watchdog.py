@@ -1,9 +1,9 @@
-"""The leash of a run's processes: when its supervisor dies, by whatever death, they end within seconds.
+"""The watchdog of a run's processes: when its supervisor dies, by whatever death, they end within seconds.
 
 A process of its own that only waits: the supervisor holds the other end of its standard input, and the
 kernel closes that for a dead process. It kills what is in the host's session and clears its files away.
 
-    supervisor ── holds ──▶ leash ── kills ──▶ host, Ray's daemons, actors
+    supervisor ── holds ──▶ watchdog ── kills ──▶ host, Ray's daemons, actors
 """
 
 import os
@@ -18,10 +18,10 @@ from ops import processes
 SESSION_FILES = ("ray.json", "ray.token")
 
 
-def put_on(host: int, temp: Path, run: Path) -> "subprocess.Popen[bytes]":
-    """Start the leash of a host process; `kill` it when the host has been cleared away."""
+def start(host: int, temp: Path, run: Path) -> "subprocess.Popen[bytes]":
+    """Start the watchdog of a host process; `kill` it when the host has been cleared away."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ops.leash", str(host), str(temp), str(run)],
+        [sys.executable, "-m", "ops.watchdog", str(host), str(temp), str(run)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

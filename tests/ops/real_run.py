@@ -1,6 +1,6 @@
 """A run as its owner has it: started by the command line, seen through its folder, ended by signals.
 
-    living = Living(home, tiny_settings, name="run")
+    living = RealRun(home, tiny_settings, name="run")
     living.launch()
     status = living.wait(lambda s: s.step >= 3)
     living.kill("raylet")
@@ -45,7 +45,7 @@ DAEMONS = {
     "gcs_server": r"/gcs/gcs_server ",
     "dashboard": r"/dashboard/dashboard\.py",
     "agent": r"/dashboard/agent\.py|DashboardAgent",
-    "leash": r"-m ops\.leash ",
+    "watchdog": r"-m ops\.watchdog ",
 }
 """Processes that no status names, by their command lines."""
 UNDISTURBED = """
@@ -68,7 +68,7 @@ def undisturbed(settings: Settings, folder: Path) -> list[str]:
     return done.stdout.decode().split()
 
 
-class Living:
+class RealRun:
     """One run with a home of its own; `home` must have a short path, for Ray's sockets."""
 
     def __init__(self, home: Path, settings: Settings, name: str = "run", **variables: str) -> None:

@@ -1,4 +1,4 @@
-"""Several zygotes at work side by side, one for each core."""
+"""Several fork servers at work side by side, one for each core."""
 
 import os
 import queue
@@ -9,40 +9,40 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from ops.trials.kills import Trials
-from ops.trials.zygote import Zygote
+from ops.fault_injection.fork_server import ForkServer
+from ops.fault_injection.kills import FaultRuns
 
 A = TypeVar("A")
 R = TypeVar("R")
 
 
-class Crew:
-    """Has pieces of work done, each with trials of its own, in one folder."""
+class ForkServerPool:
+    """Runs jobs on several fork servers at once, each with fault runs of its own in one folder."""
 
     def __init__(self, folder: Path, size: int = 0) -> None:
         self._stack = ExitStack()
         self._size = size or os.cpu_count() or 1
-        zygotes = [self._stack.enter_context(Zygote()) for _ in range(self._size)]
-        trials = [Trials(zygote, folder) for zygote in zygotes]
-        self.first = trials[0]
-        self._free: queue.Queue[Trials] = queue.Queue()
-        for one in trials:
+        servers = [self._stack.enter_context(ForkServer()) for _ in range(self._size)]
+        fault_runs = [FaultRuns(server, folder) for server in servers]
+        self.first = fault_runs[0]
+        self._free: queue.Queue[FaultRuns] = queue.Queue()
+        for one in fault_runs:
             self._free.put(one)
 
-    def map(self, work: Callable[[Trials, A], R], items: Iterable[A]) -> dict[A, R]:
+    def map(self, work: Callable[[FaultRuns, A], R], items: Iterable[A]) -> dict[A, R]:
         """What `work` gives for each item; a few threads wait for processes, which do the work."""
         items = list(items)
         with ThreadPoolExecutor(self._size) as pool:
             return dict(zip(items, pool.map(lambda item: self._do(work, item), items)))
 
-    def _do(self, work: Callable[[Trials, A], R], item: A) -> R:
-        trials = self._free.get()
+    def _do(self, work: Callable[[FaultRuns, A], R], item: A) -> R:
+        fault_runs = self._free.get()
         try:
-            return work(trials, item)
+            return work(fault_runs, item)
         finally:
-            self._free.put(trials)
+            self._free.put(fault_runs)
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "ForkServerPool":
         return self
 
     def __exit__(

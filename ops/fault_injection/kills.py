@@ -1,8 +1,8 @@
 """Kills trial runs, at random and at every failpoint, and compares what is left with an undisturbed run.
 
-trials = Trials(zygote, folder)
-tally = kill_at_random(trials, "grpo", kills=100, seed=0)
-assert not tally.problems
+fault_runs = FaultRuns(server, folder)
+report = kill_at_random(fault_runs, "grpo", kills=100, seed=0)
+assert not report.problems
 """
 
 import itertools
@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from ops.fault_injection.child import Ended, Job, Stand, Start
+from ops.fault_injection.facts import Facts, differences
+from ops.fault_injection.fork_server import ForkServer
+from ops.fault_injection.programs import begin, settings_of
 from ops.host import BAD_INPUT, DONE, FAILED, PAUSED
-from ops.trials.child import Ended, Job, Stand, Start
-from ops.trials.facts import Facts, differences
-from ops.trials.programs import begin, settings_of
-from ops.trials.zygote import Zygote
 from runtime.keys import Stream, derive
 from runtime.rundir import RunDirectory
 
@@ -44,7 +44,7 @@ class Undisturbed(Struct):
     seconds: float
 
 
-class Tally(Struct, kw_only=True):
+class KillReport(Struct, kw_only=True):
     """What was done to a program's runs, and what came of it."""
 
     program: str
@@ -65,25 +65,25 @@ class Tally(Struct, kw_only=True):
         """Starts that ended by force."""
         return sum(n for how, n in self.ends.items() if how not in ("done", "pause"))
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "KillReport") -> None:
         """Take in what another found."""
         self.ends = dict(Counter(self.ends) + Counter(other.ends))
         for name in ("runs", "differences", "lost", "duplicated", "seconds", "problems"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-class Trials:
-    """Makes runs in a folder and starts them with one zygote; several may share the folder."""
+class FaultRuns:
+    """Makes runs in a folder and starts them with one server; several may share the folder."""
 
     _lock = threading.Lock()
     _names = itertools.count()
 
-    def __init__(self, zygote: Zygote, folder: Path) -> None:
-        self._zygote = zygote
+    def __init__(self, server: ForkServer, folder: Path) -> None:
+        self._zygote = server
         self.folder = folder
         self.model = folder / "model"
         with self._lock:
-            zygote.do(Job(what="model", path=str(self.model)))
+            server.do(Job(what="model", path=str(self.model)))
 
     def new(self, program: str, **changes: Any) -> RunDirectory:
         """A run that was never started."""
@@ -131,7 +131,7 @@ class Trials:
         return msgspec.convert(ended.result, Facts)
 
     def undisturbed(self, program: str, **changes: Any) -> Undisturbed:
-        """The run that the others are compared with; all trials in one folder share it."""
+        """The run that the others are compared with; all fault runs in one folder share it."""
         changed = f"-{derive(json.dumps(changes)):x}" if changes else ""
         path = self.folder / f"{program}{changed}.json"
         with self._lock:
@@ -147,31 +147,33 @@ class Trials:
                 path.write_bytes(msgspec.json.encode(found))
             return msgspec.json.decode(path.read_bytes(), type=Undisturbed)
 
-    def judge(self, run: RunDirectory, program: str, ends: list[Ended], **changes: Any) -> Tally:
+    def judge(
+        self, run: RunDirectory, program: str, ends: list[Ended], **changes: Any
+    ) -> KillReport:
         """What is to be said of a run that has come through."""
-        tally = Tally(program=program, runs=1, seconds=sum(ended.seconds for ended in ends))
-        tally.ends = dict(Counter(how(ended) for ended in ends))
-        tally.problems = [sentence for ended in ends for sentence in untoward(ended)]
+        report = KillReport(program=program, runs=1, seconds=sum(ended.seconds for ended in ends))
+        report.ends = dict(Counter(how(ended) for ended in ends))
+        report.problems = [sentence for ended in ends for sentence in untoward(ended)]
         if ends[-1].code == DONE:
-            self._compare(run, tally, self.undisturbed(program, **changes).facts)
+            self._compare(run, report, self.undisturbed(program, **changes).facts)
         else:
-            tally.problems.append(f"it did not end within {len(ends)} starts")
-        tally.problems = [f"{run.name}: {sentence}" for sentence in tally.problems]
-        if not tally.problems:
+            report.problems.append(f"it did not end within {len(ends)} starts")
+        report.problems = [f"{run.name}: {sentence}" for sentence in report.problems]
+        if not report.problems:
             shutil.rmtree(run.path)
-        return tally
+        return report
 
-    def _compare(self, run: RunDirectory, tally: Tally, expected: Facts) -> None:
+    def _compare(self, run: RunDirectory, report: KillReport, expected: Facts) -> None:
         try:
             found = self.examine(run)
         except RuntimeError as error:
-            tally.problems.append(f"it cannot be read: {error}")
+            report.problems.append(f"it cannot be read: {error}")
             return
         different = differences(found, expected)
-        tally.differences = int(bool(different))
-        tally.problems += found.problems + different
-        tally.duplicated = found.duplicates
-        tally.lost = max(expected.rows - (found.rows - found.duplicates), 0)
+        report.differences = int(bool(different))
+        report.problems += found.problems + different
+        report.duplicated = found.duplicates
+        report.lost = max(expected.rows - (found.rows - found.duplicates), 0)
 
 
 def how(ended: Ended) -> str:
@@ -193,61 +195,61 @@ def untoward(ended: Ended) -> list[str]:
     return found
 
 
-def kill_at_random(trials: Trials, program: str, kills: int, seed: int) -> Tally:
+def kill_at_random(fault_runs: FaultRuns, program: str, kills: int, seed: int) -> KillReport:
     """Runs that are killed at random moments, until there were so many kills."""
     began, stream = time.monotonic(), Stream(seed, "kills", program)
-    within_ms = int(trials.undisturbed(program).seconds * 1000 * KILLED_WITHIN)
-    tally = Tally(program=program)
+    within_ms = int(fault_runs.undisturbed(program).seconds * 1000 * KILLED_WITHIN)
+    report = KillReport(program=program)
 
     def jobs() -> Iterator[dict[str, Any]]:
-        for _ in range(kills - tally.kills):
+        for _ in range(kills - report.kills):
             after_s = stream.integer(0, within_ms) / 1000
             yield {"after_s": after_s, "then": stream.choice(["kill", "abort"])}
 
-    while tally.kills < kills:
-        run = trials.new(program)
-        tally.add(trials.judge(run, program, trials.finish(run, jobs())))
-    tally.seconds = time.monotonic() - began
-    return tally
+    while report.kills < kills:
+        run = fault_runs.new(program)
+        report.add(fault_runs.judge(run, program, fault_runs.finish(run, jobs())))
+    report.seconds = time.monotonic() - began
+    return report
 
 
 def die_at_each(
-    trials: Trials, program: str, action: str, seed: int, points: Iterable[str] | None = None
-) -> Tally:
+    fault_runs: FaultRuns, program: str, action: str, seed: int, points: Iterable[str] | None = None
+) -> KillReport:
     """Runs that end at one failpoint after another, in a drawn order, until they did at each of `points`
     (all that the program comes to): at the first hit or, of those that come often, at one of the first few.
     """
     began, stream = time.monotonic(), Stream(seed, "points", program, action)
-    reached = points_of(trials, program)
+    reached = points_of(fault_runs, program)
     pending = stream.shuffled(sorted(reached if points is None else points))
-    tally = Tally(program=program)
-    while pending and tally.runs < MOST_RUNS:
-        run, ends, before = trials.new(program), [], len(pending)
+    report = KillReport(program=program)
+    while pending and report.runs < MOST_RUNS:
+        run, ends, before = fault_runs.new(program), [], len(pending)
         while pending and len(ends) < MOST_STARTS:
             point = pending[0]
             nth = min(stream.choice(NTH), reached[point])
             pause = [("step.learned", 1, "pause")] if point.startswith("pause.") else []
             plans = [(point, nth, action), *pause]
-            ends.append(trials.start(run, plans=plans))
+            ends.append(fault_runs.start(run, plans=plans))
             if ends[-1].code == DONE:  # too late in the run for so many hits
                 break
             if how(ends[-1]) == action:
                 pending.pop(0)
         if not ends or ends[-1].code != DONE:
-            ends += trials.finish(run)
-        tally.add(trials.judge(run, program, ends))
+            ends += fault_runs.finish(run)
+        report.add(fault_runs.judge(run, program, ends))
         if len(pending) == before:
-            tally.problems.append(f"{program}: nothing came to {pending.pop(0)}")
-    tally.seconds = time.monotonic() - began
-    return tally
+            report.problems.append(f"{program}: nothing came to {pending.pop(0)}")
+    report.seconds = time.monotonic() - began
+    return report
 
 
-def points_of(trials: Trials, program: str) -> dict[str, int]:
+def points_of(fault_runs: FaultRuns, program: str) -> dict[str, int]:
     """Every failpoint that a program comes to, with the hits: undisturbed, paused or resumed."""
-    found = dict(trials.undisturbed(program).reached)
-    run = trials.new(program)
+    found = dict(fault_runs.undisturbed(program).reached)
+    run = fault_runs.new(program)
     for at in PAUSED_AT:
-        ended = trials.start(run, plans=[(at, 1, "pause")])
+        ended = fault_runs.start(run, plans=[(at, 1, "pause")])
         for point, hits in ended.result.reached.items():
             found.setdefault(point, hits)
     return found

@@ -1,12 +1,12 @@
-"""Starts the trials' processes: a process that has imported everything and computed nothing is forked.
+"""Starts the processes of fault runs: a process that has imported everything and computed nothing is forked.
 
 So a start costs milliseconds instead of seconds. On a Mac, where Metal does not survive a fork, each job
 is an interpreter of its own.
 
-    with Zygote() as zygote:
-        ended = zygote.do(Job(what="run", path=str(run.path), after_s=0.1, then="kill"))
+    with ForkServer() as server:
+        ended = server.do(Job(what="run", path=str(run.path), after_s=0.1, then="kill"))
 
-One job at a time; who wants more at once has more zygotes.
+One job at a time; who wants more at once has more fork servers.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from types import TracebackType
 
 import msgspec
 
-from ops.trials.child import REQUEST, Ended, Job, be
+from ops.fault_injection.child import REQUEST, Ended, Job, be
 from runtime.blas import EXACT_VARIABLE, load_blas
 from runtime.rundir import RunDirectory
 
 FORKS = platform.system() == "Linux"
 POLL_S = 0.001
-MODULES = ("actors.learner", "actors.program", "actors.sampler", "ops.trials.facts")
+MODULES = ("actors.learner", "actors.program", "actors.sampler", "ops.fault_injection.facts")
 """What nearly everything else follows from."""
 ROOT = Path(__file__).parents[2]
 SIGNALS = {"kill": signal.SIGKILL, "abort": signal.SIGABRT}
@@ -43,13 +43,13 @@ ENVIRONMENT = {
 }
 
 
-class Zygote:
+class ForkServer:
     """The driver's side of it."""
 
     def __init__(self) -> None:
-        self._home = tempfile.TemporaryDirectory(prefix="pippin-trials-")
+        self._home = tempfile.TemporaryDirectory(prefix="pippin-faults-")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ops.trials.zygote"],
+            [sys.executable, "-m", "ops.fault_injection.fork_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -63,7 +63,7 @@ class Zygote:
         self._process.stdin.flush()
         return msgspec.json.decode(self._process.stdout.readline(), type=Ended)
 
-    def __enter__(self) -> "Zygote":
+    def __enter__(self) -> "ForkServer":
         return self
 
     def __exit__(
@@ -113,7 +113,7 @@ def _do(job: Job) -> Ended:
 def _start(job: Job, replies: int, said: int) -> int:
     if not FORKS:
         child = subprocess.Popen(
-            [sys.executable, "-m", "ops.trials.zygote", str(replies)],
+            [sys.executable, "-m", "ops.fault_injection.fork_server", str(replies)],
             stdin=subprocess.PIPE,
             stderr=said,
             pass_fds=[replies],

@@ -19,14 +19,15 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from actors.distillation import Lessons
+from actors.answering import Answering, Underway
+from actors.collector import Collected, Collector
+from actors.handles import ActorId
 from actors.logs import open_log
 from actors.messages import Generate, Learn, Learned, Restored, RunState, Save
 from actors.pause import Pause
 from actors.pool import ActorPool
-from actors.rollouts import Collected, Rollouts
 from actors.system import ActorDied, ActorSystem
-from configs.schema import Distill, Es, Grpo, Settings, Sft
+from configs.schema import Settings
 from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
 from runtime.metrics import METRICS, Meter
@@ -57,7 +58,9 @@ class Conductor:
         self._task.close()  # hands out prompts; judging them is the verifiers' work
         self._pause = Pause(run)
         self._pool = ActorPool(settings, system, self._pause, run.logs, self._log)
-        self._rollouts = Rollouts(settings, self._pool, self._task)
+        self._underway = Underway()
+        self._collector = Collector(settings, self._pool, self._task, self._underway)
+        self._answering = Answering(settings, self._pool, self._underway)
         self._status = run.read_status()
         self._status.steps, self._status.message = settings.algorithm.steps, ""
         self._launcher = {k: v for k, v in self._status.pids.items() if k == "supervisor"}
@@ -69,8 +72,7 @@ class Conductor:
         """The step that the learner takes now."""
         self._seconds = 0.0
         """Of all steps so far, evaluations not counted."""
-        grpo = settings.algorithm
-        self._lag = grpo.max_lag if isinstance(grpo, Grpo) else 0
+        self._lag = settings.facts.max_lag
 
     async def run(self, dashboard: str = "") -> Status:
         """Run to the end. Raises RunFailed with the first cause, Interrupted after a pause."""
@@ -80,14 +82,15 @@ class Conductor:
             self._doing("starting the actors", "starting")
             await self._pool.start()
             while True:
-                learner = self._pool.learner()
+                learner = ActorId("learner")
+                living = self._pool.living(learner)
                 try:
                     await self._go_on()
                     break
                 except (
                     ActorDied
                 ) as death:  # the learner: all others are asked again where they died
-                    await self._pool.revive("learner", 0, learner, death)
+                    await self._pool.revive(learner, living, death)
         except Interrupted:
             raise
         except PippinError as error:
@@ -140,12 +143,12 @@ class Conductor:
                 await asyncio.gather(ahead, return_exceptions=True)
 
     async def _stand_at_checkpoint(self) -> None:
-        restored: Restored = await self._pool.ask(
-            "learner", 0, "restore", what="the learner to load the newest checkpoint"
+        restored = await self._pool.learner().restore(
+            what="the learner to load the newest checkpoint"
         )
         self._state = self._adopt(restored)
-        learner = self._pool.learner()
-        self._rollouts.begin(
+        learner = self._pool.living(ActorId("learner"))
+        self._underway.begin(
             {
                 (work.purpose, work.step): learner.earlier.remote(work.purpose, work.step)
                 for work in restored.unfinished
@@ -184,20 +187,9 @@ class Conductor:
 
     async def _collect(self, step: int, state: RunState) -> Collected:
         self._doing(f"collecting step {step}")
-        match self._settings.algorithm:
-            case Sft() as sft:
-                return await self._rollouts.collect_data(step, state, sft)
-            case Grpo() as grpo:
-                # Exactly so many versions behind, never whichever is the newest: a run repeats.
-                version = self._versions[max(step - 1 - self._lag, 0)]
-                return await self._rollouts.collect_samples(step, state, grpo, version)
-            case Es() as es:
-                return await self._rollouts.collect_population(
-                    step, state, es, self._versions[step - 1]
-                )
-            case Distill() as distill:
-                lessons = Lessons(self._settings, distill, self._pool, self._rollouts)
-                return await lessons.collect(step, state, self._versions[step - 1])
+        # Exactly so many versions behind, never whichever is the newest: a run repeats.
+        version = self._versions[max(step - 1 - self._lag, 0)]
+        return await self._collector.collect(step, state, version)
 
     async def _learn(self, step: int, collected: Collected) -> Learned:
         self._doing(f"learning step {step}")
@@ -206,8 +198,7 @@ class Conductor:
         )
         request = Learn(
             step=step,
-            scored=collected.scored,
-            dropped=collected.dropped,
+            settled=[answers.settled for answers in collected.answers],
             state=collected.state,
             checkpoint=step == self._status.steps
             or step % self._settings.checkpoint.every_steps == 0,
@@ -216,18 +207,13 @@ class Conductor:
         )
         self._learning = step
         try:
-            learned: Learned = await self._pool.ask(
-                "learner",
-                0,
-                "learn",
-                request,
-                *collected.batches,
-                what=f"the learner to learn step {step}",
+            learned = await self._pool.learner().learn(
+                request, *collected.batches, what=f"the learner to learn step {step}"
             )
         finally:
             self._learning = 0
         failpoints.hit("step.learned")
-        self._rollouts.done("sample", step)
+        self._underway.done("sample", step)
         self._versions[step] = learned.weights
         for version in [v for v in self._versions if v < step - self._lag]:
             del self._versions[version]
@@ -236,7 +222,7 @@ class Conductor:
     async def _save(self) -> None:
         """A pause loses nothing: not a step without a checkpoint, not an answer half sampled."""
         self._doing("saving what is under way", "pausing")
-        works, batches = self._rollouts.unfinished()
+        works, batches = self._underway.unfinished()
         request = Save(
             state=msgspec.structs.replace(self._state, seconds=self._seconds),
             keep=self._best(),
@@ -245,7 +231,7 @@ class Conductor:
         )
         what = f"the learner to save step {self._state.step}"
         try:
-            digest = await self._pool.ask("learner", 0, "save", request, *batches, what=what)
+            digest = await self._pool.learner().save(request, *batches, what=what)
         except ActorDied as death:  # the newest checkpoint stands; what came later is done anew
             self._log.warning("paused without saving", cause=str(death))
             return
@@ -293,21 +279,17 @@ class Conductor:
             )
 
         what = f"the evaluation of step {step}"
-        prompts = await self._pool.ask("evaluator", 0, "prompts", what=f"the prompts of {what}")
-        requests = [request(share) for share in self._rollouts.split(prompts)]
-        answers = await self._rollouts.answer(requests, what, Meter(), learning=False)
-        scored, batches = [s for _, s, _ in answers], [b for _, _, b in answers]
-        result: EvalResult = await self._pool.ask(
-            "evaluator",
-            0,
-            "summarise",
+        prompts = await self._pool.evaluator().prompts(what=f"the prompts of {what}")
+        requests = [request(share) for share in self._answering.split(prompts)]
+        answers = await self._answering.sampled(requests, what, Meter(), judged=True)
+        result = await self._pool.evaluator().summarise(
             step,
             metric,
-            scored,
-            *batches,
+            [part.rows for part in answers],
+            *(part.batch for part in answers),
             what=f"the evaluator to sum up {what}",
         )
-        self._rollouts.done(purpose, step)
+        self._underway.done(purpose, step)
         self._status.evals.append(result)
         self._run.append_line("evals.jsonl", result)
         failpoints.hit("eval.noted")
@@ -354,7 +336,7 @@ class Conductor:
             self._pause.check(doing)
 
     def _write(self) -> None:
-        ledger = self._state.ledger.pull(self._rollouts.in_flight)
+        ledger = self._state.ledger.pull(self._underway.in_flight)
         self._status.ledger = ledger.as_dict()
         self._status.pids = {**self._launcher, "conductor": os.getpid(), **self._pool.pids}
         self._run.write_status(self._status)

@@ -2,7 +2,7 @@
 
 import threading
 
-from configs.schema import EndpointTeacher
+from configs.teachers import EndpointTeacher
 from runtime.endpoint import Client, Endpoint
 from runtime.rundir import RunDirectory
 

@@ -13,25 +13,27 @@ import msgspec
 import pyarrow as pa
 import ray
 
+from actors.handles import ActorId
 from actors.logs import open_log
-from actors.messages import Hello, Scored
+from actors.messages import Hello
 from configs.schema import Settings
 from runtime import failpoints
 from runtime.durable import write_file
 from runtime.rundir import PASS_AT_1, EvalResult
+from runtime.settlement import Row
 from runtime.tasks.open import open_task
-from runtime.tasks.prompt import Prompt
+from runtime.tasks.prompt import Prompt, Verdict
 
 
 class Evaluator:
     """pass@1 on held-out prompts: the mean over answers, with its standard error over prompts."""
 
-    def __init__(self, settings: Settings, run: str, name: str) -> None:
+    def __init__(self, settings: Settings, run: str, actor: ActorId) -> None:
         began = time.perf_counter()
         self._settings = settings
         self._folder = Path(run) / "evals"
         self._folder.mkdir(exist_ok=True)
-        self._log = open_log(Path(run) / "logs", name)
+        self._log = open_log(Path(run) / "logs", actor.name)
         self._task = open_task(settings.task, settings.seed)
         self._task.close()  # hands out prompts; judging the answers is the verifiers' work
         self._log.info("started", pid=os.getpid())
@@ -54,23 +56,28 @@ class Evaluator:
 
     @ray.method
     def summarise(
-        self, step: int, metric: str, scored: list[Scored], *batches: pa.RecordBatch
+        self, step: int, metric: str, rows: list[list[Row]], *batches: pa.RecordBatch
     ) -> EvalResult:
-        """The result of one evaluation; every answer is kept, in evals/step-N.jsonl if they are greedy
-        or the only ones.
+        """Returns the result of one evaluation; every answer is kept, in evals/step-N.jsonl if they are
+        greedy or the only ones.
         """
         answers = []
         by_prompt: dict[int, list[float]] = {}
-        for part, batch in zip(scored, batches):
-            for row, verdict, length, reason in zip(
-                batch.select(["prompt_index", "sample", "text"]).to_pylist(),
-                part.verdicts,
-                part.lengths,
-                part.stop_reasons,
-            ):
-                answers.append({**row, "tokens": length, "stop_reason": reason, "verdict": verdict})
+        for part, batch in zip(rows, batches):
+            for text, row in zip(batch["text"].to_pylist(), part):
+                verdict = row.verdict or Verdict(reward=None)
+                answers.append(
+                    {
+                        "prompt_index": row.prompt,
+                        "sample": row.sample,
+                        "text": text,
+                        "tokens": row.tokens,
+                        "stop_reason": row.stop_reason,
+                        "verdict": verdict,
+                    }
+                )
                 if verdict.passed is not None:
-                    by_prompt.setdefault(row["prompt_index"], []).append(float(verdict.passed))
+                    by_prompt.setdefault(row.prompt, []).append(float(verdict.passed))
         lines = b"".join(msgspec.json.encode(a) + b"\n" for a in answers)
         failpoints.hit("eval.summed_up")
         which = "" if metric == PASS_AT_1 else "-sampled"

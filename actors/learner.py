@@ -19,6 +19,7 @@ import msgspec
 import pyarrow as pa
 import ray
 
+from actors.handles import ActorId
 from actors.logs import open_log
 from actors.messages import (
     Hello,
@@ -27,11 +28,10 @@ from actors.messages import (
     Restored,
     RunState,
     Save,
-    Scored,
     Unfinished,
 )
 from actors.unfinished import PREFIX, Rows, gather, put, take
-from configs.schema import Grpo, Settings
+from configs.schema import Settings
 from policies import weights
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.model import load_policy
@@ -41,6 +41,7 @@ from runtime.blas import load_blas
 from runtime.checkpoint import Checkpoint
 from runtime.errors import RunFailed
 from runtime.rundir import RunDirectory
+from runtime.settlement import Settled
 from runtime.throttle import Throttle
 from runtime.trajectory import UNLOGGED, merge, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog
@@ -53,10 +54,10 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 class Learner:
     """Takes steps in order, each exactly once."""
 
-    def __init__(self, settings: Settings, run: str, name: str) -> None:
+    def __init__(self, settings: Settings, run: str, actor: ActorId) -> None:
         began = time.perf_counter()
         self._settings = settings
-        self._name = name
+        self._name = name = actor.name
         self._run = RunDirectory(Path(run).parent, Path(run).name)
         self._log = open_log(self._run.logs, name)
         self._lease = gpu_lease()
@@ -72,8 +73,7 @@ class Learner:
         """The newest checkpoint."""
         self._unfinished: dict[tuple[str, int], pa.RecordBatch] = {}
         self._versions: list[WeightsVersion] = []
-        algorithm = settings.algorithm
-        self._lag = algorithm.max_lag if isinstance(algorithm, Grpo) else 0
+        self._lag = settings.facts.max_lag
         bound_cache()
         self._log.info("started", pid=os.getpid(), checkpoint=settings.model.path)
         self._started_s = time.perf_counter() - began
@@ -169,10 +169,8 @@ class Learner:
             began = time.perf_counter()
             mx.reset_peak_memory()
             batch = merge(
-                self._scored(batch, scored, dropped)
-                for batch, scored, dropped in zip(
-                    batches, request.scored or [None] * len(batches), request.dropped
-                )
+                with_settlement(batch, settled)
+                for batch, settled in zip(batches, request.settled, strict=True)
             )
             self._check_age(batch, request.step)
             batch = self._trainer.annotated(batch)
@@ -243,24 +241,6 @@ class Learner:
         return float(self._settings.actors.samplers * size + SCORE_BYTES * rows)
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────
-
-    def _scored(
-        self, batch: pa.RecordBatch, scored: Scored | None, dropped: list[str | None]
-    ) -> pa.RecordBatch:
-        """The batch with its verdicts written in."""
-        columns: dict[str, list[Any]] = {"dropped": dropped}
-        if scored is not None:
-            verdicts = scored.verdicts
-            columns |= {
-                "reward": [v.reward for v in verdicts],
-                "passed": [v.passed for v in verdicts],
-                "failure": [v.failure for v in verdicts],
-                "reward_parts": [
-                    msgspec.json.encode(v.parts, order="sorted").decode() if v.parts else None
-                    for v in verdicts
-                ],
-            }
-        return with_columns(batch, columns)
 
     def _check_age(self, batch: pa.RecordBatch, step: int) -> None:
         """Raises RunFailed for a token older than the run allows: the sampler's promise, checked."""
@@ -357,6 +337,22 @@ class Learner:
             self._versions.remove(version)
             if version.base is None:  # otherwise later versions come on top of it
                 Path(version.path).unlink(missing_ok=True)
+
+
+def with_settlement(batch: pa.RecordBatch, rows: list[Settled]) -> pa.RecordBatch:
+    """Returns the batch with what was decided about its rows written in."""
+    columns: dict[str, list[Any]] = {
+        "dropped": [row.dropped for row in rows],
+        "reward": [row.reward for row in rows],
+        "passed": [row.passed for row in rows],
+        "failure": [row.failure for row in rows],
+        "advantage": [row.advantage for row in rows],
+        "reward_parts": [
+            msgspec.json.encode(row.parts, order="sorted").decode() if row.parts else None
+            for row in rows
+        ],
+    }
+    return with_columns(batch, columns)
 
 
 def link(source: Path, target: Path) -> None:

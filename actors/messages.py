@@ -6,7 +6,8 @@ Defined in a module of their own: a record that is defined in a script arrives b
 from msgspec import Struct, field
 
 from runtime.ledger import Ledger
-from runtime.tasks.prompt import Prompt, Verdict
+from runtime.settlement import Row, Settled
+from runtime.tasks.prompt import Prompt
 from runtime.versions import WeightsVersion
 
 
@@ -42,6 +43,8 @@ class Generate(Struct, frozen=True, kw_only=True):
     min_p: float = 0.0
     members: Members | None = None
     """Each of them answers each prompt once: a row's sample is its member's number."""
+    likelihood: bool = False
+    """Nothing is sampled: members score the data's answers by their log-likelihood."""
 
 
 class Generated(Struct, frozen=True, kw_only=True):
@@ -60,7 +63,7 @@ class Generated(Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
-class Ask(Struct, frozen=True, kw_only=True):
+class TeacherRequest(Struct, frozen=True, kw_only=True):
     """Have a teacher answer each prompt, once."""
 
     step: int
@@ -89,24 +92,19 @@ class TeacherReport(Struct, frozen=True, kw_only=True):
     memory_bytes: int = 0
 
 
-class Scored(Struct, frozen=True, kw_only=True):
-    """A verdict for each row of a batch, in its order."""
+class Judged(Struct, frozen=True, kw_only=True):
+    """What a verifier knows of each row of a batch, in its order."""
 
-    verdicts: list[Verdict]
-    lengths: list[int]
-    """Sampled tokens of each row."""
-    stop_reasons: list[str]
+    rows: list[Row]
     seconds: float
 
 
 class Learn(Struct, frozen=True, kw_only=True):
-    """One optimiser step (or a few) on a step's batches; verdicts beside each batch."""
+    """One optimiser step (or a few) on a step's batches, with the decisions about each batch's rows."""
 
     step: int
-    scored: list[Scored | None]
-    """None for a batch that nobody judges."""
-    dropped: list[list[str | None]]
-    """Why a row is not trained on, by batch and row; None for those that are."""
+    settled: list[list[Settled]]
+    """What becomes of each row, by batch."""
     state: "RunState"
     """What a checkpoint of this step must know of the run."""
     checkpoint: bool

@@ -20,6 +20,7 @@ from ray.util import metrics as ray_metrics
 
 from actors.conductor import Conductor
 from actors.evaluator import Evaluator
+from actors.handles import ActorId
 from actors.system import ActorDied, ActorStuck, LocalActorSystem
 from actors.verifier import Verifier
 from configs.schema import Settings
@@ -63,8 +64,8 @@ def role_class(role: str) -> type:
 def local_actor_system(settings: Settings, run: RunDirectory) -> LocalActorSystem:
     """All actors as plain objects in this process: for tests and the seedling."""
 
-    def make(role: str, index: int) -> Any:
-        return role_class(role)(settings, str(run.path), f"{role}-{index}")
+    def make(actor: ActorId) -> Any:
+        return role_class(actor.role)(settings, str(run.path), actor)
 
     return LocalActorSystem(make)
 
@@ -76,33 +77,32 @@ class RayActorSystem:
         self._settings = settings
         self._run = run
         self._generation = generation
-        self._starts: Counter[str] = Counter()
-        self._handles: dict[tuple[str, int], Any] = {}
+        self._starts: Counter[ActorId] = Counter()
+        self._handles: dict[ActorId, Any] = {}
 
-    def start(self, role: str, index: int) -> Any:
+    def start(self, actor: ActorId) -> Any:
         """Begin to start an actor under a readable name; one that is there already is killed."""
-        if (old := self._handles.pop((role, index), None)) is not None:
+        if (old := self._handles.pop(actor, None)) is not None:
             with contextlib.suppress(Exception):
                 ray.kill(old)
-        name = f"{role}-{index}"
-        self._starts[name] += 1
-        cls = role_class(role)
-        self._handles[role, index] = (
+        self._starts[actor] += 1
+        cls = role_class(actor.role)
+        self._handles[actor] = (
             ray.remote(cls)
             .options(
-                name=readable(name, self._generation, self._starts[name] - 1),
+                name=readable(actor.name, self._generation, self._starts[actor] - 1),
                 num_cpus=0,
                 max_restarts=0,
                 max_task_retries=0,
                 enable_task_events=False,
             )
-            .remote(self._settings, str(self._run.path), name)
+            .remote(self._settings, str(self._run.path), actor)
         )
-        return self._handles[role, index]
+        return self._handles[actor]
 
-    def actor(self, role: str, index: int = 0) -> Any:
+    def actor(self, actor: ActorId) -> Any:
         """The handle of an actor."""
-        return self._handles[role, index]
+        return self._handles[actor]
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
         """The value of a reference; see `system.ActorSystem.wait` for what it raises."""

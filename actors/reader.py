@@ -7,12 +7,15 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 
+from actors.handles import ActorId
 from actors.logs import open_log
 from actors.messages import Hello
-from configs.distillation import is_token_level
-from configs.schema import Distill, LocalTeacher, Settings
+from actors.verifier import rows_of
+from configs.schema import Settings
+from configs.teachers import LocalTeacher
 from policies.model import context_length, load_tokens
 from policies.rows import from_data
+from runtime.settlement import Row
 from runtime.tasks.prompt import Prompt
 from runtime.trajectory import to_batch
 
@@ -20,9 +23,9 @@ from runtime.trajectory import to_batch
 class Reader:
     """Holds the tokenizer, no weights."""
 
-    def __init__(self, settings: Settings, run: str, name: str) -> None:
+    def __init__(self, settings: Settings, run: str, actor: ActorId) -> None:
         began = time.perf_counter()
-        self._log = open_log(Path(run) / "logs", name)
+        self._log = open_log(Path(run) / "logs", actor.name)
         self._tokens = load_tokens(settings.model, Path(settings.model.path))
         self._limit = min(context_length(folder) for folder in _read_by(settings))
         self._log.info("started", pid=os.getpid())
@@ -34,16 +37,19 @@ class Reader:
         return Hello(pid=os.getpid(), backend="", seconds=self._started_s)
 
     @ray.method(num_returns=2)
-    def read(self, step: int, prompts: list[Prompt]) -> tuple[list[str | None], pa.RecordBatch]:
-        """Rows as a batch, and for each why it is dropped, if it is."""
+    def read(self, step: int, prompts: list[Prompt]) -> tuple[list[Row], pa.RecordBatch]:
+        """Returns what is known of each row, why it is dropped included, and the batch."""
         rows = from_data(self._tokens, prompts, step=step, limit=self._limit)
-        metadata = {"pippin.tokenizer": self._tokens.fingerprint}
-        return [row.dropped for row in rows], to_batch(rows, metadata)
+        batch = to_batch(rows, {"pippin.tokenizer": self._tokens.fingerprint})
+        return [row for row, _, _ in rows_of(batch)], batch
 
 
 def _read_by(settings: Settings) -> list[Path]:
-    """Checkpoints for which a row may be too long: the model, and teachers that score it."""
-    algorithm = settings.algorithm
-    teachers = algorithm.teachers.values() if isinstance(algorithm, Distill) else ()
-    scoring = [t for t in teachers if isinstance(t, LocalTeacher) and is_token_level(algorithm)]  # type: ignore[arg-type]
-    return [Path(settings.model.path), *(Path(teacher.path) for teacher in scoring)]
+    """Returns the checkpoints for which a row may be too long: the model, and teachers that score it."""
+    facts = settings.facts
+    scoring = [
+        Path(teacher.path)
+        for teacher in facts.teachers.values()
+        if isinstance(teacher, LocalTeacher) and facts.shares_tokens
+    ]
+    return [Path(settings.model.path), *scoring]

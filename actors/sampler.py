@@ -8,9 +8,10 @@ import mlx.core as mx
 import pyarrow as pa
 import ray
 
+from actors.handles import ActorId
 from actors.logs import open_log
 from actors.messages import Generate, Generated, Hello
-from configs.schema import Es, Settings
+from configs.schema import Settings
 from policies.decode import Counts, Decoder, Sampling, Sequence
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.evolution.loader import EvolutionWeightLoader
@@ -33,10 +34,10 @@ Planned = tuple[Prompt, int, Sequence]
 class Sampler:
     """Holds a copy of the model. Stateless towards the run: any of them can do any request again."""
 
-    def __init__(self, settings: Settings, run: str, name: str) -> None:
+    def __init__(self, settings: Settings, run: str, actor: ActorId) -> None:
         began = time.perf_counter()
         self._settings = settings
-        self._name = name
+        self._name = name = actor.name
         self._run = RunDirectory(Path(run).parent, Path(run).name)
         self._log = open_log(self._run.logs, name)
         self._lease = gpu_lease()
@@ -75,7 +76,7 @@ class Sampler:
             self._weight_loader.load(request.weights)
             loaded_s = time.perf_counter() - began
             began = time.perf_counter()
-            if self._scores_data(request):
+            if request.likelihood:
                 counts, batch, whole = self._likelihoods(request, earlier)
             else:
                 plan = self._plan(request, to_sequences(earlier) if earlier is not None else {})
@@ -153,11 +154,6 @@ class Sampler:
         self._decoder.counts = counts = Counts()
         self._decoder.run(sequences, sampling, version, may_go_on)
         return counts
-
-    def _scores_data(self, request: Generate) -> bool:
-        algorithm = self._settings.algorithm
-        is_likelihood = isinstance(algorithm, Es) and algorithm.fitness == "log_likelihood"
-        return is_likelihood and request.members is not None
 
     def _likelihoods(
         self, request: Generate, earlier: pa.RecordBatch | None

@@ -3,13 +3,14 @@
 The conductor does not know where an actor lives. `program.py` gives it a system on Ray; tests and the
 seedling give it one whose actors are plain objects of this process. Both answer calls the same way:
 
-    reference = system.actor("sampler", 0).generate.remote(request)
+    reference = system.actor(ActorId("sampler", 0)).generate.remote(request)
     done = await system.wait(reference[0], 60, "sampler-0 to sample step 3")
 """
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from actors.handles import ActorId
 from runtime.errors import PippinError
 
 
@@ -24,11 +25,11 @@ class ActorStuck(ActorDied):
 class ActorSystem(Protocol):
     """The actors of one run."""
 
-    def start(self, role: str, index: int) -> Any:
+    def start(self, actor: ActorId) -> Any:
         """Begin to start (or restart) an actor; gives its handle."""
         ...
 
-    def actor(self, role: str, index: int = 0) -> Any:
+    def actor(self, actor: ActorId) -> Any:
         """The handle of a started actor: `actor(...).method.remote(...)`."""
         ...
 
@@ -48,20 +49,20 @@ class ActorSystem(Protocol):
 class LocalActorSystem:
     """Actors as plain objects in this process; a call happens at once and its outcome is kept."""
 
-    def __init__(self, make: Callable[[str, int], Any]) -> None:
+    def __init__(self, make: Callable[[ActorId], Any]) -> None:
         self._make = make
-        self._pool: dict[tuple[str, int], Any] = {}
+        self._actors: dict[ActorId, Any] = {}
 
-    def start(self, role: str, index: int) -> Any:
+    def start(self, actor: ActorId) -> Any:
         """Construct the object."""
-        if (old := self._pool.pop((role, index), None)) is not None:
+        if (old := self._actors.pop(actor, None)) is not None:
             old.close()
-        self._pool[role, index] = _LocalActor(self._make(role, index))
-        return self._pool[role, index]
+        self._actors[actor] = _LocalActor(self._make(actor))
+        return self._actors[actor]
 
-    def actor(self, role: str, index: int = 0) -> Any:
+    def actor(self, actor: ActorId) -> Any:
         """Its handle."""
-        return self._pool[role, index]
+        return self._actors[actor]
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
         """The outcome of a call that has happened already."""
@@ -69,9 +70,9 @@ class LocalActorSystem:
 
     def stop(self) -> None:
         """Forget the objects, closing what they hold."""
-        for part in self._pool.values():
-            part.close()
-        self._pool.clear()
+        for actor in self._actors.values():
+            actor.close()
+        self._actors.clear()
 
 
 class _LocalActor:

@@ -22,9 +22,11 @@ import ray
 from msgspec.structs import replace
 
 from actors.endpoint import EndedByAPause, endpoint_of
+from actors.handles import ActorId
 from actors.logs import open_log
-from actors.messages import Ask, Hello, TeacherReport
-from configs.schema import Distill, EndpointTeacher, LocalTeacher, Settings, TextOnly, TopK
+from actors.messages import Hello, TeacherReport, TeacherRequest
+from configs.schema import Settings
+from configs.teachers import EndpointTeacher, LocalTeacher
 from policies.batch import Row, pack
 from policies.decode import Counts, Decoder, Sampling, Sequence
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
@@ -55,17 +57,16 @@ FINISHED = (StopReason.STOP, StopReason.LENGTH, StopReason.DATA)
 class Teacher:
     """One of the run's teachers: which one, its own number says."""
 
-    def __init__(self, settings: Settings, run: str, name: str) -> None:
+    def __init__(self, settings: Settings, run: str, actor: ActorId) -> None:
         began = time.perf_counter()
-        assert isinstance(settings.algorithm, Distill)
-        self._settings, self._distill = settings, settings.algorithm
+        self._settings, self._facts = settings, settings.facts
         self._run = RunDirectory(Path(run).parent, Path(run).name)
-        self._log = open_log(self._run.logs, name)
-        self._name, teacher = list(self._distill.teachers.items())[int(name.rpartition("-")[2])]
+        self._log = open_log(self._run.logs, actor.name)
+        self._name, teacher = list(self._facts.teachers.items())[actor.index]
         folder = Path(settings.model.path)
         self._tokens = load_tokens(settings.model, folder)
         self._limit = context_length(folder)
-        self._cache = _cache(self._distill.cache_gb)
+        self._cache = _cache(self._facts.teacher_cache_gb)
         self._lease = gpu_lease()
         self._endpoint: Endpoint | None = None
         self._system = teacher.system
@@ -77,7 +78,9 @@ class Teacher:
             told = f"{teacher.url}\0{teacher.model}\0{teacher.system}"
             self._digest = hashlib.sha256(told.encode()).hexdigest()
         else:
-            with self._lease.hold(f"{name} to load", LEASE_SHARE * settings.deadlines.start_s):
+            with self._lease.hold(
+                f"{actor.name} to load", LEASE_SHARE * settings.deadlines.start_s
+            ):
                 self._frozen = load_teacher(teacher)
             self._decoder = Decoder(self._frozen.policy, settings.sampling.slots)
             self._digest = _content_digest(teacher) if self._cache else ""
@@ -96,7 +99,7 @@ class Teacher:
 
     @ray.method(num_returns=2)
     def generate(
-        self, request: Ask, earlier: pa.RecordBatch | None = None
+        self, request: TeacherRequest, earlier: pa.RecordBatch | None = None
     ) -> tuple[TeacherReport, pa.RecordBatch]:
         """Its answer to each prompt, as rows to be imitated; of those that are known, what is known.
 
@@ -153,14 +156,14 @@ class Teacher:
         return done, to_batch(ordered, {"pippin.tokenizer": self._tokens.fingerprint})
 
     def _decoded(
-        self, prompts: list[Prompt], request: Ask, before: dict[int, Trajectory]
+        self, prompts: list[Prompt], request: TeacherRequest, before: dict[int, Trajectory]
     ) -> tuple[list[Trajectory], int]:
         """Rows of a local teacher's answers, unfinished ones included, and how many tokens are new."""
         own = self._frozen.policy.tokenizer
         # Tokens are taken over where they say the same to the student, the one that ends an answer too.
         ends_alike = own.stop_tokens <= self._tokens.stop_tokens
         shared = own.fingerprint == self._tokens.fingerprint and (
-            ends_alike or not isinstance(self._distill.signal, TextOnly)
+            ends_alike or self._facts.shares_tokens
         )
         plan: list[tuple[Prompt, Sequence]] = []
         rows: list[Trajectory] = []
@@ -212,7 +215,7 @@ class Teacher:
         return rows, counts.sampled_tokens
 
     def _asked(
-        self, endpoint: Endpoint, prompts: list[Prompt], request: Ask
+        self, endpoint: Endpoint, prompts: list[Prompt], request: TeacherRequest
     ) -> Iterator[Trajectory]:
         """Rows of an endpoint's answers as they come; fewer, if somebody asks to pause."""
         throttle = self._throttle()
@@ -256,7 +259,7 @@ class Teacher:
                 self._remember(prompt, request, row)
                 yield replace(row, seconds=outcome.seconds)
 
-    def _failed(self, prompt: Prompt, request: Ask, kind: str) -> Trajectory:
+    def _failed(self, prompt: Prompt, request: TeacherRequest, kind: str) -> Trajectory:
         return from_answer(
             self._tokens, prompt, "", step=request.step, author=self._name, limit=self._limit,
             ended=False, failure=kind,
@@ -271,7 +274,7 @@ class Teacher:
         told = msgspec.json.encode(prompt.messages).decode()
         return derive(self._settings.seed, "teacher", self._name, told)
 
-    def _known(self, prompt: Prompt, request: Ask) -> Trajectory | None:
+    def _known(self, prompt: Prompt, request: TeacherRequest) -> Trajectory | None:
         if self._cache is None:
             return None
         batch = self._cache.get(self._answer_key(prompt, request))
@@ -280,11 +283,11 @@ class Teacher:
         row = to_rows(batch)[0]
         return replace(row, step=request.step, prompt_index=prompt.index, task=prompt.task)
 
-    def _remember(self, prompt: Prompt, request: Ask, row: Trajectory) -> None:
+    def _remember(self, prompt: Prompt, request: TeacherRequest, row: Trajectory) -> None:
         if self._cache is not None:
             self._cache.put(self._answer_key(prompt, request), to_batch([row]))
 
-    def _answer_key(self, prompt: Prompt, request: Ask) -> str:
+    def _answer_key(self, prompt: Prompt, request: TeacherRequest) -> str:
         settings = {
             "what": "answer",
             "messages": msgspec.json.encode(self._messages(prompt)).decode(),
@@ -349,23 +352,22 @@ class Teacher:
     def _scored(
         self, new: list[int], tokens: list[np.ndarray], positions: list[np.ndarray]
     ) -> dict[int, TeacherOutputs]:
-        throttle, signal = self._throttle(), self._distill.signal
+        throttle, facts = self._throttle(), self._facts
         said: dict[int, TeacherOutputs] = {}
         rows = [Row(tokens[i], positions[i], {}) for i in new]
         for micro in pack(rows, self._settings.actors.micro_batch_tokens):
             if not throttle.may_continue():
                 break
             shape = micro.targets_BR.shape
-            if isinstance(signal, TopK):
-                top = self._frozen.top_k(micro, signal.k, signal.temperature)
+            if facts.teacher_top_k:
+                top = self._frozen.top_k(micro, facts.teacher_top_k, facts.teacher_temperature)
                 found = {
                     "teacher_ids": np.array(top.ids_NK).reshape(*shape, -1),
                     "teacher_id_logprobs": np.array(top.logprobs_NK).reshape(*shape, -1),
                     "teacher_tail": np.array(top.tail_N).reshape(shape),
                 }
             else:
-                temperature = self._settings.sampling.temperature
-                logprobs_N = self._frozen.logprobs(micro, temperature)
+                logprobs_N = self._frozen.logprobs(micro, facts.teacher_temperature)
                 found = {"teacher_logprobs": np.array(logprobs_N).reshape(shape)}
             for b, number in enumerate(micro.rows):
                 i = new[number]
@@ -382,13 +384,11 @@ class Teacher:
         return None if found is None else from_entry(found)
 
     def _score_key(self, tokens: np.ndarray, positions: np.ndarray) -> str:
-        signal = self._distill.signal
+        facts = self._facts
         settings = {
-            "what": str(signal.__struct_config__.tag),
-            "k": signal.k if isinstance(signal, TopK) else 0,
-            "temperature": signal.temperature
-            if isinstance(signal, TopK)
-            else self._settings.sampling.temperature,
+            "what": "top_k" if facts.teacher_top_k else "sampled",
+            "k": facts.teacher_top_k,
+            "temperature": facts.teacher_temperature,
             "positions": hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest(),
         }
         return entry_key(self._digest, tokens, self._how(settings))

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from actors.messages import Unfinished
 from runtime import failpoints
-from runtime.trajectory import merge
+from runtime.trajectory import merge, upgraded
 from runtime.trajectory_log import refuse_newer
 
 Rows = dict[tuple[str, int], pa.RecordBatch]
@@ -63,5 +63,5 @@ def take(folder: Path) -> Rows:
         purpose, _, step = path.stem.removeprefix(PREFIX).rpartition("-")
         with pa.ipc.open_stream(path.read_bytes()) as reader:
             refuse_newer(path, reader.schema)
-            rows[purpose, int(step)] = next(iter(reader))
+            rows[purpose, int(step)] = upgraded(next(iter(reader)))
     return rows

@@ -2,17 +2,20 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import ray
+from msgspec.structs import replace
 
+from actors.failures import FailuresInARow
+from actors.handles import ActorId
 from actors.logs import open_log
-from actors.messages import Hello, Scored
-from configs.schema import Distill, FromStudent, Grpo, Settings
-from policies.advantages import overlong_penalty
+from actors.messages import Hello, Judged
+from configs.schema import Settings
 from runtime import failpoints
-from runtime.errors import RunFailed
+from runtime.settlement import Row
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt, Verdict
 from runtime.trajectory import StopReason, lists
@@ -21,12 +24,12 @@ from runtime.trajectory import StopReason, lists
 class Verifier:
     """Scores batches with the task's own verifier."""
 
-    def __init__(self, settings: Settings, run: str, name: str) -> None:
+    def __init__(self, settings: Settings, run: str, actor: ActorId) -> None:
         began = time.perf_counter()
         self._settings = settings
-        self._log = open_log(Path(run) / "logs", name)
+        self._log = open_log(Path(run) / "logs", actor.name)
         self._task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
-        self._rewards = _are_rewards_used(settings)
+        self._failures = FailuresInARow(settings.verifier.max_failures)
         self._log.info("started", pid=os.getpid())
         self._started_s = time.perf_counter() - began
 
@@ -36,77 +39,52 @@ class Verifier:
         return Hello(pid=os.getpid(), backend="", seconds=self._started_s)
 
     @ray.method
-    def score(self, batch: pa.RecordBatch, prompts: list[Prompt], learning: bool) -> Scored:
-        """A verdict for each row. `learning` adds what shapes a reward (DAPO's overlong penalty), and
-        where nothing is learned from rewards, asks for none.
-        """
+    def score(self, batch: pa.RecordBatch, prompts: list[Prompt], judged: bool) -> Judged:
+        """Returns the rows of a batch with their verdicts; without any if they are not to be `judged`."""
         failpoints.hit("verify.begin")
         began = time.perf_counter()
         by_index = {prompt.index: prompt for prompt in prompts}
-        lengths = [int(s.sum()) for s in lists(batch, "sampled")]
-        verdicts: list[Verdict] = []
-        failures: list[str] = []
-        columns = (batch.column(name).to_pylist() for name in ("prompt_index", "text", "reward"))
-        for index, text, known, length in zip(*columns, lengths):
-            if verdicts:
+        rows: list[Row] = []
+        for row, text, known in rows_of(batch):
+            if rows:
                 failpoints.hit("verify.row")
-            if learning and not self._rewards:
-                verdicts.append(Verdict(reward=None))
-                continue
-            if known is not None:  # the log-likelihood of data: nothing was answered
-                verdicts.append(Verdict(reward=known, passed=None))
-                continue
-            verdict = self._task.verify(by_index[index], text)
-            if verdict.failure:
-                self._log.warning(
-                    "failed", prompt=index, kind=verdict.failure, detail=verdict.detail
-                )
-                failures.append(f"{verdict.failure}: {verdict.detail}")
-                give_up(failures, self._settings.verifier.max_failures)
+            if not judged:
+                verdict = Verdict(reward=None)
+            elif known is not None:  # the log-likelihood of data: nothing was answered
+                verdict = Verdict(reward=known)
             else:
-                failures.clear()
-            verdicts.append(self._shape(verdict, length) if learning else verdict)
+                verdict = self._verdict(by_index[row.prompt], text)
+            rows.append(replace(row, verdict=verdict))
         failpoints.hit("verify.done")
-        return Scored(
-            verdicts=verdicts,
-            lengths=lengths,
-            stop_reasons=[StopReason(r) for r in batch.column("stop_reason").to_pylist()],
-            seconds=time.perf_counter() - began,
-        )
+        return Judged(rows=rows, seconds=time.perf_counter() - began)
+
+    def _verdict(self, prompt: Prompt, text: str) -> Verdict:
+        """Returns the task's verdict. Raises RunFailed after too many failures in a row."""
+        verdict = self._task.verify(prompt, text)
+        if verdict.failure:
+            self._log.warning(
+                "failed", prompt=prompt.index, kind=verdict.failure, detail=verdict.detail
+            )
+        self._failures.see(verdict)
+        return verdict
 
     @ray.method
     def close(self) -> None:
         """End the process of a user's reward function."""
         self._task.close()
 
-    def _shape(self, verdict: Verdict, length: int) -> Verdict:
-        algorithm = self._settings.algorithm
-        if verdict.reward is None or not isinstance(algorithm, Grpo):
-            return verdict
-        overlong = algorithm.overlong
-        if not overlong.penalty_tokens:
-            return verdict
-        limit = self._settings.sampling.max_new_tokens
-        penalty = overlong.penalty * overlong_penalty(length, limit, overlong.penalty_tokens)
-        return Verdict(
-            reward=verdict.reward + penalty,
-            passed=verdict.passed,
-            parts={**verdict.parts, "overlong": penalty},
+
+def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Row, str, float | None]]:
+    """Yields what is known of each row, its text, and the reward if it has one already."""
+    lengths = [int(sampled.sum()) for sampled in lists(batch, "sampled")]
+    names = ("prompt_index", "sample", "stop_reason", "dropped", "text", "reward")
+    columns = (batch.column(name).to_pylist() for name in names)
+    for length, prompt, sample, reason, dropped, text, reward in zip(lengths, *columns):
+        row = Row(
+            prompt=prompt,
+            sample=sample,
+            tokens=length,
+            stop_reason=StopReason(reason),
+            dropped=dropped,
         )
-
-
-def _are_rewards_used(settings: Settings) -> bool:
-    """Whether something is learned from the rewards of sampled answers."""
-    algorithm = settings.algorithm
-    if not isinstance(algorithm, Distill):
-        return True
-    return isinstance(algorithm.learn_from, FromStudent) and algorithm.learn_from.reward > 0
-
-
-def give_up(failures_in_row: list[str], limit: int) -> None:
-    """Raises RunFailed with the first of them when the limit is reached."""
-    if len(failures_in_row) >= limit:
-        raise RunFailed(
-            f"the reward failed {limit} times in a row (verifier.max_failures); "
-            f"the first: {failures_in_row[0]}"
-        )
+        yield row, text, reward

@@ -8,29 +8,11 @@ import json
 import re
 from collections.abc import Iterator
 
-from configs import distillation, evolution
 from configs.errors import SettingsError
-from configs.schema import (
-    Bypass,
-    Checkpoint,
-    Clip,
-    Distill,
-    Es,
-    Eval,
-    Full,
-    Grpo,
-    Gsm8k,
-    Gspo,
-    Jsonl,
-    Kl,
-    Lora,
-    Model,
-    Overlong,
-    Power,
-    Sampling,
-    Settings,
-    Sft,
-)
+from configs.model import Full, Lora, Model
+from configs.run import Checkpoint, Eval, Power
+from configs.schema import Settings
+from configs.tasks import Gsm8k, Jsonl
 
 HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 
@@ -45,15 +27,7 @@ def problems(settings: Settings) -> Iterator[str]:
     """Every contradiction, a sentence each that names the keys."""
     yield from _model(settings.model, settings.exact)
     yield from _task(settings)
-    match settings.algorithm:
-        case Grpo() as grpo:
-            yield from _grpo(grpo, settings)
-        case Sft() as sft:
-            yield from _sft(sft, settings)
-        case Es() as es:
-            yield from evolution.problems(es, settings)
-        case Distill() as distill:
-            yield from distillation.problems(distill, settings)
+    yield from settings.algorithm.problems(settings)
     yield from _schedule(settings)
     yield from _eval(settings.eval)
     yield from _checkpoint(settings.checkpoint)
@@ -83,13 +57,7 @@ def _task(settings: Settings) -> Iterator[str]:
         yield "task.eval is the file of task.train: what was trained on is not held out"
     if not isinstance(task, Jsonl):
         return
-    if isinstance(settings.algorithm, Sft) and not task.response:
-        yield 'algorithm "sft" needs task.response, the column with the answers to imitate'
-    if isinstance(settings.algorithm, Grpo) and not task.reward:
-        yield 'algorithm "grpo" needs task.reward, a Python file that scores answers'
-    if isinstance(settings.algorithm, Grpo) and task.response:
-        yield 'task.response has no effect: algorithm "grpo" imitates no answers'
-    if task.teacher and not isinstance(settings.algorithm, Distill):
+    if task.teacher and not settings.facts.teachers:
         yield 'task.teacher has no effect: only algorithm "distill" has teachers'
     if task.eval and task.eval_share != Jsonl(train="-").eval_share:
         yield "task.eval_share has no effect beside task.eval: leave one of them out"
@@ -97,76 +65,9 @@ def _task(settings: Settings) -> Iterator[str]:
         yield "task.pass_at has no effect without task.reward"
 
 
-def _grpo(grpo: Grpo, settings: Settings) -> Iterator[str]:
-    sampling = settings.sampling
-    yield from _surrogate(grpo)
-    if grpo.updates_per_step > grpo.prompts_per_step:
-        yield (
-            f"algorithm.updates_per_step = {grpo.updates_per_step} needs at least as many "
-            f"algorithm.prompts_per_step, got {grpo.prompts_per_step}: "
-            "each update takes a share of the groups"
-        )
-    if grpo.kl.coefficient == 0 and grpo.kl.placement != Kl().placement:
-        yield "algorithm.kl.placement has no effect while algorithm.kl.coefficient is 0"
-    yield from _overlong(grpo.overlong, sampling)
-    if grpo.resample_rounds and not grpo.drop_zero_variance:
-        yield (
-            f"algorithm.resample_rounds = {grpo.resample_rounds} needs "
-            "algorithm.drop_zero_variance = true: only dropped groups are replaced"
-        )
-    if settings.actors.samplers > grpo.prompts_per_step:
-        yield (
-            f"actors.samplers = {settings.actors.samplers} needs at least as many "
-            f"algorithm.prompts_per_step, got {grpo.prompts_per_step}: the others would idle"
-        )
-    if settings.actors.micro_batch_tokens <= sampling.max_new_tokens:
-        yield (
-            f"actors.micro_batch_tokens = {settings.actors.micro_batch_tokens} must exceed "
-            f"sampling.max_new_tokens = {sampling.max_new_tokens}: "
-            "a micro-batch holds at least one whole sequence"
-        )
-
-
-def _surrogate(grpo: Grpo) -> Iterator[str]:
-    surrogate = grpo.surrogate
-    if isinstance(surrogate, Gspo) and grpo.normalizer != "sequence_mean":
-        yield (
-            'algorithm.surrogate "gspo" needs algorithm.normalizer = "sequence_mean", got '
-            f'"{grpo.normalizer}": its ratio is one per sequence'
-        )
-    if isinstance(surrogate, Clip) and 0 < surrogate.dual <= 1:
-        yield (
-            "algorithm.surrogate.dual needs a ratio > 1, or 0 for none, got "
-            f"{surrogate.dual}: it would bound the loss of a policy that has not moved"
-        )
-
-
-def _overlong(overlong: Overlong, sampling: Sampling) -> Iterator[str]:
-    zone = overlong.penalty_tokens
-    if zone >= sampling.max_new_tokens:
-        yield (
-            f"algorithm.overlong.penalty_tokens = {zone} must be less than "
-            f"sampling.max_new_tokens = {sampling.max_new_tokens}: "
-            "otherwise every answer is too long"
-        )
-    if zone and not overlong.penalty:
-        yield "algorithm.overlong.penalty_tokens has no effect while the penalty is 0"
-    if not zone and overlong.penalty != Overlong().penalty:
-        yield "algorithm.overlong.penalty has no effect while penalty_tokens is 0"
-
-
-def _sft(sft: Sft, settings: Settings) -> Iterator[str]:
-    if settings.sampling.temperature != Sampling().temperature:
-        yield (
-            'sampling.temperature has no effect: algorithm "sft" samples nothing to learn from; '
-            "evaluation has eval.temperature"
-        )
-
-
 def _schedule(settings: Settings) -> Iterator[str]:
     optimizer, algorithm = settings.optimizer, settings.algorithm
-    updates = algorithm.updates_per_step if isinstance(algorithm, Grpo) else 1
-    steps = algorithm.steps * updates
+    steps = algorithm.steps * settings.facts.updates_per_step
     if optimizer.warmup_steps > steps:
         yield (
             f"optimizer.warmup_steps = {optimizer.warmup_steps} must not exceed the run's "
@@ -224,10 +125,3 @@ def minutes(hours: str) -> tuple[int, int] | None:
         return None
     start_h, start_min, end_h, end_min = map(int, match.groups())
     return 60 * start_h + start_min, 60 * end_h + end_min
-
-
-def uncorrected(grpo: Grpo) -> bool:
-    """Whether off-policy data is learnt from with neither a ratio nor a correction."""
-    has_ratio = grpo.surrogate.__struct_config__.tag != "reinforce"
-    off_policy = grpo.max_lag > 0 or grpo.updates_per_step > 1
-    return off_policy and not has_ratio and isinstance(grpo.correction, Bypass)

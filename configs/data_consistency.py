@@ -13,7 +13,8 @@ from configs.data_schema import (
     StepByStep,
     Traces,
 )
-from configs.schema import EndpointTeacher, Gsm8k, Jsonl, LocalTeacher
+from configs.tasks import Gsm8k, Jsonl
+from configs.teachers import EndpointTeacher, LocalTeacher
 
 
 def needs_verdict(settings: DataSettings) -> bool:

@@ -8,17 +8,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from configs.schema import (
-    Closed,
-    Count,
-    EndpointTeacher,
-    LocalTeacher,
-    NotNegative,
-    Task,
-    Text,
-    Verifier,
-    Whole,
-)
+from configs.fields import Closed, Count, NotNegative, Text, Whole
+from configs.run import Verifier
+from configs.tasks import Task
+from configs.teachers import EndpointTeacher, LocalTeacher
 
 
 class Recorded(Closed, frozen=True, tag_field="name", tag="recorded"):

@@ -16,9 +16,8 @@ import msgspec
 from msgspec import Struct
 from msgspec import inspect as schema
 
-from configs.schema import Settings
-
 Key = tuple[str, ...]
+Root = type[Struct]
 
 
 class Problem(Struct, frozen=True):
@@ -28,59 +27,62 @@ class Problem(Struct, frozen=True):
     sentence: str
 
 
-def first_problem(raw: Mapping[str, Any]) -> Problem | None:
-    """The first thing that keeps `raw` from being settings, or None."""
-    return next(_problems(schema.type_info(Settings), raw, ()), None)
+def first_problem(raw: Mapping[str, Any], settings: type[Struct]) -> Problem | None:
+    """Returns the first thing that keeps `raw` from being such settings, or None."""
+    return next(_problems(schema.type_info(settings), raw, (), settings), None)
 
 
 # ── the walk ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _problems(kind: schema.Type, value: Any, key: Key) -> Iterator[Problem]:
+def _problems(kind: schema.Type, value: Any, key: Key, root: Root) -> Iterator[Problem]:
     """All problems of `value`, which should be of `kind`."""
     if isinstance(kind, schema.Metadata):
         kind = kind.type
     match kind:
         case schema.StructType():
-            yield from _table_problems(kind, value, key)
+            yield from _table_problems(kind, value, key, root)
         case schema.UnionType() if variants := _variants(kind):
-            yield from _tagged_problems(variants, value, key)
+            yield from _tagged_problems(variants, value, key, root)
         case schema.ListType() if isinstance(value, list):
             for index, item in enumerate(value):
-                yield from _problems(kind.item_type, item, (*key[:-1], f"{key[-1]}[{index}]"))
+                yield from _problems(kind.item_type, item, (*key[:-1], f"{key[-1]}[{index}]"), root)
         case schema.DictType() if isinstance(value, dict):
             for name, item in value.items():
-                yield from _problems(kind.value_type, item, (*key, name))
+                yield from _problems(kind.value_type, item, (*key, name), root)
         case _:
             if not _is_valid(kind, value):
                 needed = _needed(kind) + _nearest_literal(kind, value)
                 yield Problem(key, f"{dotted(key)} needs {needed}, got {_came(value)}")
 
 
-def _table_problems(kind: schema.StructType, value: Any, key: Key) -> Iterator[Problem]:
+def _table_problems(kind: schema.StructType, value: Any, key: Key, root: Root) -> Iterator[Problem]:
     if not isinstance(value, dict):
         yield Problem(key, f"{dotted(key)} needs a table, got {_came(value)}")
         return
     fields = {field.encode_name: field for field in kind.fields}
     allowed = {*fields, *([kind.tag_field] if kind.tag_field else [])}
+    if kind.tag_field and (came := value.get(kind.tag_field, kind.tag)) != kind.tag:
+        name_key = (*key, kind.tag_field)
+        yield Problem(name_key, f'{dotted(name_key)} needs "{kind.tag}", got {_came(came)}')
     for name in value:
         if name not in allowed:
-            yield Problem((*key, name), _unknown(kind, sorted(allowed), (*key, name)))
+            yield Problem((*key, name), _unknown(kind, sorted(allowed), (*key, name), root))
     for name, item in value.items():
         if name in fields:
-            yield from _problems(fields[name].type, item, (*key, name))
+            yield from _problems(fields[name].type, item, (*key, name), root)
     for name, field in fields.items():
         if field.required and name not in value:
             yield Problem(key, _missing(kind, field, (*key, name)))
 
 
 def _tagged_problems(
-    variants: dict[str, schema.StructType], value: Any, key: Key
+    variants: dict[str, schema.StructType], value: Any, key: Key, root: Root
 ) -> Iterator[Problem]:
     names = _listed(variants)
     first = next(iter(variants))
     if not isinstance(value, dict):
-        example = _came(value) if value in variants else f'"{first}"'
+        example = _came(value) if isinstance(value, str) and value in variants else f'"{first}"'
         yield Problem(
             key,
             f"{dotted(key)} needs a table such as {{ name = {example} }}, got {_came(value)}",
@@ -89,7 +91,7 @@ def _tagged_problems(
     name = value.get("name")
     if name is None:
         yield Problem(key, f"{dotted(key)} needs a name: one of {names}")
-    elif name not in variants:
+    elif not isinstance(name, str) or name not in variants:
         near = difflib.get_close_matches(str(name), variants, 1)
         hint = f' (did you mean "{near[0]}"?)' if near else ""
         yield Problem(
@@ -97,22 +99,22 @@ def _tagged_problems(
             f"{dotted((*key, 'name'))} needs one of {names}{hint}, got {_came(name)}",
         )
     else:
-        yield from _table_problems(variants[name], value, key)
+        yield from _table_problems(variants[name], value, key, root)
 
 
 # ── unknown and missing keys ─────────────────────────────────────────────────────────────────────
 
 
-def _unknown(kind: schema.StructType, allowed: list[str], key: Key) -> str:
+def _unknown(kind: schema.StructType, allowed: list[str], key: Key, root: Root) -> str:
     start = f'unknown key "{dotted(key)}"'
-    owners = [path for path in _all_keys() if _plain(path) == key]
+    owners = [path for path in _all_keys(root) if _plain(path) == key]
     if owners and kind.tag is not None:
         names = " or ".join(dict.fromkeys(f'"{_owner(path)}"' for path in owners))
         return f'{start}: it belongs to {dotted(key[:-1])} {names}, and this one is "{kind.tag}"'
     near = difflib.get_close_matches(key[-1], allowed, 1)
     if near:
         return f'{start} (did you mean "{dotted((*key[:-1], near[0]))}"?)'
-    everywhere = {_plain(path) for path in _all_keys()}
+    everywhere = {_plain(path) for path in _all_keys(root)}
     leaves = sorted({path[-1] for path in everywhere})
     elsewhere = difflib.get_close_matches(key[-1], leaves, 1, 0.75)
     if elsewhere:
@@ -130,7 +132,7 @@ def _missing(kind: schema.StructType, field: schema.Field, key: Key) -> str:
 
 
 @cache
-def _all_keys() -> list[Key]:
+def _all_keys(root: Root) -> list[Key]:
     """Every key of the schema; a tagged table is the segment "table=name"."""
 
     def walk(kind: schema.Type, key: Key) -> Iterator[Key]:
@@ -141,7 +143,7 @@ def _all_keys() -> list[Key]:
                 yield (*key, field.encode_name)
                 yield from walk(field.type, (*key, field.encode_name))
 
-    return list(walk(schema.type_info(Settings), ()))
+    return list(walk(schema.type_info(root), ()))
 
 
 def _plain(key: Key) -> Key:

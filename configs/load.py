@@ -1,156 +1,42 @@
-"""From a recipe and ``--set`` overrides to settings, decoded and checked, or to one sentence.
+"""Loads the recipe of a run."""
 
-A relative path means what its writer saw: in a recipe it starts from the recipe's folder, in an
-override from the current one. Settings hold absolute paths, so that a run can be resumed from
-anywhere.
-"""
-
-import os.path
-import re
-import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from configs.consistency import check
+from configs.consistency import problems
 from configs.errors import SettingsError
-from configs.explain import Key, first_problem
-from configs.schema import Settings
+from configs.explain import Key
+from configs.read import Resolve, absolute, read
+from configs.schema import Settings, plain, settings_type
 
 FILE_KEYS: tuple[Key, ...] = (("task", "train"), ("task", "eval"), ("task", "reward"))
-MODEL_KEY: Key = ("model", "path")
 NOT_FOLDERS = ("seedling", "seedling-grown")
 """The names of Pippin's own checkpoints win over a folder of that name."""
 
-BAREWORD_STOPS = tuple("\"'[{")
-LINE = re.compile(r"(?P<what>.*) \(at (?:(?P<where>line \d+, column \d+)|end of document)\)$")
-
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
-    """The settings of the recipe at `path` with `overrides` ("algorithm.steps=5") on top.
+    """Returns the settings of the recipe at `path` with `overrides` ("algorithm.steps=5") on top.
 
     Raises SettingsError with one sentence: the file or "--set", the key, what it needs, what came.
     """
-    raw = _read(path)
-    overridden: set[Key] = set()
-    for text in overrides:
-        _override(raw, text, overridden)
-    problem = first_problem(raw)
-    if problem is not None:
-        raise SettingsError(f"{_source(path, problem.key, overridden)}: {problem.sentence}")
-    _resolve(raw, Path(path).absolute().parent, overridden)
-    try:
-        settings = msgspec.convert(raw, Settings)
-    except msgspec.ValidationError as error:
-        raise SettingsError(f"{path}: {error}") from None
-    try:
-        check(settings)
-    except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from None
+    settings = plain(read(path, overrides, settings_type(), _paths))
+    for sentence in problems(settings):
+        raise SettingsError(f"{path}: {sentence}")
     return settings
 
 
-# ── reading ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def _read(path: str | Path) -> dict[str, Any]:
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise SettingsError(f"{path}: needs a recipe in TOML, there is no such file") from None
-    except IsADirectoryError:
-        raise SettingsError(f"{path}: needs a recipe in TOML, this is a folder") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(
-            f"{path}: needs UTF-8 text, byte {error.start} is something else"
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"{path}: cannot be read: {reason}") from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: not valid TOML: {_toml_reason(error)}") from None
-    except RecursionError:
-        raise SettingsError(f"{path}: not valid TOML: nested too deeply") from None
-
-
-def _toml_reason(error: tomllib.TOMLDecodeError) -> str:
-    match = LINE.match(str(error))
-    if match is None:
-        return str(error)
-    return f"{match['where'] or 'end of file'}: {match['what'][0].lower()}{match['what'][1:]}"
-
-
-# ── overrides ────────────────────────────────────────────────────────────────────────────────────
-
-
-def _override(raw: dict[str, Any], text: str, overridden: set[Key]) -> None:
-    """Put one ``a.b=value`` into `raw`, and into `overridden` what it wrote or created."""
-    name, equals, value = text.partition("=")
-    key = tuple(part.strip() for part in name.split("."))
-    if not equals or not all(key):
-        raise SettingsError(f"--set: needs key=value such as algorithm.steps=5, got {text!r}")
-    table = raw
-    for depth, part in enumerate(key[:-1], 1):
-        if part not in table:
-            table[part] = {}
-            overridden.add(key[:depth])
-        table = table[part]
-        if not isinstance(table, dict):
-            where = ".".join(key[:depth])
-            raise SettingsError(f"--set: {name.strip()}: {where} is a value, not a table")
-    table[key[-1]] = _value(name.strip(), value.strip())
-    overridden.add(key)
-
-
-def _value(name: str, text: str) -> Any:
-    """`text` as a TOML value; what is none, such as a bare word or a path, is taken as it is."""
-    try:
-        table = tomllib.loads(f"value = {text}") if "\n" not in text else {}
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        if text.startswith(BAREWORD_STOPS):
-            reason = "nested too deeply" if isinstance(error, RecursionError) else error
-            raise SettingsError(f"--set: {name} needs a TOML value, got {text}: {reason}") from None
-        return text
-    value = table.get("value", text)
-    return value if isinstance(value, bool | int | float | str | list | dict) else text
-
-
-def _source(path: str | Path, key: Key, overridden: set[Key]) -> str:
-    return "--set" if _is_overridden(key, overridden) else str(path)
-
-
-def _is_overridden(key: Key, overridden: set[Key]) -> bool:
-    return any(key[: len(written)] == written for written in overridden)
-
-
-# ── paths ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _resolve(raw: dict[str, Any], recipe_folder: Path, overridden: set[Key]) -> None:
-    teachers = raw.get("algorithm", {}).get("teachers", {})
-    models = [MODEL_KEY, *(("algorithm", "teachers", name, "path") for name in teachers)]
-    for key in (*FILE_KEYS, *models):
-        table = raw
-        for part in key[:-1]:
-            table = table.get(part, {})
-        value = table.get(key[-1])
-        if not isinstance(value, str) or not value:
-            continue
-        base = Path.cwd() if _is_overridden(key, overridden) else recipe_folder
-        table[key[-1]] = _model(value, base) if key in models else _absolute(value, base)
-
-
-def _model(value: str, base: Path) -> str:
+def checkpoint(value: str, base: Path) -> str:
+    """Returns a checkpoint's absolute folder; a hub id, or the name of one of Pippin's own, as it is."""
     if value in NOT_FOLDERS:
         return value
     is_path = value.startswith((".", "/", "~")) or (base / value).is_dir()
-    return _absolute(value, base) if is_path else value
+    return absolute(value, base) if is_path else value
 
 
-def _absolute(value: str, base: Path) -> str:
-    # Not Path.resolve: a link that the user made, such as one to the newest data, stays a link.
-    return os.path.normpath(base / Path(value).expanduser())
+def _paths(raw: dict[str, Any]) -> Iterator[tuple[Key, Resolve]]:
+    for key in FILE_KEYS:
+        yield key, absolute
+    yield ("model", "path"), checkpoint
+    for name in raw["algorithm"].get("teachers", {}):
+        yield ("algorithm", "teachers", name, "path"), checkpoint

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from configs import SettingsError, load
 from configs.dump import to_toml
-from configs.schema import Distill, Gsm8k, Jsonl, LocalTeacher, Settings
+from configs.schema import Settings
+from configs.tasks import Gsm8k, Jsonl
+from configs.teachers import LocalTeacher
 from ops.estimate import (
     GIB,
     Estimate,
-    Network,
-    assumed_network,
     assumed_prompt_tokens,
     estimate,
-    network_of,
 )
+from ops.network import Network, assumed_network, network_of
 from ops.sentences import explain
 from runtime.checkpoint_files import cached, inspect
 from runtime.errors import BadInput
@@ -86,9 +86,8 @@ def memory_doubt(settings: Settings) -> str:
 
 def _teachers(settings: Settings) -> dict[str, tuple[Network | None, str]]:
     """The networks of local teachers by name, and where that knowledge is from."""
-    algorithm = settings.algorithm
     found: dict[str, tuple[Network | None, str]] = {}
-    for name, teacher in algorithm.teachers.items() if isinstance(algorithm, Distill) else ():
+    for name, teacher in settings.facts.teachers.items():
         if isinstance(teacher, LocalTeacher):
             try:
                 found[name] = find_network(teacher.path)
@@ -115,8 +114,7 @@ def _missing_files(recipe: str, settings: Settings) -> Iterator[str]:
 
 
 def _missing_teachers(settings: Settings) -> Iterator[str]:
-    algorithm = settings.algorithm
-    for name, teacher in algorithm.teachers.items() if isinstance(algorithm, Distill) else ():
+    for name, teacher in settings.facts.teachers.items():
         if isinstance(teacher, LocalTeacher):
             try:
                 find_network(teacher.path)

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from configs.consistency import minutes
-from configs.schema import Power
+from configs.run import Power
 from ops.machine import Machine
 
 POLL_S = 2.0

@@ -124,7 +124,7 @@ def _durability() -> Iterator[Finding]:
 
 
 def _self_tests() -> Iterator[Finding]:
-    from configs.schema import Lora, Model
+    from configs.model import Lora, Model
     from policies.device import gpu_lease
     from policies.model import load_policy
     from policies.seedling import write_blank

@@ -9,34 +9,15 @@ forward and backward pass, seven shapes) and lies 0 to 15 % above them; elsewher
 the same kind, and fused attention needs less.
 """
 
-import math
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from configs.distillation import (
-    answers_per_prompt,
-    asks_actors,
-    is_hosted,
-    is_token_level,
-    student_samples,
-)
-from configs.load import NOT_FOLDERS
-from configs.schema import (
-    AdamwStep,
-    Distill,
-    Es,
-    FromTeacher,
-    Grpo,
-    LocalTeacher,
-    Lora,
-    SampledToken,
-    Settings,
-)
-from runtime.checkpoint_files import CheckpointFiles
+from configs.model import Lora
+from configs.schema import Settings
+from configs.teachers import LocalTeacher
+from ops.network import QUANTIZATION_GROUP, Network
 
 GIB = 1024**3
 FLOAT32 = 4
@@ -49,8 +30,6 @@ KV_SLACK = 1.5
 DIVERGENCE_CHUNK_TOKENS = 128
 DIVERGENCE_COPIES = 20
 """Of a chunk's logits, in a divergence's forward and backward pass (`kernels.teacher`)."""
-QUANTIZATION_GROUP = 64
-"""Weights that share a scale and a bias of 16 bits each."""
 PROCESS_BYTES = 300 * 1024**2
 """Python, MLX and transformers before any weights: an allowance for each actor."""
 RAY_BYTES = GIB
@@ -61,36 +40,6 @@ FITS, TIGHT = 0.60, 0.80
 PROMPT_TOKENS = {"gsm8k": 256, "jsonl": 512}
 """Assumed length of a prompt where data decides it; procedural tasks have short ones."""
 PROCEDURAL_PROMPT_TOKENS = 64
-
-
-class Network(Struct, frozen=True, kw_only=True):
-    """The shape of a dense decoder-only transformer."""
-
-    parameters: int
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    weight_bytes: int
-    """All weights as they are stored."""
-    item_bytes: int
-    """Of one activation."""
-
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of the linear modules of a block."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "self_attn.q_proj": (self.hidden, queries),
-            "self_attn.k_proj": (self.hidden, keys),
-            "self_attn.v_proj": (self.hidden, keys),
-            "self_attn.o_proj": (queries, self.hidden),
-            "mlp.gate_proj": (self.hidden, self.intermediate),
-            "mlp.up_proj": (self.hidden, self.intermediate),
-            "mlp.down_proj": (self.intermediate, self.hidden),
-        }
 
 
 class Item(Struct, frozen=True):
@@ -135,61 +84,69 @@ def estimate(
 
     `teachers` are the networks of a distillation's local teachers, as far as they are known.
     """
-    grpo = settings.algorithm if isinstance(settings.algorithm, Grpo) else None
-    es = settings.algorithm if isinstance(settings.algorithm, Es) else None
-    distill = settings.algorithm if isinstance(settings.algorithm, Distill) else None
-    samples = grpo is not None or es is not None or settings.eval.prompts > 0
-    samples = samples or (distill is not None and student_samples(distill))
-    samplers = settings.actors.samplers if samples else 0
+    facts = settings.facts
+    samplers = settings.actors.samplers if facts.samples or settings.eval.prompts else 0
     base = base_bytes(network, settings)
-    item = activation_item_bytes(network, settings)
     trained = trained_parameters(network, settings)
     items = [
         Item("always", "Ray and Python, an allowance", RAY_BYTES + (2 + samplers) * PROCESS_BYTES),
         Item("always", "learner: weights", base),
-        *(Item("always", what, size) for what, size in _training(settings, network, trained, es)),
+        *(Item("always", what, size) for what, size in _training(settings, network, trained)),
     ]
-    if grpo and grpo.kl.coefficient and not isinstance(settings.model.train, Lora):
+    if facts.reference and not isinstance(settings.model.train, Lora):
         items.append(Item("always", "learner: weights of the reference policy", base))
     if samplers:
-        adapter = trained * FLOAT32 if isinstance(settings.model.train, Lora) else 0
-        what = "sampler: weights" if samplers == 1 else f"{samplers} samplers: weights"
-        items.append(Item("always", what, samplers * (base + adapter)))
-        length = longest_answer_tokens(settings) + prompt_tokens
-        cache = kv_cache_bytes(network, settings.sampling.slots, length, item)
-        items.append(Item("sampling", f"keys and values, {settings.sampling.slots} slots", cache))
-        logits = settings.sampling.slots * network.vocabulary * FLOAT32 * LOGITS_COPIES
-        items.append(Item("sampling", "logits of a decoding step", logits))
-    if es is not None:
-        return Estimate(tuple(items), memory_bytes)
-    if distill is not None:
-        items += _teaching(settings, distill, network, teachers or {}, prompt_tokens)
+        items += _sampling(settings, network, samplers, prompt_tokens)
+    if facts.gradients:
+        items += _teaching(settings, network, teachers or {}, prompt_tokens)
+        items += _learning(settings, network, prompt_tokens)
+    return Estimate(tuple(items), memory_bytes)
+
+
+def _sampling(
+    settings: Settings, network: Network, samplers: int, prompt_tokens: int
+) -> Iterator[Item]:
+    """Yields what the samplers hold, and what decoding takes."""
+    is_lora = isinstance(settings.model.train, Lora)
+    adapter = trained_parameters(network, settings) * FLOAT32 if is_lora else 0
+    what = "sampler: weights" if samplers == 1 else f"{samplers} samplers: weights"
+    yield Item("always", what, samplers * (base_bytes(network, settings) + adapter))
+    length = longest_answer_tokens(settings) + prompt_tokens
+    slots = settings.sampling.slots
+    cache = kv_cache_bytes(network, slots, length, activation_item_bytes(network, settings))
+    yield Item("sampling", f"keys and values, {slots} slots", cache)
+    logits = slots * network.vocabulary * FLOAT32 * LOGITS_COPIES
+    yield Item("sampling", "logits of a decoding step", logits)
+
+
+def _learning(settings: Settings, network: Network, prompt_tokens: int) -> Iterator[Item]:
+    """Yields what one forward and backward pass takes."""
     tokens, length = micro_batch(settings, prompt_tokens)
+    item = activation_item_bytes(network, settings)
     checkpointing = settings.model.gradient_checkpointing
     activations = activation_bytes(network, tokens, length, item, checkpointing)
+    yield Item("learning", f"activations of {tokens:,} tokens", activations)
     chunk = min(tokens, LOGITS_CHUNK_TOKENS)
     logits = chunk * network.vocabulary * FLOAT32 * LOGITS_COPIES
-    items.append(Item("learning", f"activations of {tokens:,} tokens", activations))
-    items.append(Item("learning", f"logits of {chunk:,} tokens", logits))
-    return Estimate(tuple(items), memory_bytes)
+    yield Item("learning", f"logits of {chunk:,} tokens", logits)
 
 
 def _teaching(
     settings: Settings,
-    distill: Distill,
     network: Network,
     teachers: Mapping[str, Network],
     prompt_tokens: int,
 ) -> Iterator[Item]:
-    """What teachers take: their weights wherever they are, and the largest phase of their work."""
+    """Yields what teachers take: their weights wherever they are, and the largest phase of their work."""
+    facts = settings.facts
     tokens, length = micro_batch(settings, prompt_tokens)
-    if is_token_level(distill) and not isinstance(distill.signal, SampledToken):
+    if facts.compares_distributions:
         size = min(tokens, DIVERGENCE_CHUNK_TOKENS) * network.vocabulary * FLOAT32
         yield Item("learning", "logits of teacher and student, a chunk", size * DIVERGENCE_COPIES)
-    if asks_actors(distill):
-        yield Item("always", "teachers' processes", len(distill.teachers) * PROCESS_BYTES)
+    if facts.asks_teachers:
+        yield Item("always", "teachers' processes", len(facts.teachers) * PROCESS_BYTES)
     for name, teacher in teachers.items():
-        chosen = distill.teachers[name]
+        chosen = facts.teachers[name]
         assert isinstance(chosen, LocalTeacher)
         model = replace(settings.model, quantize_bits=chosen.quantize_bits, dtype=chosen.dtype)
         theirs = replace(settings, model=model)
@@ -197,16 +154,16 @@ def _teaching(
         block = round(
             1.5 * activation_bytes(replace(teacher, layers=0), tokens, length, item, False)
         )
-        if is_hosted(distill):
+        if facts.hosts_teachers:
             yield Item("always", f"learner: weights of teacher {name}", base_bytes(teacher, theirs))
             yield Item("learning", f"activations of teacher {name}", block)
-        if asks_actors(distill):
+        if facts.asks_teachers:
             yield Item("always", f"teacher {name}: weights", base_bytes(teacher, theirs))
             phase = f"teacher {name} works"
             yield Item(phase, "activations", block)
             logits = LOGITS_CHUNK_TOKENS * teacher.vocabulary * FLOAT32 * LOGITS_COPIES
             yield Item(phase, "logits of a chunk", logits)
-            if isinstance(distill.learn_from, FromTeacher):
+            if facts.teachers_answer:
                 longest = settings.sampling.max_new_tokens + prompt_tokens
                 cache = kv_cache_bytes(teacher, settings.sampling.slots, longest, item)
                 yield Item(phase, f"keys and values, {settings.sampling.slots} slots", cache)
@@ -243,14 +200,13 @@ def trained_parameters(network: Network, settings: Settings) -> int:
     return layers * sum(train.rank * sum(linears[m]) for m in modules if m in linears)
 
 
-def _training(
-    settings: Settings, network: Network, trained: int, es: Es | None
-) -> list[tuple[str, int]]:
-    """What is kept for the parameters that are moved: float32, whatever the weights."""
-    if es is not None:  # every sampler follows with a master of its own
+def _training(settings: Settings, network: Network, trained: int) -> list[tuple[str, int]]:
+    """Returns what is kept for the parameters that are moved: float32, whatever the weights."""
+    facts = settings.facts
+    if not facts.gradients:  # every sampler follows with a master of its own
         holders = 1 + settings.actors.samplers
         kept = [("float32 masters of learner and samplers", holders * trained * FLOAT32)]
-        if isinstance(es.update, AdamwStep):
+        if facts.optimizer:
             kept.append(("AdamW's two moments beside each", 2 * holders * trained * FLOAT32))
         return [*kept, ("learner: the base, for the drift from it", trained * FLOAT32)]
     is_lora = isinstance(settings.model.train, Lora)
@@ -294,21 +250,8 @@ def activation_bytes(
 def micro_batch(settings: Settings, prompt_tokens: int) -> tuple[int, int]:
     """Tokens of the largest micro-batch and the length of its rows."""
     length = prompt_tokens + settings.sampling.max_new_tokens
-    rows = rows_per_step(settings)
+    rows = settings.facts.rows_per_step
     return min(max(settings.actors.micro_batch_tokens, length), rows * length), length
-
-
-def rows_per_step(settings: Settings) -> int:
-    """Sequences that one step learns from, at most."""
-    match settings.algorithm:
-        case Grpo() as grpo:
-            return grpo.prompts_per_step * grpo.group_size
-        case Es() as es:
-            return es.prompts_per_step * es.population
-        case Distill() as distill:
-            return distill.prompts_per_step * answers_per_prompt(distill)
-        case sft:
-            return sft.rows_per_step
 
 
 def longest_answer_tokens(settings: Settings) -> int:
@@ -320,113 +263,3 @@ def assumed_prompt_tokens(settings: Settings) -> int:
     """How long prompts are taken to be, since no tokenizer is at hand."""
     name = str(settings.task.__struct_config__.tag)
     return PROMPT_TOKENS.get(name, PROCEDURAL_PROMPT_TOKENS)
-
-
-# ── networks ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def network_of(files: CheckpointFiles) -> Network | None:
-    """The network of a checkpoint folder; None where its config lacks what the estimate needs."""
-    config = files.text_config
-    try:
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        shape = {
-            "layers": int(config["num_hidden_layers"]),
-            "hidden": hidden,
-            "intermediate": int(config.get("intermediate_size") or 4 * hidden),
-            "heads": heads,
-            "kv_heads": int(config.get("num_key_value_heads") or heads),
-            "head_dim": int(config.get("head_dim") or hidden // heads),
-            "vocabulary": int(config["vocab_size"]),
-        }
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    sizes = [t.size_bytes // max(math.prod(t.shape), 1) for t in files.tensors.values()]
-    packed = _packing(config)
-    parameters = sum(
-        math.prod(t.shape) * (packed if t.dtype == "U32" else 1) for t in files.tensors.values()
-    )
-    return Network(
-        **shape,
-        parameters=parameters,
-        weight_bytes=files.weights_bytes,
-        item_bytes=2 if files.quantized or max(sizes) <= 2 else 4,
-    )
-
-
-def _packing(config: dict[str, Any]) -> int:
-    """Quantised weights in one 32-bit word."""
-    quantization = config.get("quantization") or config.get("quantization_config") or {}
-    bits = quantization.get("bits", 32) if isinstance(quantization, dict) else 32
-    return 32 // bits if isinstance(bits, int) and 0 < bits <= 32 else 1
-
-
-def _qwen3(billions: float, *shape: int) -> Network:
-    hidden, intermediate, layers, heads = shape
-    parameters = round(billions * 1e9)
-    return Network(
-        parameters=parameters,
-        layers=layers,
-        hidden=hidden,
-        intermediate=intermediate,
-        heads=heads,
-        kv_heads=8,
-        head_dim=128,
-        vocabulary=151_936,
-        weight_bytes=2 * parameters,
-        item_bytes=2,
-    )
-
-
-QWEN3 = {
-    0.6: _qwen3(0.596, 1024, 3072, 28, 16),
-    1.7: _qwen3(1.72, 2048, 6144, 28, 16),
-    4.0: _qwen3(4.02, 2560, 9728, 36, 32),
-    8.0: _qwen3(8.19, 4096, 12288, 36, 32),
-    14.0: _qwen3(14.8, 5120, 17408, 40, 40),
-    32.0: _qwen3(32.8, 5120, 25600, 64, 64),
-}
-"""Shapes that stand in for a checkpoint that is not here, by billions of parameters."""
-
-SEEDLING = Network(
-    parameters=1_000_000,
-    layers=4,
-    hidden=128,
-    intermediate=512,
-    heads=4,
-    kv_heads=2,
-    head_dim=32,
-    vocabulary=512,
-    weight_bytes=4_000_000,
-    item_bytes=4,
-)
-"""Stands in for Pippin's own checkpoint before it is made: its order of magnitude."""
-
-SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
-BITS_IN_NAME = re.compile(r"(?<!\d)([48])-?bit", re.IGNORECASE)
-
-
-def assumed_network(name: str) -> tuple[Network, str] | None:
-    """A stand-in for a checkpoint of this name, and the assumption in words; None without a size.
-
-    "mlx-community/Llama-3.2-1B-4bit" → the nearest Qwen3 shape, scaled, in 4 bits.
-    """
-    if name in NOT_FOLDERS:
-        return SEEDLING, f"the {name} is not made yet: about 1 million parameters are assumed"
-    found = SIZE_IN_NAME.search(name.rpartition("/")[2])
-    if found is None:
-        return None
-    billions = float(found[1]) / (1 if found[2].lower() == "b" else 1000)
-    if not billions:
-        return None
-    nearest = min(QWEN3, key=lambda size: max(size / billions, billions / size))
-    network = QWEN3[nearest]
-    parameters = network.parameters if nearest == billions else round(billions * 1e9)
-    bits = BITS_IN_NAME.search(name)
-    item = int(bits[1]) / 8 + 4 / QUANTIZATION_GROUP if bits else 2
-    stand_in = replace(network, parameters=parameters, weight_bytes=round(parameters * item))
-    stored = f"{bits[1]} bits" if bits else "16 bits"
-    return stand_in, (
-        f"{name} is not on this machine yet: by its name, {parameters / 1e9:.2g} billion "
-        f"parameters in {stored} in the shape of Qwen3-{nearest:g}B are assumed"
-    )

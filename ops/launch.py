@@ -11,7 +11,8 @@ from pathlib import Path
 from configs import SettingsError, load
 from configs.dump import to_toml
 from configs.load import NOT_FOLDERS
-from configs.schema import Distill, LocalTeacher, Settings
+from configs.schema import Settings
+from configs.teachers import LocalTeacher
 from ops.attend import DETACHED, command
 from ops.check import memory_doubt
 from ops.preflight import check_name, check_run, origin, with_model
@@ -72,9 +73,8 @@ def find_checkpoint(settings: Settings) -> Path:
 
 def find_teachers(settings: Settings) -> dict[str, Path]:
     """The folders of a distillation's local teachers, by name, likewise."""
-    algorithm = settings.algorithm
     found: dict[str, Path] = {}
-    for name, teacher in algorithm.teachers.items() if isinstance(algorithm, Distill) else ():
+    for name, teacher in settings.facts.teachers.items():
         if isinstance(teacher, LocalTeacher):
             try:
                 found[name] = _found(teacher.path)

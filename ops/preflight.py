@@ -9,8 +9,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from configs.decisive import decisive
-from configs.schema import Distill, Full, Jsonl, Settings
-from ops.estimate import rows_per_step
+from configs.model import Full
+from configs.schema import Settings
+from configs.tasks import Jsonl
 from ops.session import require_free
 from ops.teachers import Readers, check_teachers
 from runtime.checkpoint_files import fingerprint, inspect
@@ -59,8 +60,8 @@ def check_run(settings: Settings, root: Path) -> list[str]:
     task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
     doubts: list[str] = []
     try:
-        if isinstance(settings.algorithm, Distill):
-            doubts = check_teachers(settings, settings.algorithm)
+        if settings.facts.teachers:
+            doubts = check_teachers(settings)
         _check_prompts(settings, folder, task)
         _check_reward(settings, task)
     finally:
@@ -74,7 +75,7 @@ def _check_disk(settings: Settings, root: Path, weights_bytes: int) -> None:
     trained = weights_bytes if isinstance(settings.model.train, Full) else weights_bytes // 20
     steps, every = settings.algorithm.steps, settings.checkpoint.keep_every
     kept = settings.checkpoint.keep + 2 + (steps // every if every else 0)
-    answers = steps * rows_per_step(settings) * settings.sampling.max_new_tokens
+    answers = steps * settings.facts.rows_per_step * settings.sampling.max_new_tokens
     log = int(LOG_BYTES * LOG_SHARE * answers)
     need = trained * (2 + CHECKPOINT_SIZE * kept) + log + (64 << 20)
     if free < need:
@@ -119,8 +120,8 @@ def _check_prompts(settings: Settings, folder: Path, task: Task) -> None:
         for index in range(count):
             prompt = task.prompt(split, index)
             encode(tokens, prompt, limit)
-            if split == "train" and isinstance(settings.algorithm, Distill):
-                readers.check(prompt, settings.algorithm)
+            if split == "train" and settings.facts.teachers:
+                readers.check(prompt)
 
 
 def origin(settings: Settings) -> dict[str, Any]:
@@ -154,11 +155,6 @@ def with_model(
 ) -> Settings:
     """The settings with folders in place of a hub id or "seedling": the model's, and local teachers'."""
     model = replace(settings.model, path=str(folder.absolute()))
-    algorithm = settings.algorithm
-    if isinstance(algorithm, Distill) and teachers:
-        found = {
-            name: replace(algorithm.teachers[name], path=str(path.absolute()))
-            for name, path in teachers.items()
-        }
-        algorithm = replace(algorithm, teachers={**algorithm.teachers, **found})
+    found = {name: str(path.absolute()) for name, path in (teachers or {}).items()}
+    algorithm = settings.algorithm.with_teachers(found)
     return replace(settings, model=model, algorithm=algorithm)

@@ -63,13 +63,13 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
     os.environ.update(environment(settings, token_path))
     import ray
 
-    from actors.pool import roles_of
+    from actors.pool import actors_of
     from actors.program import OBJECT_STORE_BYTES
 
     try:
         context = ray.init(
             address="local",
-            num_cpus=min(os.cpu_count() or 1, 1 + len(roles_of(settings))),  # workers at once
+            num_cpus=min(os.cpu_count() or 1, 1 + len(actors_of(settings))),  # workers at once
             num_gpus=0,
             include_dashboard=settings.dashboard.enabled,
             dashboard_host="127.0.0.1",

@@ -4,8 +4,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from configs.distillation import is_token_level, student_samples
-from configs.schema import Distill, EndpointTeacher, FromTeacher, LocalTeacher, Settings, TopK
+from configs.schema import Settings
+from configs.teachers import EndpointTeacher, LocalTeacher
 from runtime.checkpoint_files import inspect
 from runtime.endpoint import Client, Endpoint
 from runtime.errors import BadInput
@@ -15,17 +15,17 @@ from runtime.tasks.prompt import Prompt, check_teacher
 CONNECT_S = 5.0
 
 
-def check_teachers(settings: Settings, distill: Distill) -> list[str]:
+def check_teachers(settings: Settings) -> list[str]:
     """What can run and will probably not do what was meant, a sentence each. Raises BadInput for a teacher
     that is not there or cannot teach this student.
     """
     from policies.frozen import model_of
     from policies.model import load_tokens
 
-    student = Path(settings.model.path)
+    facts, student = settings.facts, Path(settings.model.path)
     mine = load_tokens(settings.model, student)
     doubts = []
-    for name, teacher in distill.teachers.items():
+    for name, teacher in facts.teachers.items():
         key = f"algorithm.teachers.{name}"
         if isinstance(teacher, EndpointTeacher):
             _check_endpoint(key, teacher)
@@ -33,21 +33,21 @@ def check_teachers(settings: Settings, distill: Distill) -> list[str]:
         folder = Path(teacher.path)
         files = inspect(folder)
         theirs = load_tokens(model_of(teacher), folder)
-        if is_token_level(distill) and theirs.fingerprint != mine.fingerprint:
+        if facts.shares_tokens and theirs.fingerprint != mine.fingerprint:
             raise BadInput(
                 f"{key}: a signal for each token needs one tokenizer, but {folder / 'tokenizer.json'} is "
                 f"another than {student / 'tokenizer.json'}; with any two, text can be learned from: "
                 'algorithm.learn_from.name = "teacher" and algorithm.signal.name = "text"'
             )
-        if isinstance(distill.signal, TopK):
+        if facts.teacher_top_k:
             for whose, config in (("teacher", files), ("student", inspect(student))):
                 vocabulary = int(config.text_config["vocab_size"])
-                if distill.signal.k > vocabulary:
+                if facts.teacher_top_k > vocabulary:
                     raise BadInput(
-                        f"algorithm.signal.k = {distill.signal.k} exceeds the {vocabulary} tokens of the "
+                        f"algorithm.signal.k = {facts.teacher_top_k} exceeds the {vocabulary} tokens of the "
                         f"{whose}'s vocabulary ({key})"
                     )
-        if is_token_level(distill) and theirs.stop_tokens - mine.stop_tokens:
+        if facts.shares_tokens and theirs.stop_tokens - mine.stop_tokens:
             doubts.append(
                 f"{key} ends answers with tokens {_listed(theirs.stop_tokens)}, the student with "
                 f"{_listed(mine.stop_tokens)}: it will learn to end with one at which it is not stopped; "
@@ -85,21 +85,19 @@ class Readers:
         from policies.model import context_length, load_tokens
 
         self._limits: dict[str, tuple[Any, int]] = {}
-        distill = settings.algorithm
-        if not isinstance(distill, Distill):
-            return
-        makes = student_samples(distill) or isinstance(distill.learn_from, FromTeacher)
+        self._facts = facts = settings.facts
+        makes = facts.samples or facts.teachers_answer
         answer = settings.sampling.max_new_tokens if makes else 0
-        for name, teacher in distill.teachers.items():
+        for name, teacher in facts.teachers.items():
             if isinstance(teacher, LocalTeacher):
                 folder = Path(teacher.path)
                 limit = context_length(folder) - answer
                 self._limits[name] = load_tokens(model_of(teacher), folder), limit
 
-    def check(self, prompt: Prompt, distill: Distill) -> None:
+    def check(self, prompt: Prompt) -> None:
         """Raises BadInput for a prompt that its teacher has no room for, or whose teacher there is not."""
-        check_teacher(prompt, distill.teachers)
-        name = prompt.teacher or next(iter(distill.teachers))
+        check_teacher(prompt, self._facts.teachers)
+        name = prompt.teacher or next(iter(self._facts.teachers))
         if name not in self._limits:
             return
         tokens, limit = self._limits[name]

@@ -25,8 +25,12 @@ class Row(Struct, frozen=True):
     positions: np.ndarray
     """Of the tokens that a loss looks at: sampled ones, or an answer's in data."""
     columns: dict[str, np.ndarray]
-    """Per target [R], or [R, K] of a teacher's ids: behaviour_logprobs, advantages, weights; float32,
+    """Per target [R], or [R, K] of a teacher's ids: log-probabilities, advantages, weights; float32,
     or int32 for ids."""
+    unit: int | None = None
+    """The pair or group that it belongs to: rows of one unit share a micro-batch. None: the row alone."""
+    preference: int = 0
+    """1 if it is the preferred row of its unit, -1 if it is a rejected one."""
 
 
 class MicroBatch(Struct):
@@ -40,20 +44,27 @@ class MicroBatch(Struct):
     columns: dict[str, mx.array]
     rows: list[int]
     """Which rows of the step these are."""
+    unit_B: mx.array
+    """Number of the unit of each row, counted within the micro-batch."""
+    preference_B: mx.array
     teacher: str = ""
-    """Who is asked about all of them."""
+    """The teacher that is asked about all of them; "" for none."""
 
 
 def pack(rows: list[Row], micro_batch_tokens: int) -> list[MicroBatch]:
-    """Cut a step into micro-batches of at most so many padded tokens (at least one row each)."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].tokens), i))
+    """Cuts a step into micro-batches of at most so many padded tokens (at least one unit of rows each)."""
+    units: dict[tuple[str, int], list[int]] = {}
+    for i, row in enumerate(rows):
+        key = ("row", i) if row.unit is None else ("unit", row.unit)
+        units.setdefault(key, []).append(i)
+    longest = {key: max(len(rows[i].tokens) for i in unit) for key, unit in units.items()}
     cut: list[list[int]] = []
-    for i in order:
-        size = bucket(len(rows[i].tokens))
-        if cut and size * (len(cut[-1]) + 1) <= micro_batch_tokens:
-            cut[-1].append(i)
+    for key in sorted(units, key=lambda key: (longest[key], units[key][0])):
+        unit = units[key]
+        if cut and bucket(longest[key]) * (len(cut[-1]) + len(unit)) <= micro_batch_tokens:
+            cut[-1].extend(unit)
         else:
-            cut.append([i])
+            cut.append(list(unit))
     return [_pad([rows[i] for i in part], part) for part in cut]
 
 
@@ -91,7 +102,16 @@ def _pad(rows: list[Row], which: list[int]) -> MicroBatch:
         sampled_BR=mx.array(sampled_BR),
         columns={name: mx.array(values) for name, values in columns.items()},
         rows=which,
+        unit_B=mx.array(_numbered(rows)),
+        preference_B=mx.array(np.array([row.preference for row in rows], np.int32)),
     )
+
+
+def _numbered(rows: list[Row]) -> np.ndarray:
+    """Returns the unit of each row [B], counted from 0 within these rows."""
+    keys = [("row", i) if row.unit is None else ("unit", row.unit) for i, row in enumerate(rows)]
+    numbers = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], np.int32)
 
 
 def _dtype(values: np.ndarray) -> type[np.int32 | np.float32]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from configs.distillation import is_hosted
-from configs.schema import Distill, LocalTeacher, Model, Settings
+from configs.model import Model
+from configs.schema import Settings
+from configs.teachers import LocalTeacher
 from kernels.logprobs import score
 from kernels.teacher import Full, TopK, top_k
 from policies.batch import MicroBatch
@@ -82,9 +83,9 @@ def model_of(teacher: LocalTeacher) -> Model:
 
 
 def hosted(settings: Settings) -> Mapping[str, Frozen]:
-    """The teachers that the learner's process has to load, by name; none for most runs."""
-    algorithm = settings.algorithm
-    if not isinstance(algorithm, Distill) or not is_hosted(algorithm):
+    """Returns the teachers that the learner's process has to load, by name; none for most runs."""
+    facts = settings.facts
+    if not facts.hosts_teachers:
         return {}
-    local = {n: t for n, t in algorithm.teachers.items() if isinstance(t, LocalTeacher)}
+    local = {n: t for n, t in facts.teachers.items() if isinstance(t, LocalTeacher)}
     return {name: load_teacher(teacher) for name, teacher in local.items()}

@@ -28,7 +28,7 @@ from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from configs.schema import Full, Lora, Model
+from configs.model import Full, Lora, Model
 from policies.tokens import Tokens
 from runtime.checkpoint_files import inspect
 from runtime.errors import BadInput

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.optimizers as optim
 
-from configs.schema import Optimizer
+from configs.run import Optimizer
 from policies.model import Arrays, number
 
 

@@ -6,14 +6,16 @@
 and, on the sampler's side, what takes its model to a published version.
 """
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from configs.schema import Es, Settings
+from configs.schema import Settings
 from policies import weights
+from policies.algorithms import open_algorithm
 from policies.model import Arrays, Policy
 from runtime.versions import WeightsVersion
 
@@ -50,15 +52,8 @@ class Trainer(Protocol):
 
 
 def trainer_for(policy: Policy, settings: Settings) -> Trainer:
-    """The one that the algorithm asks for."""
-    if isinstance(settings.algorithm, Es):
-        from policies.evolution.trainer import EvolutionTrainer
-
-        return EvolutionTrainer(policy, settings)
-    from policies.frozen import hosted
-    from policies.update import Updater
-
-    return Updater(policy, settings, hosted(settings))
+    """Returns the trainer that the algorithm names."""
+    return _named(open_algorithm(settings).trainer)(policy, settings)
 
 
 class WeightLoader(Protocol):
@@ -70,18 +65,20 @@ class WeightLoader(Protocol):
 
 
 def weight_loader_for(policy: Policy, settings: Settings) -> WeightLoader:
-    """The one that the algorithm asks for."""
-    if isinstance(settings.algorithm, Es):
-        from policies.evolution.loader import EvolutionWeightLoader
+    """Returns the weight loader that the algorithm names."""
+    return _named(open_algorithm(settings).weight_loader)(policy, settings)
 
-        return EvolutionWeightLoader(policy, settings)
-    return WholeWeightLoader(policy)
+
+def _named(path: str) -> Any:
+    """Returns what a path such as "policies.update:Updater" names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 class WholeWeightLoader:
     """Loads whole weights."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, settings: Settings) -> None:
         self._policy = policy
         self._digest = ""
 

@@ -73,6 +73,8 @@ class Meter:
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
+        self.failure = ""
+        """A sentence on the first row that a teacher could give nothing for."""
 
     def add(self, name: str, value: float) -> None:
         """Sum."""

@@ -12,12 +12,14 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 has spans, pairs and the annotation of loss terms; logs of 1 are read as having none of them."""
 
 
 class StopReason(StrEnum):
@@ -36,6 +38,23 @@ class StopReason(StrEnum):
 def _listed(item: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("item", item, nullable=False))
 
+
+ANNOTATION = (
+    "token_advantage",
+    "policy_gradient_weight",
+    "cross_entropy_weight",
+    "divergence_weight",
+    "preference_weight",
+)
+"""Columns that say what is learned from each token: its advantage, and its weight in each loss term."""
+
+SPAN = pa.struct(
+    [
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("begin", pa.int32(), nullable=False),
+        pa.field("end", pa.int32(), nullable=False),
+    ]
+)
 
 SCHEMA = pa.schema(
     [
@@ -65,6 +84,10 @@ SCHEMA = pa.schema(
         pa.field("teacher_id_logprobs", _listed(pa.float32())),
         pa.field("teacher_tail", _listed(pa.float32())),
         pa.field("seconds", pa.float32(), nullable=False),
+        pa.field("spans", pa.list_(pa.field("item", SPAN, nullable=False))),
+        pa.field("pair", pa.int64()),
+        pa.field("preference", pa.int8()),
+        *(pa.field(name, _listed(pa.float32())) for name in ANNOTATION),
     ],
     metadata={"pippin.schema": str(SCHEMA_VERSION)},
 )
@@ -80,10 +103,30 @@ Of a distillation: `author` is the teacher that wrote the answer, null for the p
 `teacher` the one that is asked about it. `teacher_logprobs` has T items, its log-probability of the
 answer's tokens (NaN where it gave none, 0 elsewhere); or `teacher_ids` and `teacher_id_logprobs` its k
 likeliest ids of each of the answer's tokens in turn, and `teacher_tail` the log-mass of all others.
-These three travel to the learner and are not in the log."""
+These three travel to the learner and are not in the log.
 
-UNLOGGED = ("teacher_ids", "teacher_id_logprobs", "teacher_tail")
-"""Some 8 bytes for each of k ids: what a token of the log costs, a hundred times."""
+`spans` are the turns of an episode in order: the role that speaks, and its tokens from `begin` up to `end`;
+null where there is one prompt and one answer, which `spans_of` gives then. Rows of one `pair` are two answers
+to a prompt, of which `preference` says 1 (preferred) or -1 (rejected); a row with a `preference` and no pair
+has been judged alone.
+
+The columns of `ANNOTATION` have T items. They follow from the others by `Algorithm.annotate`, and are not in
+the log."""
+
+UNLOGGED = ("teacher_ids", "teacher_id_logprobs", "teacher_tail", *ANNOTATION)
+"""Some 8 bytes for each of k ids, what a token of the log costs a hundred times; and what can be derived."""
+
+PROMPT, ANSWER, OBSERVATION = "prompt", "answer", "observation"
+"""Roles of spans: what was given, what the policy sampled (or data imitates), what an environment replied."""
+
+
+class Span(Struct, frozen=True):
+    """One turn of an episode: tokens `begin` up to `end` of a row."""
+
+    role: str
+    begin: int
+    end: int
+
 
 VOLATILE = frozenset({"seconds"})
 """Columns that two equal runs need not share: not part of a digest."""
@@ -118,6 +161,14 @@ class Trajectory(Struct, frozen=True, kw_only=True):
     teacher_ids: list[int] | None = None
     teacher_id_logprobs: list[float] | None = None
     teacher_tail: list[float] | None = None
+    spans: list[Span] | None = None
+    pair: int | None = None
+    preference: int | None = None
+    token_advantage: list[float] | None = None
+    policy_gradient_weight: list[float] | None = None
+    cross_entropy_weight: list[float] | None = None
+    divergence_weight: list[float] | None = None
+    preference_weight: list[float] | None = None
 
     def __post_init__(self) -> None:
         lengths = {
@@ -126,29 +177,64 @@ class Trajectory(Struct, frozen=True, kw_only=True):
             "logprobs": len(self.logprobs),
             "weights_version": len(self.weights_version),
         }
-        if self.teacher_logprobs is not None:
-            lengths["teacher_logprobs"] = len(self.teacher_logprobs)
+        for name in ("teacher_logprobs", *ANNOTATION):
+            if (values := getattr(self, name)) is not None:
+                lengths[name] = len(values)
         if len(set(lengths.values())) != 1:
             raise ValueError(f"a trajectory's token columns need one length, got {lengths}")
         if not 0 < self.prompt_tokens <= len(self.tokens):
             raise ValueError(
                 f"a trajectory's prompt needs 1 to {len(self.tokens)} tokens, got {self.prompt_tokens}"
             )
+        if self.spans is not None:
+            _check_spans(self.spans, self.sampled)
+
+
+def _check_spans(spans: list[Span], sampled: list[bool]) -> None:
+    """Raises ValueError unless spans cover a row without gaps, and what is sampled lies in answers."""
+    ends = [0, *(span.end for span in spans)]
+    whole = ends[-1] == len(sampled) and all(s.begin == end < s.end for s, end in zip(spans, ends))
+    if not whole:
+        raise ValueError(f"spans need to cover 0 to {len(sampled)} without gaps, got {spans}")
+    for span in spans:
+        if span.role != ANSWER and any(sampled[span.begin : span.end]):
+            raise ValueError(f"sampled tokens belong in an {ANSWER}, got some in {span}")
+
+
+def spans_of(row: Trajectory) -> list[Span]:
+    """Returns a row's turns; those of a prompt and its answer where the row has no others."""
+    if row.spans is not None:
+        return row.spans
+    first = Span(PROMPT, 0, row.prompt_tokens)
+    rest = Span(ANSWER, row.prompt_tokens, len(row.tokens))
+    return [first, rest] if rest.end > rest.begin else [first]
 
 
 def answer_positions(batch: pa.RecordBatch) -> list[np.ndarray]:
-    """Positions of each row's tokens that a loss may look at: those sampled, or the data's answer."""
+    """Returns the positions of each row's tokens that a loss may look at: those sampled, or the data's
+    answers.
+    """
     lengths = (len(tokens) for tokens in lists(batch, "tokens"))
     rows = zip(
         lengths,
         lists(batch, "sampled"),
         batch["prompt_tokens"].to_pylist(),
         batch["stop_reason"].to_pylist(),
+        batch["spans"].to_pylist(),
     )
     return [
-        np.arange(before, length) if reason == StopReason.DATA else np.flatnonzero(sampled)
-        for length, sampled, before, reason in rows
+        _data_positions(before, length, spans)
+        if reason == StopReason.DATA
+        else np.flatnonzero(sampled)
+        for length, sampled, before, reason, spans in rows
     ]
+
+
+def _data_positions(before: int, length: int, spans: list[dict[str, Any]] | None) -> np.ndarray:
+    if spans is None:
+        return np.arange(before, length)
+    answers = [np.arange(s["begin"], s["end"]) for s in spans if s["role"] == ANSWER]
+    return np.concatenate([np.empty(0, np.int64), *answers]).astype(np.int64)
 
 
 def to_batch(rows: Sequence[Trajectory], metadata: dict[str, str] | None = None) -> pa.RecordBatch:
@@ -167,9 +253,29 @@ def to_batch(rows: Sequence[Trajectory], metadata: dict[str, str] | None = None)
 def to_rows(batch: pa.RecordBatch) -> list[Trajectory]:
     """The rows of a batch as Python values."""
     return [
-        Trajectory(**{**row, "stop_reason": StopReason(row["stop_reason"])})
-        for row in batch.to_pylist()
+        Trajectory(
+            **{
+                **row,
+                "stop_reason": StopReason(row["stop_reason"]),
+                "spans": row["spans"] and [Span(**span) for span in row["spans"]],
+            }
+        )
+        for row in upgraded(batch).to_pylist()
     ]
+
+
+def upgraded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Returns a batch of an earlier schema version with the columns that have come since, all null."""
+    if batch.schema.names == SCHEMA.names:
+        return batch
+    columns = [
+        batch.column(field.name)
+        if field.name in batch.schema.names
+        else pa.nulls(batch.num_rows, field.type)
+        for field in SCHEMA
+    ]
+    metadata = {**(batch.schema.metadata or {}), **(SCHEMA.metadata or {})}
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA.with_metadata(metadata))
 
 
 def lists(batch: pa.RecordBatch, column: str) -> list[np.ndarray]:
@@ -220,7 +326,7 @@ def digest(batch: pa.RecordBatch) -> str:
         if field.name in VOLATILE or column.null_count == len(column):
             continue
         out.update(f"{field.name}:{field.type}:{len(column)}".encode())
-        if pa.types.is_list(field.type):
+        if pa.types.is_list(field.type) and not pa.types.is_struct(field.type.value_type):
             values = lists(batch, field.name)
             nulls = column.is_null().to_pylist()
             lengths = [-1 if null else len(v) for v, null in zip(values, nulls)]
@@ -234,4 +340,8 @@ def digest(batch: pa.RecordBatch) -> str:
 
 
 def _plain(value: object) -> object:
-    return str(value) if isinstance(value, StopReason) else value
+    if isinstance(value, StopReason):
+        return str(value)
+    if isinstance(value, list) and value and isinstance(value[0], Span):
+        return [to_builtins(span) for span in value]
+    return value

@@ -13,7 +13,7 @@ import pyarrow as pa
 from runtime import failpoints
 from runtime.errors import BadInput, Damaged
 from runtime.journal import Journal, records, verify
-from runtime.trajectory import SCHEMA_VERSION, digest
+from runtime.trajectory import SCHEMA_VERSION, digest, upgraded
 
 EMPTY_CHAIN = hashlib.sha256(b"pippin trajectories").hexdigest()
 CHAIN_BYTES = 32
@@ -101,7 +101,7 @@ def _beginning(chain: str) -> bytes:
 def _batches_of(path: Path, payload: bytes) -> list[pa.RecordBatch]:
     with pa.ipc.open_stream(pa.py_buffer(payload).slice(CHAIN_BYTES)) as reader:
         refuse_newer(path, reader.schema)
-        return list(reader)
+        return [upgraded(batch) for batch in reader]
 
 
 def refuse_newer(path: Path, schema: pa.Schema) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from configs.schema import Es, Grpo, Settings, Sft
-from policies.advantages import informative
+from configs.schema import Settings
+from policies.algorithms import open_algorithm
+from policies.algorithms.protocol import Sample
 from policies.decode import Decoder, Sampling, Sequence
 from policies.evolution.perturbation import members, perturbation
 from policies.evolution.population import Population
@@ -22,8 +23,9 @@ from policies.model import load_policy
 from policies.rows import encode, from_sequence
 from policies.trainer import trainer_for
 from runtime.keys import derive
+from runtime.settlement import Row
 from runtime.tasks.open import open_task
-from runtime.tasks.prompt import Prompt
+from runtime.tasks.prompt import Prompt, Verdict
 from runtime.trajectory import StopReason, Trajectory, to_batch
 
 
@@ -49,8 +51,8 @@ class Spent(Struct, kw_only=True):
 class Contender:
     """Learns `settings.task` from its checkpoint, by its algorithm.
 
-    `Sft` stands for rejection sampling with the policy as it is by then (RAFT, 2304.06767): `group_size`
-    answers to each of `rows_per_step` prompts, and a supervised step on one right answer of each.
+    An algorithm that reads data stands for rejection sampling with the policy as it is by then (RAFT,
+    2304.06767): `group_size` answers to each prompt of a step, and a step on one right answer of each.
     """
 
     def __init__(self, settings: Settings, group_size: int = 8) -> None:
@@ -60,8 +62,10 @@ class Contender:
         self._task = open_task(settings.task, settings.seed)
         self.policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
         self._trainer = trainer_for(self.policy, settings)
-        if isinstance(settings.algorithm, Es):
-            self._perturbation = perturbation(settings.algorithm, self.policy)
+        self._facts = settings.facts
+        self._algorithm = open_algorithm(settings)
+        if self._facts.generation is not None:
+            self._perturbation = perturbation(self._facts.generation, self.policy)
 
     def step(self) -> None:
         """One step, and what it took."""
@@ -69,7 +73,7 @@ class Contender:
         step = self.spent.steps + 1
         rows = self._rows(step)
         self.spent.tokens += sum(sum(row.sampled) for row in rows)
-        if isinstance(self._settings.algorithm, Sft):
+        if self._facts.reads_data:
             rows = list(right_ones(rows))
         if rows:
             self._trainer.step(self._trainer.annotated(to_batch(rows)))
@@ -96,33 +100,30 @@ class Contender:
         )
 
     def _rows(self, step: int) -> list[Trajectory]:
-        algorithm = self._settings.algorithm
-        count, each = self._shape()
+        facts = self._facts
+        count = facts.prompts_per_step
+        each = self._group_size if facts.reads_data else facts.answers_per_prompt
         first = (step - 1) * count
         prompts = [self._task.prompt("train", first + i) for i in range(count)]
-        if isinstance(algorithm, Es):
-            everyone = members(self._settings.seed, step, each, algorithm.antithetic)
-            with Population(self.policy, self._perturbation, everyone) as population:
-                return self._answers(
-                    prompts, each, algorithm.temperature, step, population=population
-                )
-        rows = self._answers(prompts, each, self._settings.sampling.temperature, step)
-        if isinstance(algorithm, Grpo):
-            groups = [rows[i : i + each] for i in range(0, len(rows), each)]
-            return [msgspec.structs.replace(row, dropped=flat(g)) for g in groups for row in g]
-        return rows
+        if facts.reads_data:
+            return self._answers(prompts, each, self._settings.sampling.temperature, step)
+        (request,) = self._algorithm.requests(step, prompts)
+        assert isinstance(request, Sample)
+        if facts.generation is None:
+            return self._settled(self._answers(prompts, each, request.temperature, step))
+        everyone = members(self._settings.seed, step, each, facts.generation.antithetic)
+        with Population(self.policy, self._perturbation, everyone) as population:
+            return self._settled(
+                self._answers(prompts, each, request.temperature, step, population=population)
+            )
 
-    def _shape(self) -> tuple[int, int]:
-        """Prompts of a step, and answers to each."""
-        match self._settings.algorithm:
-            case Es() as es:
-                return es.prompts_per_step, es.population
-            case Grpo() as grpo:
-                return grpo.prompts_per_step, grpo.group_size
-            case Sft() as sft:
-                return sft.rows_per_step, self._group_size
-            case other:
-                raise ValueError(f"no contender learns by {other}")
+    def _settled(self, rows: list[Trajectory]) -> list[Trajectory]:
+        """Returns the rows with what the algorithm decides about them."""
+        settlement = self._algorithm.settle([row_of(row) for row in rows])
+        return [
+            msgspec.structs.replace(row, dropped=one.dropped, advantage=one.advantage)
+            for row, one in zip(rows, settlement.rows)
+        ]
 
     def _answers(
         self,
@@ -162,10 +163,15 @@ class Contender:
         return rows
 
 
-def flat(group: list[Trajectory]) -> str | None:
-    """Why a group teaches nothing, if it does not."""
-    rewards = [row.reward for row in group if row.reward is not None]
-    return None if informative(rewards, 1e-4) else "zero_variance"
+def row_of(row: Trajectory) -> Row:
+    """Returns what an algorithm knows of a trajectory that was judged."""
+    return Row(
+        prompt=row.prompt_index,
+        sample=row.sample,
+        tokens=sum(row.sampled),
+        stop_reason=row.stop_reason,
+        verdict=Verdict(reward=row.reward, passed=row.passed),
+    )
 
 
 def right_ones(rows: list[Trajectory]) -> Iterator[Trajectory]:

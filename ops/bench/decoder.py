@@ -97,7 +97,7 @@ def make_contenders(shape: dict[str, int]) -> dict[str, Contender]:
     from mlx_lm.models.cache import make_prompt_cache
     from mlx_lm.sample_utils import make_sampler
 
-    from configs.schema import Model
+    from configs.model import Model
     from policies.characters import write_tokenizer
     from policies.decode import Decoder, Sampling, Sequence
     from policies.model import create_checkpoint, load_policy

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from configs import schema
+from configs.tasks import Task as TaskSettings
 from ops.bench.distillation_runs import Run, blank, exported, plain, run_here, visited
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
 from ops.curve import HEIGHT, WIDTH, Line, curve
@@ -94,7 +94,7 @@ def main() -> int:
 def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, Any]:
     """Raise a teacher for a task, and give every method a student of each seed."""
     folder.mkdir()
-    opened = open_task(msgspec.convert(TASKS[task], schema.Task), 0)
+    opened = open_task(msgspec.convert(TASKS[task], TaskSettings), 0)
     unseen = distinct(opened, "eval", EVAL_PROMPTS)
     rows = write_rows(
         folder, {"train": distinct(opened, "train", options.rows or ROWS[task]), "eval": unseen}

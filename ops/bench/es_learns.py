@@ -12,16 +12,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from configs.schema import (
-    Addition,
-    Es,
-    Model,
-    Optimizer,
-    PlainStep,
-    Sampling,
-    Settings,
-    Sft,
-)
+from configs.model import Model
+from configs.run import Optimizer, Sampling
+from configs.schema import Settings, algorithm
+from configs.tasks import Addition
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
 from runtime.blas import load_blas
 from runtime.tasks.prompt import Prompt
@@ -50,7 +44,7 @@ def raise_base(folder: Path, seed: int) -> None:
         seed=seed,
         model=Model(path=str(folder)),
         task=TASK,
-        algorithm=Sft(steps=STEPS, rows_per_step=ROWS),
+        algorithm=algorithm(name="sft", steps=STEPS, rows_per_step=ROWS),
         optimizer=Optimizer(learning_rate=3e-3, warmup_steps=10),
     )
     policy = load_policy(settings.model, folder, seed)
@@ -58,7 +52,7 @@ def raise_base(folder: Path, seed: int) -> None:
     for step in range(STEPS):
         prompts = [task.prompt("train", step * ROWS + i) for i in range(ROWS)]
         rows = from_data(policy.tokenizer, prompts, step=step + 1, limit=policy.context_length)
-        trainer.step(to_batch(rows))
+        trainer.step(trainer.annotated(to_batch(rows)))
     weights.save(folder / "model.safetensors", policy.trained())
 
 
@@ -83,12 +77,13 @@ def measure(seed: int, base: Path) -> dict[str, Any]:
         seed=seed,
         model=Model(path=str(base)),
         task=TASK,
-        algorithm=Es(
+        algorithm=algorithm(
+            name="es",
             steps=GENERATIONS,
             population=POPULATION,
             prompts_per_step=PROMPTS,
             sigma=SIGMA,
-            update=PlainStep(alpha=SIGMA),
+            update={"name": "plain", "alpha": SIGMA},
         ),
         sampling=Sampling(max_new_tokens=4, slots=256),
     )

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from configs import load
-from configs.schema import Optimizer, Settings, Sft
+from configs.run import Optimizer
+from configs.schema import Settings, algorithm
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
 from ops.curve import HEIGHT, WIDTH, Line, curve
 from ops.seed import ensure_seedling
@@ -43,7 +44,7 @@ def settings_of(method: str, seed: int, base: Path) -> Settings:
         return settings
     return msgspec.structs.replace(
         settings,
-        algorithm=Sft(steps=settings.algorithm.steps),
+        algorithm=algorithm(name="sft", steps=settings.algorithm.steps),
         optimizer=Optimizer(learning_rate=REJECTION_RATE),
     )
 

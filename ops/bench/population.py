@@ -74,7 +74,8 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 def make_contenders() -> tuple[dict[str, Contender], Contender]:
     """The contenders, and the one that only memory is measured of."""
-    from configs.schema import Es, Free, Model, PlainStep
+    from configs.model import Model
+    from configs.perturbations import Free, Generation, LowRank, PlainStep
     from policies.characters import write_tokenizer
     from policies.decode import Decoder, RowsOf, Sampling, Sequence
     from policies.evolution.centre import Centre
@@ -92,9 +93,20 @@ def make_contenders() -> tuple[dict[str, Contender], Contender]:
         tuple(stream.integer(0, SHAPE["vocab_size"] - 1) for _ in range(PROMPT_TOKENS))
         for _ in range(PROMPTS)
     ]
-    es = Es(population=MEMBERS)
-    which = perturbation(es, policy)
-    centre = Centre(policy, which, PlainStep(), Free())
+    how = Generation(
+        population=MEMBERS,
+        sigma=1e-3,
+        antithetic=True,
+        perturbation=LowRank(),
+        noise="rademacher",
+        layers=-1,
+        modules=[],
+        shaping="z_score",
+        update=PlainStep(),
+        anchor=Free(),
+    )
+    which = perturbation(how, policy)
+    centre = Centre(policy, which, how.update, how.anchor)
     slots = MEMBERS * PROMPTS
 
     def rows(n: int, who: range, *, one_model: bool = False) -> list[Sequence]:

@@ -155,13 +155,14 @@ def _stand(run: RunDirectory) -> Stand:
 
 def _restore(run: RunDirectory) -> Stand:
     """As far as a run's start is the learner's."""
+    from actors.handles import ActorId
     from actors.program import local_actor_system
     from runtime.trajectory import digest
 
     settings = load(run.recipe)
     check_same_run(run, settings)
     system = local_actor_system(settings, run)
-    learner = system.start("learner", 0)
+    learner = system.start(ActorId("learner"))
     restored: Restored = learner.restore.remote().value()
     rows = [learner.earlier.remote(w.purpose, w.step).value() for w in restored.unfinished]
     system.stop()

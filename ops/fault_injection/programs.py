@@ -126,7 +126,7 @@ def begin(settings: Settings, folder: Path, name: str) -> RunDirectory:
 
 
 def write_models(folder: Path) -> None:
-    """Writes the network of the fault runs with its tokenizer, and its teacher beside it. Computes with MLX."""
+    """Writes the network of the fault runs with its tokenizer, and its teacher beside it."""
     _write(folder, seed=1)
     _write(folder.with_name("teacher"), seed=2)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.data_load import load_data
-from configs.schema import LocalTeacher
+from configs.teachers import LocalTeacher
 from ops.make.records import account_lines
 from ops.make.store import journal_path
 from runtime.blas import load_blas

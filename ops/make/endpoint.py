@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from configs.data_schema import DataSampling
-from configs.schema import EndpointTeacher
+from configs.teachers import EndpointTeacher
 from ops.make.records import Answer, Question
 from ops.make.teacher import GO_ON, Desk
 from runtime import chat

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from configs.data_schema import DataSampling
-from configs.schema import LocalTeacher
+from configs.teachers import LocalTeacher
 from kernels.logprobs import score
 from ops.make.plan import INSTRUCTION
 from ops.make.records import Answer, Question

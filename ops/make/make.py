@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from configs.data_schema import DataSettings, Magpie, Near
-from configs.schema import EndpointTeacher, Gsm8k, Jsonl, LocalTeacher
+from configs.tasks import Gsm8k, Jsonl
+from configs.teachers import EndpointTeacher, LocalTeacher
 from ops.make import checkpoint, choose, plan, rows
 from ops.make.progress import Progress
 from ops.make.records import Account, account

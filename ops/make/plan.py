@@ -6,7 +6,7 @@ import msgspec
 
 from configs.data_consistency import is_recorded
 from configs.data_schema import DataSampling, DataSettings, Magpie, StepByStep
-from configs.schema import Jsonl
+from configs.tasks import Jsonl
 from ops.make.records import Question
 from runtime.errors import BadInput
 from runtime.keys import derive

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from configs.data_schema import DataSettings, EveryRow, Exact, Magpie, Near
-from configs.schema import Jsonl
+from configs.tasks import Jsonl
 from ops.make.plan import instruction_sampling
 from ops.make.records import KEPT, Candidate, Draft, Outcome
 from runtime.dedup import Dedup, deduplicate

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from configs.data_consistency import has_verifier, needs_verdict
 from configs.data_schema import DataSampling, DataSettings, Magpie
-from configs.schema import LocalTeacher
+from configs.teachers import LocalTeacher
 from ops.make import choose, plan, rows
 from ops.make.records import Candidate, Judged, Outcome, Question
 from ops.make.teacher import GO_ON, Desk, RecordedTeacher, Teacher

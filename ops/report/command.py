@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from configs.schema import Jsonl, Task
+from configs.tasks import Jsonl, Task
 from runtime.blas import load_blas
 from runtime.durable import nearest_existing, write_file
 from runtime.errors import BadInput
@@ -60,7 +60,7 @@ def examine(
 ):
     """The whole report. Holds the machine's lease while it computes."""
     from ops.report.contestants import contestants, held_out, side_of
-    from ops.report.cost import cost_of, name_of
+    from ops.report.cost import cost_of
     from ops.report.findings import comparison, judged, notes, promise, standing
     from ops.report.measure import measure
     from ops.report.page import Report
@@ -95,7 +95,7 @@ def examine(
         step=side.step,
         steps=settings.algorithm.steps,
         state=run.read_status().state,
-        algorithm=name_of(settings),
+        algorithm=settings.facts.label,
         task=task_text(settings.task),
         prompts=len(asked),
         judged=len(on.answers),

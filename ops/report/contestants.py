@@ -7,7 +7,9 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from configs import load
-from configs.schema import Distill, LocalTeacher, Model, Settings
+from configs.model import Model
+from configs.schema import Settings
+from configs.teachers import LocalTeacher
 from ops.export import trained_weights
 from ops.preflight import check_same_model
 from runtime.checkpoint_files import inspect
@@ -87,8 +89,7 @@ def side_of(run: RunDirectory, step: int | None) -> Side:
 
 def contestants(side: Side, others: Sequence[Side]) -> list[Contestant]:
     """Everybody, in the order of the report. Raises BadInput for a teacher whose checkpoint is gone."""
-    algorithm = side.settings.algorithm
-    teachers = algorithm.teachers if isinstance(algorithm, Distill) else {}
+    teachers = side.settings.facts.teachers
     found: list[Contestant] = []
     for name, teacher in teachers.items():
         label = f"teacher {name}" if len(teachers) > 1 else "teacher"

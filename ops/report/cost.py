@@ -5,8 +5,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from configs.distillation import is_hosted
-from configs.schema import Distill, Settings
 from ops.report.contestants import Side
 from runtime.rundir import PASS_AT_1
 
@@ -49,14 +47,14 @@ def cost_of(side: Side) -> Cost:
     settings = side.settings
     return Cost(
         run=side.run.name,
-        algorithm=name_of(settings),
+        algorithm=settings.facts.label,
         step=side.step,
         learner_s=worked["learner"],
         teacher_s=worked["teacher"],
         sampler_s=worked["sampler"],
         verifier_s=worked["verifier"],
         work_s=sum(worked.values()),
-        hosted=isinstance(settings.algorithm, Distill) and is_hosted(settings.algorithm),
+        hosted=settings.facts.hosts_teachers,
         teacher_tokens=_total(lines, "teacher_tokens"),
         cached_share=sum(shares) / len(shares) if shares else None,
         sampled_tokens=_total(lines, "sampler_tokens"),
@@ -64,18 +62,6 @@ def cost_of(side: Side) -> Cost:
         lost_steps=side.step - len(lines),
         curve=_curve(side, lines),
     )
-
-
-def name_of(settings: Settings) -> str:
-    """An algorithm in a few words."""
-    algorithm = settings.algorithm
-    tag = str(algorithm.__struct_config__.tag)
-    if not isinstance(algorithm, Distill):
-        return tag
-    source, signal = (
-        str(part.__struct_config__.tag) for part in (algorithm.learn_from, algorithm.signal)
-    )
-    return f"{tag}, from {source}, {signal}"
 
 
 def unequal(cost: Cost, other: Cost) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Sequence as Items
 import mlx.core as mx
 from msgspec import Struct
 
-from configs.schema import AdamwStep, AnchorL2, AnchorSoft, Free, PlainStep
+from configs.perturbations import AdamwStep, AnchorL2, AnchorSoft, Free, PlainStep
 from policies.evolution.perturbation import Member, Perturbation, Term, combined, perturbed
 from policies.model import Arrays, Policy, number
 from policies.optimizers import AdamW

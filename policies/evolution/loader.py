@@ -13,13 +13,13 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 
-from configs.schema import Es, Settings
+from configs.schema import Settings
 from policies import weights
 from policies.decode import BetweenTokens, Counts, Decoder, Sampling, Sequence
 from policies.evolution.likelihood import log_likelihoods
 from policies.evolution.perturbation import Member, members
 from policies.evolution.population import Population
-from policies.evolution.trainer import Step, centre_of
+from policies.evolution.trainer import Step, centre_of, generation_of
 from policies.model import Policy
 from runtime.errors import Damaged
 from runtime.trajectory import StopReason, Trajectory
@@ -30,8 +30,7 @@ class EvolutionWeightLoader:
     """Follows a learner's centre, and lets members of a generation answer."""
 
     def __init__(self, policy: Policy, settings: Settings) -> None:
-        assert isinstance(settings.algorithm, Es)
-        self._es, self._seed = settings.algorithm, settings.seed
+        self._es, self._seed = generation_of(settings), settings.seed
         self._policy = policy
         self._slots = settings.sampling.slots
         self._perturbation, self._centre = centre_of(policy, settings)

@@ -21,7 +21,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from configs.schema import Es, LowRank
+from configs.perturbations import Generation, LowRank
 from kernels.noise import Kind, noise
 from policies.model import Arrays, Policy
 from runtime.errors import BadInput
@@ -75,7 +75,7 @@ def members(seed: int, generation: int, population: int, antithetic: bool) -> li
     return [Member(key, sign) for key in keys for sign in signs]
 
 
-def perturbation(es: Es, policy: Policy) -> Perturbation:
+def perturbation(es: Generation, policy: Policy) -> Perturbation:
     """The perturbation that the settings ask of this model.
 
     Raises BadInput if it has no such weights, or a matrix that is smaller than the rank.

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import mlx.core as mx
 
-from configs.evolution import RANK_SPREAD
-from configs.schema import Es, PlainStep
+from configs.perturbations import RANK_SPREAD, Generation, PlainStep
 from policies.evolution.perturbation import Perturbation
 from policies.model import Arrays, number
 
@@ -29,7 +28,7 @@ def lost_share(weight: mx.array, step: float, dtype: mx.Dtype) -> float:
 
 
 def problems(
-    es: Es,
+    es: Generation,
     perturbation: Perturbation,
     master: Arrays,
     dtypes: Mapping[str, mx.Dtype],
@@ -49,7 +48,7 @@ def problems(
     yield from _lost(key, value, expected_move(es, learning_rate), master, float32)
 
 
-def expected_move(es: Es, learning_rate: float) -> float:
+def expected_move(es: Generation, learning_rate: float) -> float:
     """How far one step takes a weight (root mean square), when the fitness is noise."""
     if not isinstance(es.update, PlainStep):
         return learning_rate

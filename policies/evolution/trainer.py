@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 from msgspec import Struct
 
-from configs.schema import AdamwStep, Es, Settings
+from configs.perturbations import AdamwStep, Generation
+from configs.schema import Settings
 from policies import weights
+from policies.algorithms import open_algorithm
 from policies.evolution.centre import Centre, Lineage, distance
 from policies.evolution.fitness import combine
 from policies.evolution.perturbation import Member, Perturbation, Term, members, perturbation
@@ -24,7 +26,6 @@ from policies.optimizers import AdamW
 from policies.trainer import MayGoOn
 from runtime.durable import write_file
 from runtime.errors import BadInput, Damaged, Interrupted
-from runtime.trajectory import with_columns
 from runtime.versions import Base, WeightsVersion
 
 LINEAGE = "lineage.json"
@@ -44,25 +45,30 @@ def centre_of(policy: Policy, settings: Settings) -> tuple[Perturbation, Centre]
 
     Raises BadInput for settings that these weights cannot express.
     """
-    es = settings.algorithm
-    assert isinstance(es, Es)
+    es = generation_of(settings)
     noise = perturbation(es, policy)
     centre = Centre(policy, noise, es.update, es.anchor)
     if isinstance(es.update, AdamwStep):
-        centre.optimizer = AdamW(settings.optimizer, centre.master, es.steps)
+        centre.optimizer = AdamW(settings.optimizer, centre.master, settings.algorithm.steps)
     rate = settings.optimizer.learning_rate
     for sentence in problems(es, noise, centre.master, centre.dtypes, rate):
         raise BadInput(sentence)
     return noise, centre
 
 
+def generation_of(settings: Settings) -> Generation:
+    """Returns how the run's generations are made."""
+    generation = settings.facts.generation
+    assert generation is not None, "evolution is trained by algorithms that have a generation"
+    return generation
+
+
 class EvolutionTrainer:
     """Moves the centre by a generation's scores."""
 
     def __init__(self, policy: Policy, settings: Settings) -> None:
-        es = settings.algorithm
-        assert isinstance(es, Es)
-        self._es = es
+        self._es = generation_of(settings)
+        self._algorithm = open_algorithm(settings)
         self._seed = settings.seed
         self._policy = policy
         self._start = {name: w for name, w in policy.trained().items()}
@@ -73,13 +79,8 @@ class EvolutionTrainer:
         self._base: Base | None = None
 
     def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """A row's advantage is its member's fitness above the mean of all, where it has one."""
-        _, scores_NQ, _ = self._scores(batch)
-        fitness_N = scores_NQ.mean(axis=1)
-        kept_N = np.isfinite(fitness_N)
-        above_N = fitness_N - (fitness_N[kept_N].mean() if kept_N.any() else 0.0)
-        values = [above_N[sample] for sample in batch["sample"].to_pylist()]
-        return with_columns(batch, {"advantage": [v if math.isfinite(v) else None for v in values]})
+        """Returns the batch with what the algorithm has to say about each row."""
+        return self._algorithm.annotate(batch)
 
     def step(
         self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True

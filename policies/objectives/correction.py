@@ -10,9 +10,7 @@ Shapes: B sequences, T tokens in each. `sampled_BT` is nonzero on the tokens tha
 
 import mlx.core as mx
 
-from configs.schema import Bypass, Mask, Truncate
-
-Correction = Bypass | Truncate | Mask
+from configs.losses import Bypass, Correction, Mask, Truncate
 
 LARGEST_LOG_RATIO = 20.0
 """Log-ratios are clamped to ± this before they meet an exponential."""

@@ -7,14 +7,12 @@ does not make the others count for more.
 Shapes: B sequences of a micro-batch, T tokens in each, N sequences of a step.
 """
 
-from typing import Literal
-
 import mlx.core as mx
 import numpy as np
 from msgspec import Struct
 from numpy.typing import ArrayLike
 
-Normalizer = Literal["token_mean", "sequence_mean", "constant"]
+from policies.terms import Normalizer
 
 
 class Denominators(Struct, frozen=True):

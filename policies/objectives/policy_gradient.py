@@ -12,10 +12,9 @@ Shapes: B sequences, T tokens in each. `sampled_BT` is nonzero on the tokens tha
 
 import mlx.core as mx
 
-from configs.schema import Cispo, Clip, DppoTv, Gspo, Reinforce
+from configs.losses import Cispo, Clip, DppoTv, Gspo, Reinforce, Surrogate
 from policies.objectives.correction import log_ratio
 
-Surrogate = Clip | Cispo | Gspo | DppoTv | Reinforce
 Losses = tuple[mx.array, mx.array]
 
 

@@ -5,7 +5,7 @@ The order of the two numbers is not part of the identity: if 23+58 is held out, 
 
 from typing import Any
 
-from configs.schema import Addition
+from configs.tasks import Addition
 from runtime.keys import Stream
 from runtime.tasks.procedural import Instance, Procedural, right_or_wrong
 from runtime.tasks.prompt import Verdict

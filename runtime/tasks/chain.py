@@ -6,7 +6,7 @@ is something to learn before a whole chain is ever right, and a reason to show t
 
 from typing import Any
 
-from configs.schema import Chain
+from configs.tasks import Chain
 from runtime.keys import Stream
 from runtime.tasks.procedural import Instance, Procedural
 from runtime.tasks.prompt import Verdict

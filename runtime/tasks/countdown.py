@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from configs.schema import Countdown
+from configs.tasks import Countdown
 from runtime.keys import Stream
 from runtime.tasks.procedural import Instance, Procedural, right_or_wrong
 from runtime.tasks.prompt import Verdict

@@ -6,7 +6,7 @@ completion can be too large. A line with two numbers is no answer, so hedging ea
 
 import re
 
-from configs.schema import Gsm8k
+from configs.tasks import Gsm8k
 from runtime.jsonl import Row, read_rows
 from runtime.tasks.finite import row_of
 from runtime.tasks.procedural import right_or_wrong

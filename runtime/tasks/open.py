@@ -1,6 +1,6 @@
 """From a task's settings to the task: the one place that knows all of them."""
 
-from configs import schema
+from configs import tasks
 from runtime.tasks.addition import open_addition
 from runtime.tasks.chain import open_chain
 from runtime.tasks.countdown import open_countdown
@@ -10,21 +10,21 @@ from runtime.tasks.rows import RowsTask
 from runtime.tasks.sorting import open_sorting
 
 
-def open_task(settings: schema.Task, seed: int, reward_timeout_s: float = 10.0) -> Task:
+def open_task(settings: tasks.Task, seed: int, reward_timeout_s: float = 10.0) -> Task:
     """The task, ready to hand out prompts and to judge. Writes nothing.
 
     Starts a process if the settings name a reward file: end it with `close`. Raises BadInput.
     """
     match settings:
-        case schema.Addition():
+        case tasks.Addition():
             return open_addition(settings, seed)
-        case schema.Sorting():
+        case tasks.Sorting():
             return open_sorting(settings, seed)
-        case schema.Countdown():
+        case tasks.Countdown():
             return open_countdown(settings, seed)
-        case schema.Chain():
+        case tasks.Chain():
             return open_chain(settings, seed)
-        case schema.Gsm8k():
+        case tasks.Gsm8k():
             return Gsm8kTask(settings, seed)
-        case schema.Jsonl():
+        case tasks.Jsonl():
             return RowsTask(settings, seed, reward_timeout_s)

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from configs.schema import Jsonl
+from configs.tasks import Jsonl
 from runtime.errors import BadInput
 from runtime.jsonl import Row, kind, read_rows
 from runtime.reward_process import RewardCall, RewardProcess

@@ -5,7 +5,7 @@ The order of the digits is not part of the identity: no held-out answer is a tra
 
 from typing import Any
 
-from configs.schema import Sorting
+from configs.tasks import Sorting
 from runtime.keys import Stream
 from runtime.tasks.procedural import Instance, Procedural, right_or_wrong
 from runtime.tasks.prompt import Verdict

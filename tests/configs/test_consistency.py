@@ -4,8 +4,10 @@ import msgspec
 import pytest
 
 from configs import SettingsError
+from configs.algorithms.grpo import Grpo
 from configs.consistency import check, minutes, problems, uncorrected
-from configs.schema import Grpo, Reinforce, Settings, Truncate
+from configs.losses import Reinforce, Truncate
+from configs.schema import Settings
 
 JSONL = {"name": "jsonl", "train": "a"}
 SFT = {"name": "sft"}

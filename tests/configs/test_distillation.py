@@ -4,10 +4,11 @@ from typing import Any
 
 import msgspec
 import pytest
-
-from configs.consistency import problems
 from configs.distillation import asks_actors, is_hosted, is_token_level
-from configs.schema import Distill, Settings
+
+from configs.algorithms.distillation import Distill
+from configs.consistency import problems
+from configs.schema import Settings
 
 LOCAL = {"name": "local", "path": "/teacher"}
 API = {"name": "endpoint", "url": "http://127.0.0.1:1/v1", "model": "m"}

@@ -4,27 +4,14 @@ import msgspec
 import pytest
 
 from configs import load
+from configs.algorithms.grpo import Grpo
+from configs.algorithms.sft import Sft
 from configs.dump import to_toml
-from configs.schema import (
-    Addition,
-    Checkpoint,
-    Cispo,
-    Clip,
-    DppoTv,
-    Grpo,
-    Gspo,
-    Jsonl,
-    Kl,
-    Lora,
-    Mask,
-    Model,
-    Power,
-    Reinforce,
-    Sampling,
-    Settings,
-    Sft,
-    Truncate,
-)
+from configs.losses import Cispo, Clip, DppoTv, Gspo, Kl, Mask, Reinforce, Truncate
+from configs.model import Lora, Model
+from configs.run import Checkpoint, Power, Sampling
+from configs.schema import Settings
+from configs.tasks import Addition, Jsonl
 
 STRANGE = 'a "quoted" line\nwith \\ and \t and \x7f and \x01 and ü and 𝄞 # not a comment'
 

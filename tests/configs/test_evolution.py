@@ -2,10 +2,14 @@
 
 import msgspec
 import pytest
+from configs.evolution import problems, warnings
 
 from configs import schema
-from configs.evolution import problems, warnings
-from configs.schema import Addition, Es, Grpo, Jsonl, PlainStep, Settings
+from configs.algorithms.evolution import Es
+from configs.algorithms.grpo import Grpo
+from configs.perturbations import PlainStep
+from configs.schema import Settings
+from configs.tasks import Addition, Jsonl
 
 
 def settings(**changes) -> Settings:

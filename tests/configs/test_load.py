@@ -3,7 +3,11 @@ from pathlib import Path
 import pytest
 
 from configs import SettingsError, load
-from configs.schema import Cispo, Gsm8k, Jsonl, Lora, Settings, Sft
+from configs.algorithms.sft import Sft
+from configs.losses import Cispo
+from configs.model import Lora
+from configs.schema import Settings
+from configs.tasks import Gsm8k, Jsonl
 
 MINIMAL = '[task]\nname = "addition"\n[algorithm]\nname = "grpo"\n'
 

@@ -7,8 +7,10 @@ import pytest
 from msgspec.structs import fields
 
 from configs import load
+from configs.algorithms.grpo import Grpo
 from configs.dump import to_toml
-from configs.schema import Grpo, Jsonl, Settings
+from configs.schema import Settings
+from configs.tasks import Jsonl
 
 FOLDER = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(FOLDER.glob("*.toml"))

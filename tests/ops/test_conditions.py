@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Power
+from configs.run import Power
 from ops.conditions import GB, POLL_S, QUIET_POLLS, Conditions, outside, short_of_disk
 from ops.machine import Thermal
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Model
+from configs.model import Model
 from ops.bench.distill_tasks import TASKS, distinct
 from ops.bench.distill_text import LINES, rows, split, write_bpe
 from ops.bench.distillation_runs import blank, exported, held_out, run_here, visited
@@ -56,7 +56,7 @@ def test_the_time_of_a_run_is_that_of_its_steps(tmp_path: Path):
 
 
 def test_no_two_prompts_are_of_one_question():
-    from configs.schema import Addition
+    from configs.tasks import Addition
 
     found = distinct(open_addition(Addition(digits=1), 0), "train", 60)
     assert len({prompt.messages[0]["content"] for prompt in found}) == 60

@@ -7,7 +7,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from configs.schema import Jsonl, Model
+from configs.model import Model
+from configs.tasks import Jsonl
 from ops.make import local as local_teacher
 from ops.make.local import user_turn
 from ops.make.make import Made

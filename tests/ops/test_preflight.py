@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Distill
+from configs.algorithms.distillation import Distill
 from ops.preflight import check_name, check_run, check_same_model, with_model
 from runtime.checkpoint_files import fingerprint, inspect
 from runtime.errors import BadInput

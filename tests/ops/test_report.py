@@ -10,8 +10,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from configs.algorithms.distillation import FromTeacher, TextOnly
 from configs.dump import to_toml
-from configs.schema import EndpointTeacher, FromTeacher, LocalTeacher, Settings, TextOnly
+from configs.schema import Settings
+from configs.teachers import EndpointTeacher, LocalTeacher
 from ops.cli import main
 from ops.report import measure
 from ops.report.command import examine

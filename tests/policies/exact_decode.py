@@ -13,7 +13,7 @@ assert load_blas(exact=True) in ("reference", "metal")
 
 import mlx.core as mx  # noqa: E402
 
-from configs.schema import Full, Lora, Model  # noqa: E402
+from configs.model import Full, Lora, Model  # noqa: E402
 from kernels.logprobs import selected  # noqa: E402
 from policies.decode import Decoder, Sampling, Sequence  # noqa: E402
 from policies.model import Policy, load_policy  # noqa: E402

@@ -5,9 +5,9 @@ import math
 import msgspec
 import numpy as np
 import pytest
-
-from configs.schema import Distill
 from policies.annotate import annotate, reverse_kl, weights_of
+
+from configs.algorithms.distillation import Distill
 from runtime.trajectory import StopReason, Trajectory, to_batch
 
 

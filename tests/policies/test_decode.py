@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from configs.schema import Model
+from configs.model import Model
 from kernels.logprobs import score
 from policies.decode import Decoder, Sampling, Sequence
 from policies.model import Policy, load_policy, number

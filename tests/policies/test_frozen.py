@@ -6,7 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from configs.schema import LocalTeacher, Model
+from configs.model import Model
+from configs.teachers import LocalTeacher
 from kernels.logprobs import score
 from policies.batch import Row, pack
 from policies.frozen import Frozen, load_teacher

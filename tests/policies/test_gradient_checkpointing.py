@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from configs.schema import Lora, Model
+from configs.model import Lora, Model
 from policies.characters import write_tokenizer
 from policies.model import Policy, create_checkpoint, flat, load_policy
 from policies.seedling import ARCHITECTURE

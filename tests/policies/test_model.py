@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.llama import TransformerBlock
 
-from configs.schema import Full, Lora, Model
+from configs.model import Full, Lora, Model
 from policies.characters import write_tokenizer
 from policies.model import (
     Policy,

@@ -7,7 +7,7 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 
-from configs.schema import Optimizer
+from configs.run import Optimizer
 from policies import weights as stored
 from policies.optimizers import AdamW
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.schema import Model
+from configs.model import Model
 from policies.decode import Sequence
 from policies.model import Tokens, load_tokens
 from policies.rows import encode, from_data, from_sequence

@@ -7,11 +7,12 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-
-from configs.consistency import problems
-from configs.schema import Grpo, Settings
-from policies.advantages import advantages
 from policies.annotate import annotate
+
+from configs.algorithms.grpo import Grpo
+from configs.consistency import problems
+from configs.schema import Settings
+from policies.advantages import advantages
 from policies.decode import Decoder, Sampling, Sequence
 from policies.model import Arrays, Policy, load_policy
 from policies.rows import encode, from_sequence

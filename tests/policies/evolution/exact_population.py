@@ -11,7 +11,7 @@ from runtime.blas import load_blas
 
 assert load_blas(exact=True) in ("reference", "metal")
 
-from configs.schema import Lora  # noqa: E402
+from configs.model import Lora  # noqa: E402
 from policies.decode import Decoder, Sampling, Sequence  # noqa: E402
 from policies.evolution.perturbation import Perturbation  # noqa: E402
 from policies.evolution.population import Population  # noqa: E402

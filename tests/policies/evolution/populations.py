@@ -6,7 +6,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from configs.schema import Es, Free, LowRank, Model, PlainStep
+from configs.algorithms.evolution import Es
+from configs.model import Model
+from configs.perturbations import Free, LowRank, PlainStep
 from kernels.logprobs import score
 from policies.decode import Decoder, Sampling, Sequence
 from policies.evolution.centre import Centre

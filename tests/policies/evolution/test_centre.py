@@ -11,18 +11,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from configs.schema import (
+from configs.algorithms.evolution import Es
+from configs.model import Lora
+from configs.perturbations import (
     AdamwStep,
     AnchorL2,
     AnchorSoft,
-    Es,
     Free,
     FullRank,
-    Lora,
     LowRank,
-    Optimizer,
     PlainStep,
 )
+from configs.run import Optimizer
 from policies.evolution.centre import Applied, Centre, Lineage, anchored, distance
 from policies.evolution.fitness import combine
 from policies.evolution.perturbation import combined, members, perturbation

@@ -9,7 +9,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from configs.schema import Es, FullRank, Lora, Model, Settings, Sorting
+from configs.algorithms.evolution import Es
+from configs.model import Lora, Model
+from configs.perturbations import FullRank
+from configs.schema import Settings
+from configs.tasks import Sorting
 from policies.decode import Decoder, Sampling, Sequence
 from policies.evolution.centre import Centre
 from policies.evolution.likelihood import log_likelihoods
@@ -250,7 +254,7 @@ def test_rank_is_held_against_the_adapters_rank(tmp_path):
 
 
 def test_vectors_are_held_still_by_low_rank_noise_and_moved_by_full(tmp_path):
-    from configs.schema import Es
+    from configs.algorithms.evolution import Es
     from policies.evolution.perturbation import perturbation
 
     policy = load(tmp_path)

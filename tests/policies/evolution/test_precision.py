@@ -3,7 +3,8 @@
 import mlx.core as mx
 import pytest
 
-from configs.schema import AdamwStep, Es, FullRank, PlainStep
+from configs.algorithms.evolution import Es
+from configs.perturbations import AdamwStep, FullRank, PlainStep
 from policies.evolution.perturbation import Perturbation
 from policies.evolution.precision import expected_move, lost_share, problems
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from configs.schema import Bypass, Mask, Truncate
+from configs.losses import Bypass, Mask, Truncate
 from policies.objectives.correction import anchor, log_ratio, masked, token_weights, truncated
 
 BEHAVIOUR = mx.full((1, 4), -3.0)

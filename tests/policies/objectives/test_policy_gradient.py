@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from configs.schema import Cispo, Clip, DppoTv, Gspo, Reinforce
+from configs.losses import Cispo, Clip, DppoTv, Gspo, Reinforce
 from policies.objectives.normalise import denominators, reduce
 from policies.objectives.policy_gradient import (
     cispo,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from msgspec.structs import asdict, replace
 
-from configs.schema import Bypass, Cispo, Clip, DppoTv, Grpo, Gspo, Kl, Mask, Reinforce, Truncate
+from configs.algorithms.grpo import Grpo
+from configs.losses import Bypass, Cispo, Clip, DppoTv, Gspo, Kl, Mask, Reinforce, Truncate
 from policies.objectives.normalise import denominators
 from policies.objectives.terms import (
     Batch,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Gsm8k
+from configs.tasks import Gsm8k
 from runtime.errors import BadInput
 from runtime.tasks.gsm8k import final_number
 from runtime.tasks.open import open_task

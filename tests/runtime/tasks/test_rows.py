@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Jsonl
+from configs.tasks import Jsonl
 from runtime.errors import BadInput
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Verdict

@@ -1,0 +1,41 @@
+"""Settings of supervised fine-tuning."""
+
+from collections.abc import Iterator
+
+from configs.algorithm import AlgorithmSettings
+from configs.algorithms import register
+from configs.facts import Facts
+from configs.fields import Count
+from configs.problems import missing_column, unused_temperature
+from configs.run import RunSettings
+from configs.wording import count
+
+
+@register
+class Sft(AlgorithmSettings, frozen=True, tag="sft"):
+    """Supervised fine-tuning: cross-entropy on the answers, averaged over the step's tokens."""
+
+    rows_per_step: Count = 32
+
+    def facts(self, run: RunSettings) -> Facts:
+        """Returns what may be asked about a run of this algorithm."""
+        return Facts(
+            prompts_per_step=self.rows_per_step,
+            rows_per_step=self.rows_per_step,
+            reads_data=True,
+            label="sft",
+        )
+
+    def problems(self, run: RunSettings) -> Iterator[str]:
+        """Yields what cannot work, or would have no effect, together."""
+        yield from missing_column(
+            run, "response", 'algorithm "sft"', "the column with the answers to imitate"
+        )
+        why = ': algorithm "sft" samples nothing to learn from; evaluation has eval.temperature'
+        yield from unused_temperature(run, why)
+
+    def sentences(self, run: RunSettings) -> Iterator[str]:
+        """Yields what the numbers of the recipe mean."""
+        rows = self.rows_per_step
+        yield f"{count(rows, 'row')} = 1 optimiser step, averaged over the tokens of their answers."
+        yield f"{count(self.steps, 'step')} = {count(self.steps * rows, 'row')} in all."

@@ -1,0 +1,40 @@
+"""Settings of the policy's checkpoint, and of which of its weights are trained."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from configs.fields import Closed, Count, Positive, Text
+
+
+class Full(Closed, frozen=True, tag_field="name", tag="full"):
+    """Train every weight."""
+
+
+class Lora(Closed, frozen=True, tag_field="name", tag="lora"):
+    """Low-rank adapters beside frozen weights; on a quantised base this is QLoRA."""
+
+    rank: Count = 8
+    scale: Positive = 10.0
+    """mlx-lm's factor on the adapter's output (not α: no division by the rank)."""
+    layers: Annotated[int, Meta(ge=-1)] = -1
+    """How many of the last blocks get adapters; -1 for all of them."""
+    modules: list[Text] = []
+    """Module names in a block, such as "self_attn.q_proj"; empty for every linear one."""
+
+
+class Model(Closed, frozen=True):
+    """The policy's checkpoint and which of its weights are trained."""
+
+    path: Text = "seedling"
+    """A folder in the Hugging Face layout, a hub id, or "seedling" for the one Pippin makes."""
+    train: Full | Lora = Full()
+    quantize_bits: Literal[0, 4, 8] = 0
+    """Quantise the base when it is loaded; 0 leaves it as it is. Needs LoRA."""
+    dtype: Literal["checkpoint", "float32", "float16", "bfloat16"] = "checkpoint"
+    chat_template: dict[str, bool | int | float | str] = {}
+    """Arguments of the chat template, such as { enable_thinking = false }."""
+    system: str = ""
+    """A system message before each prompt; empty for none."""
+    gradient_checkpointing: bool = False
+    """Recompute each block in the backward pass: half the memory, about 1.9 times the time."""

@@ -1,0 +1,63 @@
+"""Settings of the tasks: where prompts come from and how answers are judged."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from configs.fields import Closed, Text
+
+
+class Addition(Closed, frozen=True, tag_field="name", tag="addition"):
+    """``a+b=`` with numbers of up to `digits` digits."""
+
+    digits: Annotated[int, Meta(ge=1, le=18)] = 2
+
+
+class Sorting(Closed, frozen=True, tag_field="name", tag="sorting"):
+    """Digits to be written in ascending order."""
+
+    length: Annotated[int, Meta(ge=2, le=64)] = 6
+
+
+class Countdown(Closed, frozen=True, tag_field="name", tag="countdown"):
+    """Reach a target with given numbers and + - *: many right answers, so a verifier decides."""
+
+    numbers: Annotated[int, Meta(ge=2, le=6)] = 3
+    largest: Annotated[int, Meta(ge=2, le=1000)] = 9
+
+
+class Chain(Closed, frozen=True, tag_field="name", tag="chain"):
+    """A chain of additions modulo `modulus`, with the partial results as a scratchpad."""
+
+    terms: Annotated[int, Meta(ge=2, le=64)] = 4
+    modulus: Annotated[int, Meta(ge=2, le=100)] = 10
+
+
+class Gsm8k(Closed, frozen=True, tag_field="name", tag="gsm8k"):
+    """Grade-school mathematics from local JSONL files with `question` and `answer`."""
+
+    train: Text
+    eval: Text
+    instruction: str = "Solve the problem step by step. End with the line: #### <answer>"
+
+
+class Jsonl(Closed, frozen=True, tag_field="name", tag="jsonl"):
+    """The user's own: prompts in JSONL, scored by a Python function or only imitated (SFT)."""
+
+    train: Text
+    eval: str = ""
+    """Held-out prompts; empty: the last `eval_share` of the training file, never trained on."""
+    eval_share: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    prompt: Text = "prompt"
+    """Column with the prompt: a string, or a list of {role, content}."""
+    response: str = ""
+    """Column with the answer to imitate (needed by SFT)."""
+    teacher: str = ""
+    """Column with the name of the row's teacher, of `algorithm.teachers` (distillation)."""
+    reward: str = ""
+    """A Python file that defines ``reward(prompt, completion, row) -> float`` (needed by RL)."""
+    pass_at: float = 1.0
+    """The reward from which an answer counts as passed."""
+
+
+Task = Addition | Sorting | Countdown | Chain | Gsm8k | Jsonl

@@ -1,0 +1,68 @@
+"""What a teacher's distributions say of a micro-batch, beside the learner's own outputs.
+
+A hosted teacher is asked here, outside the gradient; the top-k of a teacher actor came with the rows.
+
+Shapes: B rows of a micro-batch, R padded targets, N = B·R, D hidden width, K kept ids.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+
+from kernels.divergence import Divergence as Kind
+from kernels.teacher import Teacher, TopK
+from policies.batch import MicroBatch
+from policies.frozen import Frozen
+from policies.model import Policy
+from policies.objectives.divergence import Signal, signal
+from policies.terms import Divergence, Term
+
+
+class TeacherSignal:
+    """Computes the divergence from a teacher, where one of the loss terms is a divergence."""
+
+    def __init__(
+        self, policy: Policy, terms: Sequence[Term], teachers: Mapping[str, Frozen]
+    ) -> None:
+        self._policy = policy
+        self._teachers = teachers
+        self._term = next((term for term in terms if isinstance(term, Divergence)), None)
+        self._teacher: Teacher | None = None
+
+    def prepare(self, micro: MicroBatch) -> None:
+        """Has the teacher's half ready before the gradient of a micro-batch is taken."""
+        self._teacher = None if self._term is None else self._of(micro, self._term)
+
+    def compared(self, micro: MicroBatch, hidden_ND: mx.array) -> Signal | None:
+        """Returns the divergence at each target; None where no term asks for one."""
+        if self._term is None or self._teacher is None:
+            return None
+        kind = Kind(
+            kind=self._term.kind,
+            beta=self._term.beta,
+            skew=self._term.skew,
+            temperature=self._term.temperature,
+        )
+        return signal(
+            hidden_ND,
+            self._policy.project,
+            self._policy.head_weights(),
+            self._teacher,
+            kind,
+            micro.columns[self._term.weight],
+        )
+
+    def _of(self, micro: MicroBatch, term: Divergence) -> Teacher:
+        columns = micro.columns
+        if "teacher_ids" not in columns:
+            full = self._teachers[micro.teacher].full(micro)
+            mx.eval(full.hidden_ND)
+            return full
+        ids_BRK = columns["teacher_ids"]
+        shape = (-1, ids_BRK.shape[-1])
+        return TopK(
+            ids_BRK.reshape(shape),
+            columns["teacher_id_logprobs"].reshape(shape),
+            columns["teacher_tail"].reshape(-1),
+            term.temperature,
+        )

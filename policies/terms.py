@@ -1,0 +1,70 @@
+"""The loss terms that an algorithm can ask for, as data: which column weighs its tokens, in which unit.
+
+The arithmetic of a term is in `policies/objectives`, found there by the class. The learner adds up the terms
+of a list and refuses a weight that no term of the list looks at: nothing is dropped silently.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from msgspec import Struct
+
+from configs.losses import Bypass, Clip, Correction, Surrogate
+
+Normalizer = Literal["token_mean", "sequence_mean", "constant"]
+Unit = Literal["token", "sequence", "group", "pair"]
+"""What a term's loss is defined on. Rows that share a unit are never cut into different micro-batches."""
+
+
+class Term(Struct, frozen=True, kw_only=True):
+    """One term of a loss."""
+
+    weight: ClassVar[str]
+    """Column of the record with each token's weight in this term."""
+    unit: ClassVar[Unit] = "token"
+    needs_reference: ClassVar[bool] = False
+    """Log-probabilities under the policy before training are needed."""
+
+
+class PolicyGradient(Term, frozen=True, kw_only=True):
+    """−A·log π in one of its forms, with KL to the reference and an entropy bonus."""
+
+    weight: ClassVar[str] = "policy_gradient_weight"
+    surrogate: Surrogate = Clip()
+    correction: Correction = Bypass()
+    normalizer: Normalizer = "token_mean"
+    kl_coefficient: float = 0.0
+    """Coefficient of k2 to the reference in the loss; 0 for none."""
+    entropy_bonus: float = 0.0
+    """Coefficient of the mean entropy of the term's tokens; entropies are then differentiable."""
+
+
+class CrossEntropy(Term, frozen=True, kw_only=True):
+    """Negative log-likelihood of answers that are imitated, averaged over tokens."""
+
+    weight: ClassVar[str] = "cross_entropy_weight"
+    counted: str = "cross_entropy_weight"
+    """Column whose tokens the mean is over: with a divergence beside it, that term's, so that the two are
+    shares of one mean over all rows."""
+
+
+class Divergence(Term, frozen=True, kw_only=True):
+    """Divergence of the policy from a teacher's distributions, averaged over tokens."""
+
+    weight: ClassVar[str] = "divergence_weight"
+    kind: Literal[
+        "forward", "reverse", "jsd", "skewed_forward", "skewed_reverse", "total_variation"
+    ]
+    beta: float | None = None
+    skew: float | None = None
+    temperature: float = 1.0
+
+
+def needs_temperature(terms: list[Term]) -> bool:
+    """Returns whether log-probabilities are those at the sampling temperature."""
+    return any(isinstance(term, PolicyGradient) for term in terms)
+
+
+def by_weight(terms: list[Term]) -> Mapping[str, Term]:
+    """Returns the terms by the column that weighs their tokens."""
+    return {term.weight: term for term in terms}

@@ -8,6 +8,7 @@ Shapes: B rows, T tokens in each.
 from functools import partial
 
 import mlx.core as mx
+import msgspec
 import numpy as np
 import pytest
 
@@ -181,7 +182,8 @@ def test_half_precision_is_added_up_in_single(name, settings, dtype):
     batch = micro_batch(np.random.default_rng(6))
     for i in (0, 1):
         batch[i] = np.array(mx.array(batch[i]).astype(dtype).astype(mx.float32))
-    answers = answers_of(batch)
+    half_BT = mx.array(batch[1]).astype(dtype)
+    answers = msgspec.structs.replace(answers_of(batch), reference_logprobs_BT=half_BT)
     losses_B, _ = LOSSES[name](mx.array(batch[0]).astype(dtype), answers, **settings, beta=0.3)
     assert losses_B.dtype == mx.float32
     np.testing.assert_array_equal(losses_B, computed(name, batch, {**settings, "beta": 0.3})[0])

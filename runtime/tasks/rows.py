@@ -11,13 +11,12 @@ from msgspec.structs import replace
 
 from configs.tasks import Jsonl
 from runtime.errors import BadInput
-from runtime.jsonl import Row, kind, read_rows
+from runtime.jsonl import Row, read_rows
 from runtime.reward_process import RewardCall, RewardProcess
 from runtime.tasks.finite import row_of
+from runtime.tasks.messages import prompt_messages
 from runtime.tasks.procedural import right_or_wrong
 from runtime.tasks.prompt import Prompt, Split, Verdict
-
-ROLES = ("system", "user", "assistant")
 
 
 class RowsTask:
@@ -49,7 +48,7 @@ class RowsTask:
             task=self.name,
             index=index,
             source=f"{row.path}, line {row.line}",
-            messages=_messages(row, self._settings.prompt),
+            messages=prompt_messages(row, self._settings.prompt),
             truth=row.values,
             demonstration=row.values[response] if response else None,
             teacher=row.values[self._settings.teacher] if self._settings.teacher else "",
@@ -98,25 +97,5 @@ def _checked(path: str, settings: Jsonl) -> list[Row]:
         columns[settings.teacher] = (str,)
     rows = read_rows(path, columns)
     for row in rows:
-        _messages(row, settings.prompt)
+        prompt_messages(row, settings.prompt)
     return rows
-
-
-def _messages(row: Row, column: str) -> list[dict[str, str]]:
-    """Chat messages from a prompt column; raises BadInput unless the last is the user's."""
-    prompt = row.values[column]
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    for message in prompt:
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            came = f"keys {sorted(message)}" if isinstance(message, dict) else kind(message)
-            raise row.bad(f'column "{column}": needed messages {{role, content}}, got {came}')
-        if message["role"] not in ROLES:
-            needed = ", ".join(ROLES)
-            raise row.bad(f'column "{column}": needed a role of {needed}, got {message["role"]!r}')
-        if not isinstance(message["content"], str):
-            came = kind(message["content"])
-            raise row.bad(f'column "{column}": needed content that is a string, got {came}')
-    if not prompt or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
-        raise row.bad(f'column "{column}": needed text from the user at the end, got none')
-    return prompt

@@ -30,7 +30,8 @@ from configs.schema import Distill, Es, Grpo, Settings, Sft
 from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
 from runtime.metrics import METRICS, Meter
-from runtime.rundir import PASS_AT_1, PASS_AT_1_SAMPLED, EvalResult, RunDirectory, Status
+from runtime.rundir import RunDirectory
+from runtime.status import PASS_AT_1, PASS_AT_1_SAMPLED, EvalResult, Status
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt
 from runtime.versions import WeightsVersion

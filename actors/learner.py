@@ -34,7 +34,7 @@ from actors.unfinished import PREFIX, Rows, gather, put, take
 from configs.schema import Grpo, Settings
 from policies import weights
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
-from policies.model import load_policy
+from policies.load import load_policy
 from policies.trainer import MayGoOn, trainer_for
 from runtime import checkpoint, failpoints
 from runtime.blas import load_blas

@@ -11,7 +11,7 @@ from actors.logs import open_log
 from actors.messages import Hello
 from configs.distillation import is_token_level
 from configs.schema import Distill, LocalTeacher, Settings
-from policies.model import context_length, load_tokens
+from policies.load import context_length, load_tokens
 from policies.rows import from_data
 from runtime.tasks.prompt import Prompt
 from runtime.trajectory import to_batch

@@ -32,10 +32,11 @@ from configs.schema import (
     FromTeacher,
     Grpo,
     LocalTeacher,
-    Lora,
     SampledToken,
     Settings,
 )
+from policies.adapters.registry import adapter_for
+from policies.optimizers.registry import OPTIMIZERS
 from runtime.checkpoint_files import CheckpointFiles
 
 GIB = 1024**3
@@ -149,10 +150,11 @@ def estimate(
         Item("always", "learner: weights", base),
         *(Item("always", what, size) for what, size in _training(settings, network, trained, es)),
     ]
-    if grpo and grpo.kl.coefficient and not isinstance(settings.model.train, Lora):
+    adds_weights = adapter_for(settings.model.train).adds_weights
+    if grpo and grpo.kl.coefficient and not adds_weights:
         items.append(Item("always", "learner: weights of the reference policy", base))
     if samplers:
-        adapter = trained * FLOAT32 if isinstance(settings.model.train, Lora) else 0
+        adapter = trained * FLOAT32 if adds_weights else 0
         what = "sampler: weights" if samplers == 1 else f"{samplers} samplers: weights"
         items.append(Item("always", what, samplers * (base + adapter)))
         length = longest_answer_tokens(settings) + prompt_tokens
@@ -233,34 +235,30 @@ def activation_item_bytes(network: Network, settings: Settings) -> int:
 
 
 def trained_parameters(network: Network, settings: Settings) -> int:
-    """Parameters that the optimiser moves: all of them, or rank × (inputs + outputs) a module."""
-    train = settings.model.train
-    if not isinstance(train, Lora):
-        return network.parameters
-    layers = network.layers if train.layers < 0 else min(train.layers, network.layers)
-    linears = network.linears()
-    modules = train.modules or list(linears)
-    return layers * sum(train.rank * sum(linears[m]) for m in modules if m in linears)
+    """Parameters that the optimiser moves, as the adapter counts them."""
+    return adapter_for(settings.model.train).parameter_count(network)
 
 
 def _training(
     settings: Settings, network: Network, trained: int, es: Es | None
 ) -> list[tuple[str, int]]:
     """What is kept for the parameters that are moved: float32, whatever the weights."""
+    optimizer = OPTIMIZERS.of(settings.optimizer)
+    name, moments = optimizer.STATE_NAME, optimizer.STATE_PER_WEIGHT * trained * FLOAT32
     if es is not None:  # every sampler follows with a master of its own
         holders = 1 + settings.actors.samplers
         kept = [("float32 masters of learner and samplers", holders * trained * FLOAT32)]
         if isinstance(es.update, AdamwStep):
-            kept.append(("AdamW's two moments beside each", 2 * holders * trained * FLOAT32))
+            kept.append((f"{name} beside each", holders * moments))
         return [*kept, ("learner: the base, for the drift from it", trained * FLOAT32)]
-    is_lora = isinstance(settings.model.train, Lora)
+    adds_weights = adapter_for(settings.model.train).adds_weights
     is_float32 = activation_item_bytes(network, settings) == FLOAT32
-    owns = "learner: adapters" if is_lora else "learner: float32 copy of the weights"
-    master = [(owns, trained * FLOAT32)] if is_lora or not is_float32 else []
+    owns = "learner: adapters" if adds_weights else "learner: float32 copy of the weights"
+    master = [(owns, trained * FLOAT32)] if adds_weights or not is_float32 else []
     return [
         *master,
         ("learner: gradients", trained * FLOAT32),
-        ("learner: AdamW's two moments", 2 * trained * FLOAT32),
+        (f"learner: {name}", moments),
     ]
 
 

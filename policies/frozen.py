@@ -17,7 +17,8 @@ from configs.schema import Distill, LocalTeacher, Model, Settings
 from kernels.logprobs import score
 from kernels.teacher import Full, TopK, top_k
 from policies.batch import MicroBatch
-from policies.model import Policy, load_frozen
+from policies.load import load_frozen
+from policies.policy import Policy
 
 
 class Frozen:

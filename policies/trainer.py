@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from configs.schema import Es, Settings
 from policies import weights
-from policies.model import Arrays, Policy
+from policies.arrays import Arrays
+from policies.policy import Policy
 from runtime.versions import WeightsVersion
 
 MayGoOn = Callable[[bool], bool]

@@ -22,9 +22,9 @@ from kernels.teacher import Teacher, TopK
 from policies import weights
 from policies.advantages import Method, advantages
 from policies.annotate import Annotated, annotate, reverse_kl, weights_of
+from policies.arrays import Arrays, flat
 from policies.batch import MicroBatch, Row, pack
 from policies.frozen import Frozen
-from policies.model import Arrays, Policy, flat
 from policies.objectives import divergence as distillation
 from policies.objectives.normalise import denominators
 from policies.objectives.terms import (
@@ -37,7 +37,8 @@ from policies.objectives.terms import (
     summary,
     to_floats,
 )
-from policies.optimizers import AdamW
+from policies.optimizers.registry import optimizer_for
+from policies.policy import Policy
 from policies.trainer import MayGoOn
 from runtime.errors import Interrupted, RunFailed
 from runtime.trajectory import lists, with_columns
@@ -73,7 +74,7 @@ class Updater:
         if self._distill and weights_of(self._distill).own_pg:
             self._terms = PolicyGradient()
             self._temperature = settings.sampling.temperature
-        self.optimizer = AdamW(
+        self.optimizer = optimizer_for(
             settings.optimizer, policy.trained(), algorithm.steps * self._updates
         )
 

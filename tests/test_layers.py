@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"actors", "configs", "kernels", "policies", "runtime"},
 }
 ONLY_IN = {"ray": {"actors", "ops"}, "mlx": {"kernels", "policies", "actors", "ops"}}
-MLX_LM = ("policies/model.py", "ops/bench/")
+MLX_LM = ("policies/mlx_lm_port.py", "ops/bench/")
 """Who imports mlx_lm; a benchmark may measure against it."""
 RAY_REMOTE = "actors/program.py"
 KEYLESS = {"key", "split"}
@@ -107,7 +107,7 @@ def test_every_package_folder_is_a_package(file: Path) -> None:
         ("runtime/x.py", "def f():\n    from actors import learner", "may not import actors"),
         ("configs/x.py", "import numpy", "not numpy"),
         ("configs/x.py", "import runtime.errors", "configs may not import runtime"),
-        ("policies/x.py", "from mlx_lm import load", "mlx_lm belongs in policies/model.py"),
+        ("policies/x.py", "from mlx_lm import load", "mlx_lm belongs in policies/mlx_lm_port.py"),
         ("actors/x.py", "import ray\nL = ray.remote(L)", "ray.remote is said in"),
         ("actors/x.py", "from ray import remote", "import ray, not names from it"),
         ("kernels/x.py", "g = mx.random.gumbel((3,))", "without a key"),
@@ -123,7 +123,7 @@ def test_a_breach_is_noticed(name: str, source: str, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("policies/model.py", "import mlx_lm\nimport mlx.core as mx"),
+        ("policies/mlx_lm_port.py", "import mlx_lm\nimport mlx.core as mx"),
         ("actors/program.py", "import ray\nL = ray.remote(L)"),
         ("kernels/x.py", "g = mx.random.gumbel((3,), key=mx.random.key(1))"),
         ("policies/x.py", "mx.set_wired_limit = refuse"),

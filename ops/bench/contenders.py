@@ -18,7 +18,7 @@ from policies.advantages import informative
 from policies.decode import Decoder, Sampling, Sequence
 from policies.evolution.perturbation import members, perturbation
 from policies.evolution.population import Population
-from policies.model import load_policy
+from policies.load import load_policy
 from policies.rows import encode, from_sequence
 from policies.trainer import trainer_for
 from runtime.keys import derive

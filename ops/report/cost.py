@@ -8,7 +8,7 @@ from msgspec import Struct
 from configs.distillation import is_hosted
 from configs.schema import Distill, Settings
 from ops.report.contestants import Side
-from runtime.rundir import PASS_AT_1
+from runtime.status import PASS_AT_1
 
 ROLES = ("learner", "teacher", "sampler", "verifier")
 UNEQUAL = 0.10

@@ -18,7 +18,7 @@ import mlx.nn as nn
 import numpy as np
 
 from policies.evolution.perturbation import Member, Perturbation, factors
-from policies.model import Policy
+from policies.policy import Policy
 from runtime.errors import BadInput
 
 

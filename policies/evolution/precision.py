@@ -11,8 +11,8 @@ import mlx.core as mx
 
 from configs.evolution import RANK_SPREAD
 from configs.schema import Es, PlainStep
+from policies.arrays import Arrays, number
 from policies.evolution.perturbation import Perturbation
-from policies.model import Arrays, number
 
 MOST_LOST = 0.5
 """Of a tensor's elements."""

@@ -17,17 +17,12 @@ import pytest
 from mlx_lm.models.llama import TransformerBlock
 
 from configs.schema import Full, Lora, Model
+from policies.arrays import flat, number
 from policies.characters import write_tokenizer
-from policies.model import (
-    Policy,
-    create_checkpoint,
-    flat,
-    load_policy,
-    load_tokens,
-    number,
-    save_adapters,
-    save_checkpoint,
-)
+from policies.load import load_policy, load_tokens
+from policies.policy import Policy
+from policies.random_checkpoint import create_checkpoint
+from policies.save import save_adapters, save_checkpoint
 from runtime.errors import BadInput
 from tests.policies.checkpoints import FAMILIES, VOCABULARY, write
 

@@ -9,7 +9,7 @@ import pytest
 
 from configs.schema import Optimizer
 from policies import weights as stored
-from policies.optimizers import AdamW
+from policies.optimizers.adamw import AdamW
 
 SHAPES = {"head.weight": (8, 4), "layers.0.norm": (4,), "layers.1.norm": (4,)}
 

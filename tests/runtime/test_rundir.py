@@ -12,13 +12,16 @@ import msgspec
 import pytest
 
 from runtime.errors import BadInput
-from runtime.rundir import EvalResult, PauseRequest, RunDirectory, Status, free_name, runs
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory, free_name, runs
+from runtime.status import EvalResult, Status
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
 import sys, time
 from pathlib import Path
-from runtime.rundir import RunDirectory, Status
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 run = RunDirectory(Path(sys.argv[1]), sys.argv[2])
 run.lock()
 run.write_status(Status(name=run.name, state="running", doing="learning step 3", step=2, steps=9))

@@ -16,7 +16,8 @@ from configs import schema
 from kernels.divergence import Divergence, per_token_plain
 from kernels.sampling import sample
 from kernels.teacher import Full, draw, top_k
-from policies.model import Policy, flat, load_policy
+from policies.arrays import flat
+from policies.load import load_policy
 from policies.objectives.divergence import Signal, signal, soft_target_weights, weighted
 from policies.objectives.normalise import denominators
 from policies.objectives.terms import (
@@ -28,6 +29,7 @@ from policies.objectives.terms import (
     summary,
     to_floats,
 )
+from policies.policy import Policy
 from policies.teacher_advantages import annotated, combined, per_token
 from runtime.keys import derive, uniform
 from tests.policies.checkpoints import write

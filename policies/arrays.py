@@ -3,7 +3,7 @@
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 Arrays = dict[str, mx.array]
 """{"model.layers.0.mlp.up_proj.weight": array}."""
@@ -13,6 +13,11 @@ def flat(tree: Any) -> Arrays:
     """Returns the arrays of a tree by dotted name, sorted."""
     leaves: Any = tree_flatten(tree)
     return dict(sorted(leaves))
+
+
+def unflat(arrays: Arrays) -> Any:
+    """Returns the tree of arrays by dotted name, as a network's `update` takes it."""
+    return tree_unflatten(list(arrays.items()))
 
 
 def number(scalar: mx.array) -> float:

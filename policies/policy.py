@@ -14,10 +14,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
 
 from policies.adapters.registry import Adapter
-from policies.arrays import Arrays, flat
+from policies.arrays import Arrays, flat, unflat
 from policies.mlx_lm_port import language_model
 from policies.tokens import Tokens
 
@@ -93,7 +92,7 @@ class Policy:
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in weights.items()}:
             odd = sorted(mine.keys() ^ weights.keys()) or ["shapes"]
             raise ValueError(f"weights do not fit this model: {', '.join(odd[:3])}")
-        self.model.update(tree_unflatten(list(weights.items())))
+        self.model.update(unflat(weights))
         mx.eval(self.model.parameters())
 
     def remember_reference(self) -> None:

@@ -1,16 +1,20 @@
 """Full training: every weight of the network, with a copy of them where a reference is needed."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-
-import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from typing import TYPE_CHECKING
 
 from configs.schema import Full
 from policies.adapters.registry import ADAPTERS, NetworkShape
-from policies.arrays import Arrays, flat
 from runtime.errors import BadInput
+
+if TYPE_CHECKING:
+    import mlx.nn as nn
+
+    from policies.arrays import Arrays
 
 
 class FullTraining:
@@ -27,25 +31,31 @@ class FullTraining:
 
     def attach(self, network: nn.Module, seed: int) -> None:
         """Makes every weight trainable. Raises BadInput for quantised ones."""
+        from policies.arrays import flat
+
         if any(name.endswith(".scales") for name in flat(network.parameters())):
             raise BadInput('model.train: quantised weights cannot be trained, use name = "lora"')
         network.unfreeze()
 
     def remember_reference(self, network: nn.Module) -> None:
         """Keeps the present weights; they take memory once a step has replaced them."""
+        from policies.arrays import flat
+
         self._kept = flat(network.trainable_parameters())
 
     @contextlib.contextmanager
     def reference(self, network: nn.Module) -> Iterator[None]:
         """Puts the kept weights into the network, and the trained ones back."""
+        from policies.arrays import flat, unflat
+
         if self._kept is None:
             raise RuntimeError("remember_reference() was not called before training")
         now = flat(network.trainable_parameters())
-        network.update(tree_unflatten(list(self._kept.items())))
+        network.update(unflat(self._kept))
         try:
             yield
         finally:
-            network.update(tree_unflatten(list(now.items())))
+            network.update(unflat(now))
 
     def export(self, network: nn.Module, base: Path, folder: Path) -> None:
         """Raises BadInput: what was trained is the whole checkpoint."""

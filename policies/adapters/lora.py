@@ -3,22 +3,22 @@
 The reference policy is the same network with the adapters off, so no weights are kept for it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import Lora
 from policies.adapters.registry import ADAPTERS, NetworkShape
-from policies.arrays import flat
 from runtime.errors import BadInput
-from runtime.keys import derive
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+    import mlx.nn as nn
 
 
 class LoraAdapter:
@@ -43,7 +43,6 @@ class LoraAdapter:
 
         Raises BadInput if none of the modules is in the network's blocks.
         """
-        # Late, because it takes a second that what only counts parameters does not need.
         from policies.mlx_lm_port import add_lora, language_model
 
         wanted = self._settings
@@ -59,11 +58,7 @@ class LoraAdapter:
                 f"model.train.modules: none of {wanted.modules} is in this model's blocks"
             )
         for name, module in sorted(adapters):
-            bound = 1 / math.sqrt(module.lora_a.shape[0])
-            key = mx.array(
-                [derive(seed, "lora", name, half) & 0xFFFFFFFF for half in (0, 1)], mx.uint32
-            )
-            module.lora_a = mx.random.uniform(-bound, bound, module.lora_a.shape, key=key)
+            module.lora_a = _drawn(module.lora_a.shape, seed, name)
             module.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
 
     def remember_reference(self, network: nn.Module) -> None:
@@ -84,6 +79,10 @@ class LoraAdapter:
 
     def export(self, network: nn.Module, base: Path, folder: Path) -> None:
         """Writes the adapters as ``mlx_lm.generate --adapter-path`` takes them."""
+        import mlx.core as mx
+
+        from policies.arrays import flat
+
         wanted = self._settings
         parameters: dict[str, Any] = {"rank": wanted.rank, "scale": wanted.scale, "dropout": 0.0}
         if wanted.modules:
@@ -101,6 +100,8 @@ class LoraAdapter:
 
     def fuse(self, network: nn.Module, *, dequantize: bool) -> None:
         """Adds each product of factors to its base; in 4 bits that rounds it."""
+        from mlx.utils import tree_unflatten
+
         fused = [
             (name, module.fuse(dequantize=dequantize))
             for name, module in network.named_modules()
@@ -111,6 +112,16 @@ class LoraAdapter:
 
     def _chosen(self, blocks: int) -> int:
         return blocks if self._settings.layers < 0 else min(self._settings.layers, blocks)
+
+
+def _drawn(shape: tuple[int, ...], seed: int, name: str) -> mx.array:
+    import mlx.core as mx
+
+    from runtime.keys import derive
+
+    bound = 1 / math.sqrt(shape[0])
+    key = mx.array([derive(seed, "lora", name, half) & 0xFFFFFFFF for half in (0, 1)], mx.uint32)
+    return mx.random.uniform(-bound, bound, shape, key=key)
 
 
 ADAPTERS.add(Lora, LoraAdapter)

@@ -4,16 +4,16 @@ A learning rate of 1e-6 moves a bfloat16 weight by less than its last bit: the s
 optimiser holds float32 masters, steps them, and the model gets them rounded.
 """
 
-from typing import Any, ClassVar
+from __future__ import annotations
 
-import mlx.core as mx
-import mlx.optimizers as optim
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from configs import schema
-from policies.arrays import Arrays, number
-from policies.optimizers.gradient import norm_and_scale
 from policies.optimizers.registry import OPTIMIZERS
 from policies.optimizers.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from policies.arrays import Arrays
 
 
 class AdamW:
@@ -23,6 +23,9 @@ class AdamW:
     STATE_NAME: ClassVar[str] = "AdamW's two moments"
 
     def __init__(self, settings: schema.Optimizer, weights: Arrays, steps: int) -> None:
+        import mlx.core as mx
+        import mlx.optimizers as optim
+
         self._settings = settings
         self._steps = steps
         self._adam = optim.AdamW(
@@ -46,6 +49,10 @@ class AdamW:
 
         Raises FloatingPointError, changing nothing, if the gradient is not finite.
         """
+        import mlx.core as mx
+
+        from policies.gradient import norm_and_scale
+
         norm, scale = norm_and_scale(gradients, self._settings.max_grad_norm)
         rate = learning_rate(self._settings, self.updates, self._steps)
         adam: Any = self._adam
@@ -66,6 +73,8 @@ class AdamW:
 
     def state(self) -> Arrays:
         """Returns moments, step count and masters, by name."""
+        import mlx.core as mx
+
         adam: Any = self._adam.state
         moments = {f"{m}.{name}": adam[name][m] for name in self._dtypes for m in ("m", "v")}
         masters = {f"master.{name}": array for name, array in self._masters.items()}
@@ -74,6 +83,10 @@ class AdamW:
 
     def restore(self, state: Arrays) -> None:
         """Goes on from a saved state. Raises ValueError if it is of another model."""
+        import mlx.core as mx
+
+        from policies.arrays import number
+
         mine, theirs = self.state(), state
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
             odd = sorted(mine.keys() ^ theirs.keys())[:3] or ["shapes"]

@@ -1,4 +1,4 @@
-"""A gradient before it is stepped along: its norm over all arrays, and how far it is scaled down."""
+"""A gradient before an optimiser steps along it: its norm over all arrays, and how far it is scaled down."""
 
 import math
 

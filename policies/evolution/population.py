@@ -65,11 +65,6 @@ class Population:
         self._row_N = mx.array(np.searchsorted(self._table_keys, keys_N).astype(np.uint32))
         self._scale_N = mx.array(self._scale[members_N])
 
-    @property
-    def factor_bytes(self) -> int:
-        """Memory of the factors that exist now."""
-        return sum(factor.nbytes for both in self._table.values() for factor in both)
-
     def _fill_table(self, keys: np.ndarray) -> None:
         self._table.clear()
         for name in self._perturbation.shapes:

@@ -165,8 +165,12 @@ class Exchanges:
 
         # What it logs for debugging has a server's headers in it, and those may repeat a key.
         logging.getLogger("httpcore2").setLevel(logging.WARNING)
-        limits = httpx2.Limits(keepalive_expiry=IDLE_S)
-        self._transport = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits)
+        self._transport = httpx2.AsyncHTTPTransport(
+            # Reading the system's certificates takes 30 ms; without them no server is trusted.
+            verify=True if self._to.secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            trust_env=False,
+            limits=httpx2.Limits(keepalive_expiry=IDLE_S),
+        )
         opened: Future[BlockingPortal] = Future()
         self._thread = threading.Thread(
             target=anyio.run, args=(self._live, opened), name="exchanges", daemon=True

@@ -23,6 +23,7 @@ from configs.schema import (
     Sft,
 )
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
+from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.tasks.prompt import Prompt
 
@@ -121,7 +122,7 @@ def main() -> int:
             base = Path(folder) / str(seed)
             raise_base(base, seed)
             results.append(measure(seed, base))
-    print(f"{GENERATIONS} generations of {POPULATION} members; all 100 sums; {blas}")
+    say(f"{GENERATIONS} generations of {POPULATION} members; all 100 sums; {blas}")
     print_table(
         ["base", "greedy", "after", "gain", "sampled", "after", "time"],
         [

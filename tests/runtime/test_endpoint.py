@@ -572,9 +572,8 @@ def test_the_key_is_in_no_log_even_when_everything_is_logged(monkeypatch, caplog
         reply(handler, completion("5"), X_Sent=handler.headers["Authorization"])
 
     caplog.set_level("DEBUG")
-    with serving(behave) as server:
-        with Client(endpoint(server.url, key_variable=VARIABLE)) as client:
-            assert isinstance(client.ask(ask()), Answer)
+    with serving(behave) as server, Client(endpoint(server.url, key_variable=VARIABLE)) as client:
+        assert isinstance(client.ask(ask()), Answer)
     assert CANARY not in caplog.text
 
 

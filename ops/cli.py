@@ -176,7 +176,7 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         say(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
     else:
-        say(status_text(status))
+        say(status_text(status), wrap=True)
     return FINE
 
 
@@ -187,7 +187,7 @@ def _ledger(options: argparse.Namespace) -> int:
     if options.json:
         say(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
-        say(*account_parts(found))
+        say(*account_parts(found), wrap=True)
     if found.problem:
         raise PippinError(found.problem)
     return FINE if found.adds_up else FAILED
@@ -197,7 +197,7 @@ def _watch(options: argparse.Namespace) -> int:
     from ops.show import LiveLine, follow, status_text
 
     status = follow(_run(options).read_status, LiveLine())
-    say(status_text(status))
+    say(status_text(status), wrap=True)
     return FINE if status.state == "finished" else FAILED
 
 

@@ -1,4 +1,4 @@
-"""A table for a terminal: rich draws it; which column gives way where it is narrow is said here.
+"""Tables and text for a terminal: rich draws them; what gives way where it is narrow is said here.
 
 No number is ever cut: it is words and histograms that are shortened, and left out where nothing
 readable would remain. What does not fit even then is wrapped by the terminal.
@@ -63,6 +63,25 @@ def drawn(table: Table, clean: Callable[[str], str], width: int | None) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
+def wrapped(text: str, width: int) -> str:
+    """Returns text whose lines are broken between words; what goes on is indented."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console, lines = Console(file=io.StringIO(), width=width), []
+    for line in text.splitlines():
+        words = line.lstrip(" ")
+        indent = len(line) - len(words)
+        if Text(line).cell_len <= width:
+            lines.append(line)
+            continue
+        broken = Text(words).wrap(console, max(width - indent - 2, 1))
+        lines += [
+            " " * (indent + 2 * bool(i)) + piece.plain.rstrip() for i, piece in enumerate(broken)
+        ]
+    return "\n".join(lines)
+
+
 def _fitting(table: Table, lines: list, width: int | None) -> tuple[int, dict[int, int]]:
     """Returns the gap between columns, and each column's width; what is not in it is left out."""
     gap = 2
@@ -78,9 +97,13 @@ def _fitting(table: Table, lines: list, width: int | None) -> tuple[int, dict[in
         if i not in table.gives_way:  # a header may be broken between its words
             words = [*map(len, table.header[i].split()), *(line[i].cell_len for line in lines[1:])]
             widths[i] = max(words, default=0)
+    whole = dict(widths)
     for i in table.gives_way:
-        if excess() > 0:
-            widths[i] = max(widths[i] - excess(), min(LEAST, widths[i]))
-            if excess() > 0 and i:
-                del widths[i]
+        widths[i] = max(widths[i] - max(excess(), 0), min(LEAST, widths[i]))
+    for i in table.gives_way:
+        if excess() > 0 and i:
+            del widths[i]
+    for i in reversed(table.gives_way):  # what has become free goes to those that are left
+        if i in widths and excess() < 0:
+            widths[i] = min(whole[i], widths[i] - excess())
     return gap, widths

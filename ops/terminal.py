@@ -13,9 +13,10 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
-from ops.table import Table, drawn
+from ops.table import Table, drawn, wrapped
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -25,17 +26,24 @@ BAR, LEAST_BAR = 24, 5
 UNUSUAL = re.compile(r"[^\n\t\x20-\x7e]+")
 
 
-def say(*parts: str | Table, err: bool = False) -> None:
+def say(*parts: str | Table, err: bool = False, wrap: bool = False) -> None:
     """Prints text and tables, each on lines of its own, to standard output or standard error."""
-    write(sys.stderr if err else sys.stdout, *parts)
+    write(sys.stderr if err else sys.stdout, *parts, wrap=wrap)
 
 
-def write(out: TextIO, *parts: str | Table) -> None:
-    """Writes what `say` prints. Raises OSError where nothing can be written any more."""
+def write(out: TextIO, *parts: str | Table, wrap: bool = False) -> None:
+    """Writes what `say` prints. Raises OSError where nothing can be written any more.
+
+    With `wrap` text is broken between words for a terminal. What may be copied, such as a path, is not.
+    """
     width = shutil.get_terminal_size().columns if is_terminal(out) else None
-    text = "\n".join(clean(p) if isinstance(p, str) else drawn(p, clean, width) for p in parts)
+    texts = []
+    for part in parts:
+        text = clean(part) if isinstance(part, str) else drawn(part, clean, width)
+        texts.append(wrapped(text, width) if wrap and width and isinstance(part, str) else text)
     encoding = out.encoding or "utf-8"
-    out.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    text = "\n".join(texts).encode(encoding, "backslashreplace").decode(encoding)
+    out.write(text + "\n")
     out.flush()
 
 
@@ -118,7 +126,7 @@ class LiveText:
         return self._live
 
     @contextlib.contextmanager
-    def _until_it_has_gone(self):
+    def _until_it_has_gone(self) -> Iterator[None]:
         try:
             yield
         except OSError:

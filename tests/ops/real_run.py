@@ -236,8 +236,8 @@ class Terminal:
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._ours, theirs = pty.openpty()
         self._process = subprocess.Popen(
-            command, env={**environment, "TERM": "xterm"}, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
-            start_new_session=True, preexec_fn=_take_terminal,
+            command, env={**environment, "TERM": "xterm"}, cwd=ROOT, stdin=theirs, stdout=theirs,
+            stderr=theirs, start_new_session=True, preexec_fn=_take_terminal,
         )  # fmt: skip
         os.close(theirs)
         self.text = ""

@@ -24,7 +24,7 @@ def endpoint_of(teacher: EndpointTeacher) -> Endpoint:
 
 
 class EndedByAPause:
-    """Ends a client's requests some seconds after somebody asks to pause; what came by then counts."""
+    """Ends a client's requests some seconds after a pause is asked for; what came by then counts."""
 
     def __init__(self, client: Client, run: RunDirectory) -> None:
         self._client, self._run = client, run

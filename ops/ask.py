@@ -4,6 +4,7 @@ import time
 
 from ops.outcome import FAILED, FINE
 from ops.show import progress_line
+from ops.terminal import say
 from runtime.errors import BadInput, PippinError
 from runtime.pause_request import PauseRequest
 from runtime.rundir import RunDirectory
@@ -31,9 +32,9 @@ def halt(run: RunDirectory, verb: str, end: bool) -> int:
     else:
         raise PippinError(f"asked, but it is still {status.doing or status.state}")
     took = f"{time.monotonic() - began:.1f} s"
-    print(f"{status.state} ({took}): {progress_line(status)}")
+    say(f"{status.state} ({took}): {progress_line(status)}")
     if status.state in ("paused", "stopped"):
-        print(f"go on with: pippin resume {run.name}")
+        say(f"go on with: pippin resume {run.name}")
     return FINE if status.state != "failed" else FAILED
 
 
@@ -63,5 +64,5 @@ def resume_there(run: RunDirectory) -> int:
     until = time.monotonic() + RESUME_S
     while (status := run.read_status()).state == "paused" and time.monotonic() < until:
         time.sleep(0.05)
-    print(f"{status.state}: going on in its own process; pippin watch {run.name}")
+    say(f"{status.state}: going on in its own process; pippin watch {run.name}")
     return FINE

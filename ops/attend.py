@@ -14,6 +14,7 @@ from ops.outcome import FINE, exit_code
 from ops.show import LiveLine, first_and_last
 from ops.signals import hold_back
 from ops.supervise import supervise
+from ops.terminal import say
 from runtime.errors import Interrupted
 from runtime.rundir import RunDirectory
 from runtime.status import Status
@@ -56,8 +57,8 @@ def _finish(run: RunDirectory, show: LiveLine | None) -> int:
             if show:
                 show.end()
     for line in first_and_last(status):
-        print(line)
-    print(f"finished: pippin status {run.name}, pippin export {run.name} DIR, files in {run.path}")
+        say(line)
+    say(f"finished: pippin status {run.name}, pippin export {run.name} DIR, files in {run.path}")
     return FINE
 
 

@@ -21,6 +21,7 @@ from ops.estimate import (
 )
 from ops.network import Network, assumed_network, network_of
 from ops.sentences import explain
+from ops.terminal import say
 from runtime.checkpoint_files import cached, inspect
 from runtime.errors import BadInput
 
@@ -36,19 +37,19 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
     except SettingsError as error:
         raise BadInput(str(error)) from None
     prompt_tokens = assumed_prompt_tokens(settings)
-    print(f"# {recipe}, resolved\n\n{to_toml(settings)}")
-    print("# What the numbers mean\n")
+    say(f"# {recipe}, resolved\n\n{to_toml(settings)}")
+    say("# What the numbers mean\n")
     for sentence in explain(settings, prompt_tokens):
-        print(f"- {sentence}")
+        say(f"- {sentence}")
     problems = [*_missing_files(recipe, settings), *_missing_teachers(settings)]
     try:
         network, assumption = find_network(settings.model.path)
     except BadInput as error:
         network, assumption = None, "unknown: the checkpoint cannot be used"
         problems.insert(0, str(error))
-    print("\n# Memory\n")
+    say("\n# Memory\n")
     for line in _memory(settings, network, assumption, prompt_tokens):
-        print(line)
+        say(line)
     if problems:
         raise BadInput("\n".join(problems))
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from ops.outcome import FAILED, FINE, exit_code
+from ops.terminal import say
 from runtime.errors import BadInput, PippinError
 
 
@@ -145,10 +146,10 @@ def _go(run, detached: bool) -> int:
     from ops.attend import become
     from ops.launch import detach
 
-    print(f"run {run.name} in {run.path}", file=sys.stderr)
+    say(f"run {run.name} in {run.path}", err=True)
     if detached:
         pid = detach(run)
-        print(f"running in the background (pid {pid}); pippin watch {run.name}", file=sys.stderr)
+        say(f"running in the background (pid {pid}); pippin watch {run.name}", err=True)
         return FINE
     become(run)
     raise AssertionError("this process has been replaced")
@@ -163,8 +164,8 @@ def _runs(options: argparse.Namespace) -> int:
         try:
             statuses.append(RunDirectory(path.parent, path.name).read_status())
         except BadInput as error:
-            print(error, file=sys.stderr)
-    print(runs_table(statuses) if statuses else f"no runs in {options.root}")
+            say(str(error), err=True)
+    say(runs_table(statuses) if statuses else f"no runs in {options.root}")
     return FINE
 
 
@@ -173,20 +174,20 @@ def _status(options: argparse.Namespace) -> int:
 
     status = _run(options).read_status()
     if options.json:
-        print(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
+        say(msgspec.json.format(msgspec.json.encode(status), indent=2).decode())
     else:
-        print(status_text(status))
+        say(status_text(status), wrap=True)
     return FINE
 
 
 def _ledger(options: argparse.Namespace) -> int:
-    from ops.ledger import account, account_text
+    from ops.ledger import account, account_parts
 
     found = account(_run(options))
     if options.json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        say(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
-        print(account_text(found))
+        say(*account_parts(found), wrap=True)
     if found.problem:
         raise PippinError(found.problem)
     return FINE if found.adds_up else FAILED
@@ -196,7 +197,7 @@ def _watch(options: argparse.Namespace) -> int:
     from ops.show import LiveLine, follow, status_text
 
     status = follow(_run(options).read_status, LiveLine())
-    print(status_text(status))
+    say(status_text(status), wrap=True)
     return FINE if status.state == "finished" else FAILED
 
 
@@ -215,9 +216,9 @@ def _dashboard(options: argparse.Namespace) -> int:
     session = read_session(_run(options))
     if not session.dashboard:
         raise BadInput("this run has no dashboard: dashboard.enabled = false")
-    print(f"address: {session.dashboard}")
-    print(f"token:   {Path(session.token_path).read_text()}")
-    print(f"metrics: {session.metrics} (Prometheus; names begin with ray_pippin_)")
+    say(f"address: {session.dashboard}")
+    say(f"token:   {Path(session.token_path).read_text()}")
+    say(f"metrics: {session.metrics} (Prometheus; names begin with ray_pippin_)")
     return FINE
 
 
@@ -232,7 +233,7 @@ def _seed(options: argparse.Namespace) -> int:
     show = LiveLine()
     folder, fresh = ensure_seedling(options.seed, show)
     show.end()
-    print(f"{'raised' if fresh else 'already there'}: {folder}")
+    say(f"{'raised' if fresh else 'already there'}: {folder}")
     return FINE
 
 
@@ -250,7 +251,7 @@ def _export(options: argparse.Namespace) -> int:
         dequantize=options.dequantize,
     )
     what = "adapters" if options.adapters else "checkpoint"
-    print(f"{what} of step {step} in {target}")
+    say(f"{what} of step {step} in {target}")
     return FINE
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ops.terminal import say
 from runtime.rundir import free_name
 
 RECIPE = Path(__file__).parent.parent / "configs" / "quickstart.toml"
@@ -19,6 +20,6 @@ if __name__ == "__main__":
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ).returncode
     if code == 0:
-        print(f"\nwhere to look: {ROOT / name}/metrics.jsonl, {ROOT / name}/evals/ (every answer),")
-        print(f"  .venv/bin/pippin status {name}, .venv/bin/pippin export {name} DIR")
+        say(f"\nwhere to look: {ROOT / name}/metrics.jsonl, {ROOT / name}/evals/ (every answer),")
+        say(f"  .venv/bin/pippin status {name}, .venv/bin/pippin export {name} DIR")
     sys.exit(code)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.durable import nearest_existing
 from runtime.home import home
@@ -43,9 +44,9 @@ def examine(durability: bool = False) -> bool:
     for check in [*checks, _durability] if durability else checks:
         for finding in _guarded(check):
             mark = {"ok": "✓", "note": "!", "bad": "✗"}[finding.state]
-            print(f" {mark} {finding.text}", flush=True)
+            say(f" {mark} {finding.text}")
             good &= finding.state != "bad"
-    print("fit" if good else "not fit: see the lines with ✗")
+    say("fit" if good else "not fit: see the lines with ✗")
     return good
 
 

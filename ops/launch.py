@@ -16,6 +16,7 @@ from configs.teachers import LocalTeacher
 from ops.attend import DETACHED, command
 from ops.check import memory_doubt
 from ops.preflight import check_name, check_run, origin, with_model
+from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.clock import Deadline
 from runtime.errors import BadInput, RunFailed
@@ -41,15 +42,16 @@ def prepare(
     slow = load_blas(settings.exact) == "reference" and not settings.exact
     if slow:
         say(
-            "OpenBLAS is not installed: MLX computes with its reference BLAS, about 15 times slower"
+            "OpenBLAS is not installed: MLX computes with its reference BLAS, about 15 times slower",
+            "  (`make setup` installs it; Debian: apt-get install libopenblas0-pthread)",
+            err=True,
         )
-        say("  (`make setup` installs it; Debian: apt-get install libopenblas0-pthread)")
     settings = with_model(settings, find_checkpoint(settings), find_teachers(settings))
     doubts = check_run(settings, root)
     if doubt := memory_doubt(settings):
-        say(doubt)
+        say(doubt, err=True)
     for doubt in doubts:
-        say(f"note: {doubt}")
+        say(f"note: {doubt}", err=True)
     about = {
         "pippin": version("pippin"),
         "recipe": Path(recipe).name,
@@ -94,7 +96,7 @@ def _found(path: str) -> Path:
     folder = seedling_folder(name=path)
     if not folder.is_dir():
         how_long = "some seconds" if path == "seedling" else "a minute or two"
-        say(f"raising the {path} (a small model, {how_long}, only this once)")
+        say(f"raising the {path} (a small model, {how_long}, only this once)", err=True)
         # In a process of its own: the warm start imports Ray, whose environment is not set here yet.
         command = ["ops.cli", "seed"] if path == "seedling" else ["ops.seed", path]
         raised = subprocess.run(
@@ -129,8 +131,3 @@ def detach(run: RunDirectory) -> int:
         time.sleep(0.1)
     tail = (run.logs / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:]
     raise RunFailed(f"the run did not start: {' '.join(tail) or 'no word from its process'}")
-
-
-def say(text: str) -> None:
-    """A line for the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)

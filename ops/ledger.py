@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from msgspec import Struct
 
+from ops.table import Table
 from runtime.errors import BadInput, PippinError
 from runtime.rundir import RunDirectory
 from runtime.status import Status
@@ -145,16 +146,21 @@ def account(run: RunDirectory) -> Account:
     )
 
 
-def account_text(account: Account) -> str:
-    """An account for reading."""
-    lines = [f"{account.run}: {account.state}, step {account.step} of {account.steps}", ""]
-    lines += [*_sum(account.ledger), f"  {account.verdict}", ""]
+def account_parts(account: Account) -> list[str | Table]:
+    """Returns an account for reading, to be printed."""
+    parts: list[str | Table] = [
+        f"{account.run}: {account.state}, step {account.step} of {account.steps}",
+        "",
+        *_sum(account.ledger),
+        f"  {account.verdict}",
+        "",
+    ]
     if account.lengths:
-        lines += _table(account)
+        title = f"{account.measured} by the trajectory log, {account.log_rows:,} rows"
+        parts += [f"{title} up to step {account.log_last_step}", _table(account)]
     else:
-        lines.append("no trajectories in the log yet")
-    lines += ["", *account.remarks] if account.remarks else []
-    return "\n".join(lines)
+        parts.append("no trajectories in the log yet")
+    return [*parts, "", *account.remarks] if account.remarks else parts
 
 
 # ── the two sources ──────────────────────────────────────────────────────────────────────────────
@@ -273,28 +279,28 @@ def _sum(counts: Counts) -> list[str]:
     ]
 
 
-def _table(account: Account) -> list[str]:
+def _table(account: Account) -> Table:
     top = BINS * account.bin_tokens - 1
-    head = ("", "rows", "mean", "median", "p95", "max", f"0 to {top}, {account.bin_tokens} a bar")
-    rows = [
-        (
-            _name(profile.outcome, profile.reason),
-            f"{profile.rows:,}",
-            f"{profile.mean:.1f}",
-            f"{profile.median:g}",
-            f"{profile.p95}",
-            f"{profile.largest}",
-            _bars(profile.histogram),
-        )
-        for profile in account.lengths
-    ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head) - 1)]
-    title = f"{account.measured} by the trajectory log, {account.log_rows:,} rows"
-    lines = [f"{title} up to step {account.log_last_step}"]
-    for name, *numbers, bars in (head, *rows):
-        cells = [name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:]))]
-        lines.append("  ".join(["", *cells, bars]))
-    return lines
+    return Table(
+        header=(
+            "", "rows", "mean", "median", "p95", "max", f"0 to {top}, {account.bin_tokens} a bar"
+        ),
+        rows=[
+            (
+                _name(profile.outcome, profile.reason),
+                f"{profile.rows:,}",
+                f"{profile.mean:.1f}",
+                f"{profile.median:g}",
+                f"{profile.p95}",
+                f"{profile.largest}",
+                _bars(profile.histogram),
+            )
+            for profile in account.lengths
+        ],
+        left=(0, 6),
+        gives_way=(6, 0),
+        indent=2,
+    )  # fmt: skip
 
 
 def _bars(histogram: Sequence[int]) -> str:

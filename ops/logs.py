@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from ops.terminal import say
 from runtime.errors import BadInput
 from runtime.rundir import RunDirectory
 
@@ -41,4 +42,4 @@ def print_logs(run: RunDirectory, part: str | None, count: int, follow: bool) ->
 
 def _print(file: Path, content: bytes) -> None:
     for line in content.decode(errors="replace").splitlines():
-        print(f"{file.stem}: {line}", flush=True)
+        say(f"{file.stem}: {line}")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from configs.errors import SettingsError
+from ops.terminal import say
 from runtime.errors import BadInput, Interrupted, PippinError
 
 FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -31,5 +32,5 @@ def exit_code(body: Callable[[], int]) -> int:
 
 
 def _say(what: object, code: int) -> int:
-    print(f"pippin: {what}", file=sys.stderr)
+    say(f"pippin: {what}", err=True)
     return code

@@ -18,6 +18,7 @@ import msgspec
 from configs import load
 from configs.dump import to_toml
 from configs.schema import Settings
+from ops.terminal import say
 from runtime.durable import publish_folder, retire_folder
 from runtime.home import home
 from runtime.rundir import RunDirectory
@@ -105,4 +106,4 @@ if __name__ == "__main__":
     from runtime.blas import load_blas
 
     load_blas(exact=False)
-    print(ensure_seedling(name=sys.argv[1])[0])
+    say(str(ensure_seedling(name=sys.argv[1])[0]))

@@ -1,70 +1,57 @@
 """What a person sees of a run in a terminal: a live line, a table of runs, a status in words."""
 
-import shutil
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
+from ops.table import Table
+from ops.terminal import LiveText, write
 from runtime.status import PASS_AT_1, EvalResult, Status
 
-BAR = 12
+COLOURS = {"running": "green", "finished": "green", "paused": "yellow", "failed": "red"}
 
 
 class LiveLine:
     """One line that is rewritten while the run goes on; one line per change where there is no terminal."""
 
-    def __init__(self, out=sys.stderr) -> None:
-        self._out = out
-        self._live = out.isatty()
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stderr
+        self._live = LiveText(self._out)
+        self._at_terminal = self._live.shown
         self._shown: tuple[int, str, int] = (-1, "", 0)
-        self._width = 0
 
     def __call__(self, status: Status) -> None:
-        """Show a status, if it says something new."""
+        """Shows a status, if it says something new."""
         for result in status.evals[self._shown[2] :]:
-            self._print(eval_line(result, base_of(result, status)))
+            self._live.say(eval_line(result, base_of(result, status)))
         said = status.message if status.state == "paused" else status.doing
         now = (status.step, said, len(status.evals))
-        if self._live:
-            self._rewrite(progress_line(status))
+        if self._at_terminal:
+            share = status.step / status.steps if status.steps else None
+            self._live.rewrite(progress_line(status), share)
         elif status.step != self._shown[0] and self._due(status):
-            self._print(progress_line(status))
+            write(self._out, progress_line(status))
         elif status.state == "paused" and status.message != self._shown[1]:
-            self._print(f"paused: {status.message}")
+            write(self._out, f"paused: {status.message}")
         elif status.step == 0 and status.doing != self._shown[1]:
-            self._print(status.doing)
+            write(self._out, status.doing)
         self._shown = now
 
     def end(self) -> None:
-        """Leave the last line standing."""
-        if self._live and self._width:
-            self._out.write("\n")
-            self._width = 0
+        """Leaves the last line standing."""
+        self._live.end(keep=True)
 
     def _due(self, status: Status) -> bool:
         return status.step % max(status.steps // 20, 1) == 0 or status.step == status.steps
-
-    def _print(self, line: str) -> None:
-        if self._live and self._width:
-            self._out.write("\r" + " " * self._width + "\r")
-            self._width = 0
-        self._out.write(line + "\n")
-        self._out.flush()
-
-    def _rewrite(self, line: str) -> None:
-        line = line[: shutil.get_terminal_size().columns - 1]  # a longer one would not be rewritten
-        self._out.write("\r" + line.ljust(self._width))
-        self._width = len(line)
-        self._out.flush()
 
 
 def progress_line(status: Status) -> str:
     """Step, reward, pass@1, tokens per second and time left, in one line."""
     m = status.metrics
-    done = int(BAR * status.step / max(status.steps, 1))
     if not status.steps:
         return status.doing or status.state
-    parts = [f"[{'█' * done}{'·' * (BAR - done)}] {status.step}/{status.steps}"]
+    parts = [f"step {status.step}/{status.steps}"]
     if status.eta_s is not None and status.state == "running":
         parts.append(f"{duration(status.eta_s)} left")
     if "reward_mean" in m:
@@ -158,9 +145,8 @@ def _since(status: Status) -> str:
     return duration(max(time.time() - status.since, 0)) if status.since else "?"
 
 
-def runs_table(statuses: list[Status]) -> str:
-    """One line a run."""
-    head = ("run", "state", "step", "base", "last pass@1", "doing")
+def runs_table(statuses: list[Status]) -> Table:
+    """Returns one row a run."""
     rows = [
         (
             s.name,
@@ -168,14 +154,16 @@ def runs_table(statuses: list[Status]) -> str:
             f"{s.step}/{s.steps}",
             _score(s.of_metric(PASS_AT_1)[:1]),
             _score(s.of_metric(PASS_AT_1)[1:][-1:]),
-            s.doing if s.state == "running" else s.message[:60],
+            s.doing if s.state == "running" else s.message,
         )
         for s in statuses
     ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-        for row in (head, *rows)
+    return Table(
+        header=("run", "state", "step", "base", "last pass@1", "doing"),
+        rows=rows,
+        left=(0, 1, 2, 5),
+        gives_way=(5, 0),
+        colours=COLOURS,
     )
 
 
@@ -190,14 +178,16 @@ def duration(seconds: float) -> str:
 
 
 def follow(read: Callable[[], Status], show: LiveLine, poll_s: float = 0.5) -> Status:
-    """Show a run until it ends; returns the last status."""
-    while True:
-        status = read()
-        show(status)
-        if not status.alive:
-            show.end()
-            return status
-        time.sleep(poll_s)
+    """Shows a run until it ends; returns the last status."""
+    try:
+        while True:
+            status = read()
+            show(status)
+            if not status.alive:
+                return status
+            time.sleep(poll_s)
+    finally:
+        show.end()
 
 
 def _score(results: list[EvalResult]) -> str:

@@ -29,6 +29,7 @@ from ops.machine import this_machine
 from ops.preflight import check_same_run
 from ops.session import HOST, keep_logs, temp_folder
 from ops.signals import Signals
+from ops.terminal import say
 from runtime import checkpoint
 from runtime.clock import Deadline
 from runtime.errors import BadInput, Interrupted, PippinError, RunFailed
@@ -154,7 +155,7 @@ class Supervisor:
         if self._deaths > HOST_RESTARTS:
             raise RunFailed(f"died {self._deaths} times without a step done; first {self._first}")
         self._note = f"died {cause}; going on from the newest checkpoint"
-        print(self._note, file=sys.stderr, flush=True)
+        say(self._note, err=True)
         time.sleep(0.2 * 2**self._deaths)
 
     def _cause(self, code: int) -> str:
@@ -223,7 +224,7 @@ class Supervisor:
             waiting = (waiting or Deadline(self._settings.deadlines.start_s)) if alone else None
             if waiting is not None and waiting.expired():
                 stack = postmortem.dump_stack(child.pid, self._run.logs, "host")
-                print(f"the host hangs{stack}", file=sys.stderr, flush=True)
+                say(f"the host hangs{stack}", err=True)
                 return host.HANGS
             if self._asked() is not None:
                 if status.state == "starting":  # it has nothing yet that could be lost

@@ -16,25 +16,26 @@ import ipaddress
 import math
 import os
 import re
-import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
+import anyio
 import msgspec
 import numpy as np
 from msgspec import Struct, field
 
 from runtime.chat import Ask, Failure, Outcome, outcome, request_body, retry_after_s
 from runtime.errors import BadInput
-from runtime.exchange import Address, Line, Reply, address
+from runtime.exchange import Address, Exchanges, Reply, Stopped, address
 from runtime.keys import derive, uniform
 
 TRANSIENT = {"refused", "timed_out", "dropped", "rate_limited", "server_error", "malformed"}
 """Worth another attempt. The others would only be paid for twice."""
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 """A name in capitals: a key that was put in its place is hardly ever one, and is not repeated."""
+STOPPED = Failure(kind="stopped", reason="it was ended on request")
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -65,12 +66,11 @@ class Client:
         """Raises BadInput for settings that cannot be used, and for a key that is not there."""
         _check(endpoint)
         self._endpoint = endpoint
-        self._address = _chat_address(endpoint)
-        self._secret = _secret(endpoint, self._address)
-        self._line = Line()
-        self._places = threading.BoundedSemaphore(endpoint.concurrency)
+        to = _chat_address(endpoint)
+        self._secret = _secret(endpoint, to)
+        self._exchanges = Exchanges(to)
+        self._places = anyio.Semaphore(endpoint.concurrency)
         self._open_at = 0.0
-        self._lock = threading.Lock()
 
     def __enter__(self) -> "Client":
         return self
@@ -79,43 +79,29 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End every ask, waiting or under way, as a failure "stopped"; later ones fail likewise."""
-        self._line.stop()
+        """Ends every ask, waiting or under way, as a failure "stopped"; later ones fail likewise."""
+        self._exchanges.stop()
 
     def ask(self, ask: Ask) -> Outcome:
-        """The answer, or why there is none after all attempts. Raises nothing."""
-        body = request_body(ask, self._endpoint.model, self._endpoint.extra)
-        if isinstance(body, Failure):
-            return body
-        began, attempts = time.monotonic(), 0
-        result = self._wait(ask.key, attempts)
-        while result is None:
-            attempts += 1
-            result = self._attempt(body)
-            passing = isinstance(result, Failure) and result.kind in TRANSIENT
-            if passing and attempts < self._endpoint.attempts:
-                ended = self._wait(ask.key, attempts)
-                if ended is None or ended.kind == "stopped":
-                    result = ended
-        seconds = time.monotonic() - began
-        return msgspec.structs.replace(result, attempts=attempts, seconds=seconds)
+        """Returns the answer, or why there is none after all attempts. Raises nothing."""
+        return self._start(ask).result()
 
     def ask_all(self, asks: Iterable[Ask]) -> Generator[tuple[int, Outcome], None, None]:
-        """Outcomes with the number of their ask, in the order in which they come.
+        """Yields outcomes with the number of their ask, in the order in which they come.
 
         `asks` is read only as fast as there are places, so it may be endless.
         """
-        pool = ThreadPoolExecutor(self._endpoint.concurrency, thread_name_prefix="endpoint")
         running: dict[Future[Outcome], int] = {}
         try:
             for index, ask in enumerate(asks):
-                running[pool.submit(self.ask, ask)] = index
+                running[self._start(ask)] = index
                 if len(running) >= self._endpoint.concurrency:
                     yield from _finished(running)
             while running:
                 yield from _finished(running)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in running:
+                future.cancel()
 
     def backoff_s(self, key: int, attempts: int) -> float:
         """Seconds to wait after so many attempts: doubled each time, then between half and all of it."""
@@ -125,17 +111,43 @@ class Client:
             share = float(uniform(stream, position)[0])
         return min(grown_s, self._endpoint.longest_wait_s) * (0.5 + 0.5 * share)
 
-    def _attempt(self, body: bytes) -> Outcome:
+    def _start(self, ask: Ask) -> Future[Outcome]:
+        try:
+            return self._exchanges.start(self._asked, ask)
+        except Stopped:
+            future = Future[Outcome]()
+            future.set_result(msgspec.structs.replace(STOPPED, attempts=0))
+            return future
+
+    async def _asked(self, ask: Ask) -> Outcome:
+        body = request_body(ask, self._endpoint.model, self._endpoint.extra)
+        if isinstance(body, Failure):
+            return body
+        began, attempts = time.monotonic(), 0
+        try:
+            result = await self._wait(ask.key, attempts)
+            while result is None:
+                attempts += 1
+                result = await self._attempt(body)
+                passing = isinstance(result, Failure) and result.kind in TRANSIENT
+                if passing and attempts < self._endpoint.attempts:
+                    result = result if await self._wait(ask.key, attempts) else None
+        except anyio.get_cancelled_exc_class():  # by `close`: this is the end of its task
+            result = STOPPED
+        seconds = time.monotonic() - began
+        return msgspec.structs.replace(result, attempts=attempts, seconds=seconds)
+
+    async def _attempt(self, body: bytes) -> Outcome:
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
+            "Accept-Encoding": "identity",  # a bound of bytes is one of what is kept
             "User-Agent": "pippin",
         }
         if self._secret:
             headers["Authorization"] = f"Bearer {self._secret}"
-        with self._places:
-            reply = self._line.post(
-                self._address,
+        async with self._places:
+            reply = await self._exchanges.post(
                 body,
                 headers,
                 timeout_s=self._endpoint.timeout_s,
@@ -145,25 +157,23 @@ class Client:
         if isinstance(reply, Reply) and isinstance(result, Failure):
             asked_s = retry_after_s(reply.retry_after)
             if asked_s is not None:
-                with self._lock:
-                    self._open_at = max(self._open_at, time.monotonic() + asked_s)
+                self._open_at = max(self._open_at, time.monotonic() + asked_s)
         return result
 
-    def _wait(self, key: int, attempts: int) -> Failure | None:
-        """Sleep until another attempt may be made, or say why there is to be none."""
+    async def _wait(self, key: int, attempts: int) -> Failure | None:
+        """Sleeps until another attempt may be made, or says why there is to be none."""
         longest_s = self._endpoint.longest_wait_s
         ready_at = time.monotonic() + (self.backoff_s(key, attempts) if attempts else 0.0)
-        while not self._line.stopped.is_set():
-            with self._lock:
-                held_s = self._open_at - time.monotonic()
-            if held_s > longest_s:
+        while True:
+            now = time.monotonic()
+            if self._open_at - now > longest_s:
+                held_s = self._open_at - now
                 reason = f"the server asks to wait {held_s:.0f} s, more than longest_wait_s = {longest_s:g}"
                 return Failure(kind="rate_limited", reason=reason)
-            left_s = max(held_s, ready_at - time.monotonic())
+            left_s = max(self._open_at, ready_at) - now
             if left_s <= 0:
                 return None
-            self._line.stopped.wait(left_s)
-        return Failure(kind="stopped", reason="it was ended on request")
+            await anyio.sleep(left_s)
 
 
 def _finished(running: dict[Future[Outcome], int]) -> Iterator[tuple[int, Outcome]]:

@@ -1,24 +1,41 @@
-"""One HTTP request with a bound on everything: seconds, bytes, and who may end it.
+"""HTTP exchanges with one server, with a bound on everything: seconds, bytes, and who may end them.
 
-A socket's time-out counts from the last byte, so a server that drips is never late. Here a timer
-shuts the socket at the deadline, wherever the exchange is. Redirects are not followed and proxies
-not asked: what is sent goes to the address that was given.
+    exchanges = Exchanges(address("http://127.0.0.1:8080/v1"))
+    future = exchanges.start(work, ...)    # a coroutine function, which awaits exchanges.post(...)
+    exchanges.stop()                       # cancels everything that was started
+
+httpx2 speaks HTTP. Its time-outs count from the last byte, so a server that drips is never late: here
+one deadline holds from connecting to the last byte. Only its transport is used, which follows no
+redirect, keeps no cookie and asks neither proxies nor the environment: what is sent goes to the
+address that was given.
 """
 
-import contextlib
-import http.client
+import logging
+import os
 import socket
 import ssl
 import threading
-from typing import Literal
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Literal, TypeVar, TypeVarTuple
 from urllib.parse import urlsplit
 
+import anyio
+from anyio.from_thread import BlockingPortal
 from msgspec import Struct
 
+if TYPE_CHECKING:  # it takes a tenth of a second to import: only a process that asks a server does
+    import httpx2
+
 CONNECT_S = 10.0
-PIECE_BYTES = 1 << 16
+IDLE_S = 2.0
+"""For so long an idle connection is kept for the next request: servers close theirs after 5 s or more."""
+STOP_S = 1.0
+"""`stop` waits so long for connections to be closed; the look-up of a host's name cannot be cut short."""
 
 BrokenKind = Literal["refused", "timed_out", "dropped", "too_long", "malformed", "stopped"]
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 
 class Address(Struct, frozen=True):
@@ -28,6 +45,12 @@ class Address(Struct, frozen=True):
     port: int
     secure: bool
     path: str
+
+    @property
+    def url(self) -> str:
+        """The address as a URL; an IPv6 address is put in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.path}"
 
 
 class Reply(Struct, frozen=True):
@@ -45,8 +68,12 @@ class Broken(Struct, frozen=True):
     reason: str
 
 
+class Stopped(Exception):
+    """Nothing can be started any more."""
+
+
 def address(url: str) -> Address:
-    """The parts of an http or https URL; raises ValueError, without quoting a password."""
+    """Returns the parts of an http or https URL; raises ValueError, without quoting a password."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -64,122 +91,138 @@ def address(url: str) -> Address:
     return Address(parts.hostname, port or (443 if secure else 80), secure, parts.path.rstrip("/"))
 
 
-class Line:
-    """Exchanges that can all be ended at once, from any thread."""
+class Exchanges:
+    """Exchanges that run in an event loop in a thread of its own, and can all be ended from any thread."""
 
-    def __init__(self) -> None:
-        self.stopped = threading.Event()
-        self._open: set[_Cut] = set()
+    def __init__(self, to: Address) -> None:
+        self._to = to
         self._lock = threading.Lock()
+        self._stopped = False
+        self._portal: BlockingPortal | None = None
+        self._thread: threading.Thread | None = None
+        self._transport: httpx2.AsyncHTTPTransport
+
+    def start(
+        self, work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments
+    ) -> Future[Result]:
+        """Runs a coroutine function in the loop; raises Stopped after `stop`."""
+        with self._lock:
+            if self._stopped:
+                raise Stopped
+            if self._portal is None:
+                self._portal = self._open()
+            return self._portal.start_task_soon(work, *arguments)
 
     def stop(self) -> None:
-        """End every exchange that is under way, and refuse new ones."""
-        self.stopped.set()
+        """Cancels everything that was started, and closes the connections."""
         with self._lock:
-            cuts = list(self._open)
-        for cut in cuts:
-            cut()
+            first, self._stopped = not self._stopped, True
+            if first and self._portal is not None:
+                self._portal.start_task_soon(self._portal.stop, True)
+        if self._thread is not None:
+            self._thread.join(STOP_S)
 
-    def post(
-        self, to: Address, body: bytes, headers: dict[str, str], *, timeout_s: float, max_bytes: int
+    async def post(
+        self, body: bytes, headers: dict[str, str], *, timeout_s: float, max_bytes: int
     ) -> Reply | Broken:
-        """Send a body and return the reply: all of it within `timeout_s`, and of at most `max_bytes`.
+        """Sends a body and returns the reply: all of it within `timeout_s`, and of at most `max_bytes`.
 
-        Raises nothing: neither from the network nor from what a server answers.
+        Raises nothing but cancellation: neither from the network nor from what a server answers.
         """
-        connection = _connection(to, timeout_s)
-        cut = _Cut(connection)
-        with self._lock:
-            self._open.add(cut)
-        timer = threading.Timer(timeout_s, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            result = self._exchange(cut, to, body, headers, timeout_s, max_bytes)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            # ValueError: a host that IDNA cannot encode, a chunk's length that is no number.
-            result = _broken(error, to)
-        finally:
-            timer.cancel()
-            with self._lock:
-                self._open.discard(cut)
-            connection.close()
-        # What was read before a cut may look whole.
-        if cut.made or isinstance(result, Broken):
-            if self.stopped.is_set():
-                return Broken("stopped", "it was ended on request")
-            if cut.made:
-                return Broken("timed_out", f"no whole answer within {timeout_s:g} s")
-        return result
+        import httpx2
 
-    def _exchange(
-        self,
-        cut: "_Cut",
-        to: Address,
-        body: bytes,
-        headers: dict[str, str],
-        timeout_s: float,
-        max_bytes: int,
+        with anyio.move_on_after(timeout_s):
+            try:
+                return await self._exchange(body, headers, max_bytes)
+            except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+                # ValueError: a host that IDNA cannot encode.
+                return _broken(error, self._to)
+        return Broken("timed_out", f"no whole answer within {timeout_s:g} s")
+
+    async def _exchange(
+        self, body: bytes, headers: dict[str, str], max_bytes: int
     ) -> Reply | Broken:
-        connection = cut.connection
-        if not self.stopped.is_set():
-            connection.connect()
-            connection.sock.settimeout(timeout_s)
-            cut.sock = connection.sock
-        if cut.made or self.stopped.is_set():  # there was no socket yet that could be shut
-            return Broken("stopped", "it was ended before it began")
-        connection.request("POST", to.path, body, headers)
-        response = connection.getresponse()
+        import httpx2
+
+        timeouts = httpx2.Timeout(None, connect=CONNECT_S).as_dict()
+        request = httpx2.Request(
+            "POST", self._to.url, headers=headers, content=body, extensions={"timeout": timeouts}
+        )
+        response = await self._transport.handle_async_request(request)
         pieces, size = [], 0
-        while piece := response.read(PIECE_BYTES):
-            pieces.append(piece)
-            size += len(piece)
-            if size > max_bytes:
-                return Broken("too_long", f"the answer has more than {max_bytes:,} bytes")
-        if response.length:  # of what was announced: a read of so many bytes ends early in silence
-            raise http.client.IncompleteRead(b"", response.length)
-        return Reply(response.status, response.getheader("Retry-After"), b"".join(pieces))
+        try:
+            async for piece in response.aiter_raw():
+                pieces.append(piece)
+                size += len(piece)
+                if size > max_bytes:
+                    return Broken("too_long", f"the answer has more than {max_bytes:,} bytes")
+        finally:
+            await response.aclose()
+        return Reply(response.status_code, response.headers.get("Retry-After"), b"".join(pieces))
 
+    def _open(self) -> BlockingPortal:
+        import httpx2
 
-class _Cut:
-    """Shuts a connection's socket: whoever waits for it wakes up."""
+        # What it logs for debugging has a server's headers in it, and those may repeat a key.
+        logging.getLogger("httpcore2").setLevel(logging.WARNING)
+        self._transport = httpx2.AsyncHTTPTransport(
+            # Reading the system's certificates takes 30 ms; without them no server is trusted.
+            verify=True if self._to.secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            trust_env=False,
+            limits=httpx2.Limits(keepalive_expiry=IDLE_S),
+        )
+        opened: Future[BlockingPortal] = Future()
+        self._thread = threading.Thread(
+            target=anyio.run, args=(self._live, opened), name="exchanges", daemon=True
+        )
+        self._thread.start()
+        return opened.result()
 
-    def __init__(self, connection: http.client.HTTPConnection) -> None:
-        self.connection = connection
-        self.sock: socket.socket | None = None
-        """Kept here: a connection forgets its own once a response without a length has begun."""
-        self.made = False
-
-    def __call__(self) -> None:
-        self.made = True
-        if self.sock is not None:
-            # Not SSLSocket's own, which pulls the TLS state from under the thread that reads.
-            with contextlib.suppress(OSError):  # not connected any more
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-
-
-def _connection(to: Address, timeout_s: float) -> http.client.HTTPConnection:
-    connect_s = min(CONNECT_S, timeout_s)
-    if not to.secure:
-        return http.client.HTTPConnection(to.host, to.port, timeout=connect_s)
-    context = ssl.create_default_context()
-    return http.client.HTTPSConnection(to.host, to.port, timeout=connect_s, context=context)
+    async def _live(self, opened: Future[BlockingPortal]) -> None:
+        async with self._transport, BlockingPortal() as portal:
+            opened.set_result(portal)
+            await portal.sleep_until_stopped()
 
 
 def _broken(error: Exception, to: Address) -> Broken:
+    import httpx2
+
     where = f"{to.host}:{to.port}"
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return Broken("refused", f"{where} has no certificate to be trusted")
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return Broken("malformed", f"{where} does not answer in TLS")
     match error:
-        case ssl.SSLCertVerificationError():
-            return Broken("refused", f"{where} has no certificate to be trusted")
-        case TimeoutError():
+        case httpx2.TimeoutException():
             return Broken("timed_out", f"{where} did not answer in time")
-        case http.client.RemoteDisconnected() | http.client.IncompleteRead():
+        case httpx2.ConnectError() | OSError():
+            reasons = [said for cause in causes if (said := _system_reason(cause))]
+            return Broken("refused", f"{where} cannot be reached: {(reasons or ['no reason'])[-1]}")
+        case httpx2.NetworkError():
             return Broken("dropped", f"{where} closed the connection before the answer was whole")
-        case ConnectionResetError() | BrokenPipeError():
+        case httpx2.RemoteProtocolError() if _is_end(str(error)):
             return Broken("dropped", f"{where} closed the connection before the answer was whole")
-        case http.client.HTTPException() | ssl.SSLError():
-            return Broken("malformed", f"{where} does not answer in HTTP ({type(error).__name__})")
-        case OSError():
-            reason = error.strerror or type(error).__name__
-            return Broken("refused", f"{where} cannot be reached: {reason}")
     return Broken("malformed", f"{where} does not answer in HTTP ({type(error).__name__})")
+
+
+def _is_end(message: str) -> bool:
+    """Whether the message of a protocol error is that of h11 or httpcore2 for a connection that ended."""
+    return "closed connection" in message or "disconnected" in message
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it was raised from, inwards; of a group, the first of its errors."""
+    while error is not None:
+        yield error
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        else:
+            error = error.__cause__ or error.__context__
+
+
+def _system_reason(error: BaseException) -> str:
+    """What the operating system says of an error; asyncio writes the address in its place."""
+    if isinstance(error, socket.gaierror):
+        return error.strerror or ""
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""

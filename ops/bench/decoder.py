@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
+from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.keys import Stream, derive
 
@@ -205,8 +206,8 @@ def main() -> int:
         results = {name: measure(shape, options.rounds) for name, shape in SHAPES.items()}
     if options.json:
         write_json(options.json, {"blas": blas, "rounds": options.rounds, "shapes": results})
-    print(f"{len(PROMPT_TOKENS)} prompts × {SAMPLES} samples, to {MAX_NEW_TOKENS} tokens; {blas}")
-    print(f"median tokens per second of {options.rounds} interleaved rounds")
+    say(f"{len(PROMPT_TOKENS)} prompts × {SAMPLES} samples, to {MAX_NEW_TOKENS} tokens; {blas}")
+    say(f"median tokens per second of {options.rounds} interleaved rounds")
     print_table(
         ["shape", *next(iter(results.values()))["median"], "to plain", "to best", "by CPU time"],
         [

@@ -21,6 +21,7 @@ from configs.tasks import Task as TaskSettings
 from ops.bench.distillation_runs import Run, blank, exported, plain, run_here, visited
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
 from ops.curve import HEIGHT, WIDTH, Line, curve
+from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt, Split, Task
@@ -82,7 +83,7 @@ def main() -> int:
             if task.startswith(options.only)
         ]
     few = ", ".join(f"{result['rows']:,} ({result['task']})" for result in results)
-    print(f"answers that the students have: {few}; {options.seeds} seeds; {blas}")
+    say(f"answers that the students have: {few}; {options.seeds} seeds; {blas}")
     print_table(*table(results))
     if options.svg:
         options.svg.write_text(picture(results))
@@ -231,10 +232,10 @@ def said_of(run: Run, task: Task, prompts: list[Prompt], *, last: bool) -> dict[
 
 def tell(task: str, who: str, done: dict[str, Any]) -> None:
     """One line."""
-    print(
+    say(
         f"{task}, {who}: {done['points'][0]['accuracy']:.3f} → {done['accuracy']:.3f} in "
         f"{done['steps']} steps, {done['processor_s']:.1f} s",
-        file=sys.stderr,
+        err=True,
     )
 
 

@@ -29,6 +29,7 @@ from ops.bench.distillation_runs import (
 )
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
 from ops.curve import curve
+from ops.terminal import say
 from runtime.blas import load_blas
 
 TEXT = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare" / "input.txt"
@@ -84,7 +85,7 @@ def main() -> int:
     blas = load_blas(exact=False)
     with tempfile.TemporaryDirectory() as name:
         result = compare(Path(name), options)
-    print(
+    say(
         f"{result['rows']:,} rows, {result['students_rows']:,} of them for the students; "
         f"{result['held_out']} held out; {blas}"
     )
@@ -119,10 +120,10 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 done = learn(folder, student, method, algorithm, teacher, options.seconds, seed)
                 result["students"].append(done)
                 last = done["points"][-1]
-                print(
+                say(
                     f"seed {seed}, {method}: {done['steps']} steps in {done['processor_s']:.1f} s, "
                     f"{last['per_token']:.2f} per token",
-                    file=sys.stderr,
+                    err=True,
                 )
     return result
 

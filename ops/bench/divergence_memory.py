@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
+from ops.terminal import say
 from runtime.blas import load_blas
 
 TOKENS, WIDTH, VOCABULARY = 8 * 1024, 32, 32_768
@@ -143,7 +144,7 @@ def main() -> int:
             row = exact(kind, options.gradients)
         else:
             row = measure(options.measure, kind, options.chunk_tokens, options.gradients)
-        print(json.dumps(row))
+        say(json.dumps(row))
         return 0
     load_blas(exact=False)
     with alone_on_the_gpu("divergence_memory"):  # for the processes that measure
@@ -159,7 +160,7 @@ def main() -> int:
 
 
 def _print(results: list[dict[str, Any]]) -> None:
-    print(f"{TOKENS:,} tokens, width {WIDTH}, vocabulary {VOCABULARY:,}; forward and backward")
+    say(f"{TOKENS:,} tokens, width {WIDTH}, vocabulary {VOCABULARY:,}; forward and backward")
     rows = []
     for result in results:
         kernel, plain = (result["contenders"][c] for c in CONTENDERS)
@@ -175,7 +176,7 @@ def _print(results: list[dict[str, Any]]) -> None:
     columns = ["kernel MiB", "plain MiB", "share", "kernel s", "plain s"]
     columns += ["kernel error", "plain error"]
     print_table(["", *columns], rows)
-    print(f"  to reach: share at most {LARGEST_SHARE}, kernel error at most {LARGEST_ERROR:.0e}")
+    say(f"  to reach: share at most {LARGEST_SHARE}, kernel error at most {LARGEST_ERROR:.0e}")
 
 
 def _in_own_process(contender: str, kind: str, chunk_tokens: int, folder: Path) -> dict[str, Any]:

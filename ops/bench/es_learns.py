@@ -17,6 +17,7 @@ from configs.run import Optimizer, Sampling
 from configs.schema import Settings, algorithm
 from configs.tasks import Addition
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
+from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.tasks.prompt import Prompt
 
@@ -116,7 +117,7 @@ def main() -> int:
             base = Path(folder) / str(seed)
             raise_base(base, seed)
             results.append(measure(seed, base))
-    print(f"{GENERATIONS} generations of {POPULATION} members; all 100 sums; {blas}")
+    say(f"{GENERATIONS} generations of {POPULATION} members; all 100 sums; {blas}")
     print_table(
         ["base", "greedy", "after", "gain", "sampled", "after", "time"],
         [

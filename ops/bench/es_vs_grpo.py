@@ -20,6 +20,7 @@ from configs.schema import Settings, algorithm
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
 from ops.curve import HEIGHT, WIDTH, Line, curve
 from ops.seed import ensure_seedling
+from ops.terminal import say
 from runtime.blas import load_blas
 
 RECIPES = Path(__file__).parents[2] / "configs"
@@ -66,7 +67,7 @@ def measure(seed: int, base: Path, seconds: float) -> dict[str, list[Point]]:
             while contender.spent.processor_s < seconds * turn / POINTS:
                 contender.step()
             points[name].append(evaluate(contender))
-            print(progress(seed, name, points[name][-1]), file=sys.stderr)
+            say(progress(seed, name, points[name][-1]), err=True)
     return points
 
 
@@ -163,7 +164,7 @@ def main() -> int:
     with alone_on_the_gpu("es_vs_grpo"):
         runs = [measure(seed, base, options.seconds) for seed, base in enumerate(bases)]
     table = summary(runs)
-    print(f"{EVAL_PROMPTS} held-out prompts, {options.seeds} bases; {blas}")
+    say(f"{EVAL_PROMPTS} held-out prompts, {options.seeds} bases; {blas}")
     print_table(
         ["at equal", "method", *(f"{mode}{what}" for mode in MODES for what in ("", ", gain"))],
         [

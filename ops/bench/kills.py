@@ -18,6 +18,7 @@ from ops.bench.report import print_table, write_json
 from ops.fault_injection.kills import FaultRuns, KillReport, die_at_each, kill_at_random
 from ops.fault_injection.programs import PROGRAMS
 from ops.fault_injection.server_pool import ForkServerPool
+from ops.terminal import say
 
 ACTIONS = ("kill", "abort", "raise")
 PORTION = 50
@@ -75,8 +76,8 @@ def main() -> int:
     header = ["program", *ACTIONS, "pause", "runs", "differ", "lost", "twice", "work"]
     print_table(header, [row(report) for report in (*reports.values(), total)])
     for problem in total.problems:
-        print(problem)
-    print(f"{total.kills} kills in {seconds:.0f} s: {verdict(total)}")
+        say(problem)
+    say(f"{total.kills} kills in {seconds:.0f} s: {verdict(total)}")
     if options.json:
         write_json(options.json, result(reports, seconds))
     return 1 if total.problems else 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
+from ops.terminal import say
 from runtime.blas import load_blas
 
 TOKENS, WIDTH, VOCABULARY = 8 * 1024, 256, 32_768
@@ -86,7 +87,7 @@ def main() -> int:
     parser.add_argument("--gradients", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure, options.chunk_tokens, options.gradients)))
+        say(json.dumps(measure(options.measure, options.chunk_tokens, options.gradients)))
         return 0
     load_blas(exact=False)
     with alone_on_the_gpu("loss_memory"):  # for the processes that measure
@@ -99,7 +100,7 @@ def main() -> int:
 
 
 def _print(result: dict[str, Any]) -> None:
-    print(f"{TOKENS:,} tokens, width {WIDTH}, vocabulary {VOCABULARY:,}; forward and backward")
+    say(f"{TOKENS:,} tokens, width {WIDTH}, vocabulary {VOCABULARY:,}; forward and backward")
     print_table(
         ["", "peak MiB", "seconds", "BLAS"],
         [
@@ -107,9 +108,9 @@ def _print(result: dict[str, Any]) -> None:
             for name, row in result["contenders"].items()
         ],
     )
-    print(f"  kernel / plain: {result['share_of_plain']:.3f} (at most {LARGEST_SHARE})")
+    say(f"  kernel / plain: {result['share_of_plain']:.3f} (at most {LARGEST_SHARE})")
     for name, error in result["gradient_error"].items():
-        print(f"  gradient of {name}: relative error {error:.1e} (at most {LARGEST_ERROR:.0e})")
+        say(f"  gradient of {name}: relative error {error:.1e} (at most {LARGEST_ERROR:.0e})")
 
 
 def _in_own_process(contender: str, chunk_tokens: int, folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from msgspec import Struct, to_builtins
 from ops import processes
 from ops.bench.report import print_table, write_json
 from ops.processes import session_of
+from ops.terminal import say
 from runtime.failpoints import FOLDER_VARIABLE, VARIABLE
 from runtime.keys import derive
 from runtime.pause_request import PauseRequest
@@ -220,7 +221,7 @@ def measure(folder: Path, count: int, seed: int, options: list[str]) -> tuple[li
             if pauses:
                 paused.describe_resume(pauses[-1])
             pauses.append(pause)
-            print(f"  {len(pauses)}/{count}: {pause.how}, {pause.gone_s:.2f} s", file=sys.stderr)
+            say(f"  {len(pauses)}/{count}: {pause.how}, {pause.gone_s:.2f} s", err=True)
             paused.resume()
         ended = paused.finish()
         paused.describe_resume(pauses[-1])
@@ -284,10 +285,10 @@ def main() -> int:
         row("  in all, until the first new token", tokens),
     ]
     print_table(["", "times", "p50", "p95", "max"], rows)
-    print(f"the model loads in {load_s:.2f} s of that, in each process that computes")
+    say(f"the model loads in {load_s:.2f} s of that, in each process that computes")
     ratio = steps[0.5] / steps[1.0]
-    print(f"a step takes {steps[1.0]:.2f} s, at power.duty_cycle = 0.5 {ratio:.2f} times as long")
-    print("the end: " + ("as undisturbed, bit for bit" if same else "NOT as undisturbed"))
+    say(f"a step takes {steps[1.0]:.2f} s, at power.duty_cycle = 0.5 {ratio:.2f} times as long")
+    say("the end: " + ("as undisturbed, bit for bit" if same else "NOT as undisturbed"))
     if asked.json:
         found = {"load_s": load_s, "same": same, "pauses": to_builtins(pauses)}
         found["step_s"] = {str(duty): seconds for duty, seconds in steps.items()}

@@ -26,6 +26,7 @@ from typing import Any
 
 from ops.bench.decoder import config
 from ops.bench.report import alone_on_the_gpu, print_table, write_json
+from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.keys import Stream, derive
 
@@ -180,20 +181,20 @@ def main() -> int:
     if options.json:
         result = {"blas": blas, "shape": SHAPE, "memory_bytes": memory, "speed": results}
         write_json(options.json, result)
-    print(f"{MEMBERS} members × {PROMPTS} prompts × {NEW_TOKENS} tokens; {blas}")
-    print(f"median tokens per second of {options.rounds} interleaved rounds")
+    say(f"{MEMBERS} members × {PROMPTS} prompts × {NEW_TOKENS} tokens; {blas}")
+    say(f"median tokens per second of {options.rounds} interleaved rounds")
     print_table(
         ["temperature", *contenders],
         [[f"{r['temperature']:g}", *(f"{s:,.0f}" for s in r["median"].values())] for r in results],
     )
-    print("ratios, by the clock and by processor time")
+    say("ratios, by the clock and by processor time")
     names = list(results[0]["ratio"]["clock"])
     both = ((r["temperature"], r["ratio"]["clock"], r["ratio"]["processor"]) for r in results)
     print_table(
         ["temperature", *names],
         [[f"{t:g}", *(f"{c[n]:.2f} {p[n]:.2f}" for n in names)] for t, c, p in both],
     )
-    print("peak memory")
+    say("peak memory")
     print_table(
         ["", "MiB", "to plain"],
         [[n, f"{memory[n] / 2**20:,.0f}", f"{shares[n]:.2f}"] for n in memory],

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ops.table import Table
+from ops.terminal import say
+
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """The whole result, indented."""
@@ -13,14 +16,8 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Columns as wide as they need to be: the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-    for row in (header, *rows):
-        first, *others = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        )
-        print("  " + "   ".join((first, *others)).rstrip())
+    """Prints columns: the first is aligned to the left, the others to the right."""
+    say(Table(header=header, rows=rows, indent=2))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+from ops.terminal import say
 from runtime.errors import BadInput
 
 BENCHMARKS = {
@@ -26,7 +27,7 @@ def run(name: str, options: list[str]) -> int:
     name = name.replace("-", "_")
     if name == "list":
         for known, what in BENCHMARKS.items():
-            print(f"pippin bench {known:17} {what}")
+            say(f"pippin bench {known:17} {what}")
         return 0
     if name not in BENCHMARKS:
         raise BadInput(f"bench: needs one of {', '.join(BENCHMARKS)}, got {name!r}")

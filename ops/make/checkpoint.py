@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ops.terminal import say
 from runtime.checkpoint_files import inspect
 from runtime.durable import sha256_file
 from runtime.errors import BadInput, RunFailed
@@ -22,7 +23,7 @@ def find(path: str) -> Path:
     from ops.seed import seedling_folder
 
     if not seedling_folder().is_dir():
-        print("raising the seedling (a small model, some seconds, only this once)", file=sys.stderr)
+        say("raising the seedling (a small model, some seconds, only this once)", err=True)
         raised = subprocess.run([sys.executable, "-m", "ops.cli", "seed"], check=False)
         if raised.returncode:
             raise RunFailed("the seedling could not be raised; try: pippin seed")

@@ -1,6 +1,5 @@
 """The command `pippin make-data`: its recipe read, its sum printed."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from configs.data_load import load_data
 from configs.teachers import LocalTeacher
 from ops.make.records import account_lines
 from ops.make.store import journal_path
+from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.errors import RunFailed
 
@@ -20,18 +20,16 @@ def run(recipe: str, overrides: Sequence[str], out: Path, again: bool) -> int:
     from ops.make.make import make
 
     made = make(settings, out, again=again)
-    print("\n".join(account_lines(made.account)))
+    say("\n".join(account_lines(made.account)))
     if made.passing:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in made.passing.items())
-        print(
+        say(
             f"{kinds}: may pass; to ask for these alone, remove {out.name} and give the same command",
-            file=sys.stderr,
+            err=True,
         )
     if not made.account.rows:
         raise RunFailed(f"{out}: not written, no row was kept")
-    print(f"{made.account.rows:,} rows {'in' if made.fresh else 'were already in'} {out}")
+    say(f"{made.account.rows:,} rows {'in' if made.fresh else 'were already in'} {out}")
     if made.fresh:
-        print(
-            f"({journal_path(out).name} keeps every answer, rejected ones too; it may be deleted)"
-        )
+        say(f"({journal_path(out).name} keeps every answer, rejected ones too; it may be deleted)")
     return 0

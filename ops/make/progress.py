@@ -6,7 +6,8 @@ from typing import TextIO
 
 from msgspec import Struct, field
 
-from ops.show import BAR, duration
+from ops.show import duration
+from ops.terminal import LiveText, write
 
 LIVE_S = 0.2
 LOG_S = 30.0
@@ -27,14 +28,14 @@ class Counts(Struct):
 
 
 class Progress:
-    """Shows `counts`, which whoever does the work changes."""
+    """Shows `counts`, which are changed where the work is done."""
 
-    def __init__(self, out: TextIO = sys.stderr) -> None:
+    def __init__(self, out: TextIO | None = None) -> None:
         self.counts = Counts()
-        self._out = out
-        self._live = out.isatty()
-        self._next = time.monotonic() + (0.0 if self._live else LOG_S)
-        self._width = 0
+        self._out = out or sys.stderr
+        self._live = LiveText(self._out)
+        self._at_terminal = self._live.shown
+        self._next = time.monotonic() + (0.0 if self._at_terminal else LOG_S)
 
     def more(self, total: int, there: int) -> None:
         """So many are to be asked, of which some were answered before."""
@@ -46,33 +47,26 @@ class Progress:
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + (LIVE_S if self._live else LOG_S)
+        self._next = now + (LIVE_S if self._at_terminal else LOG_S)
         line = progress_line(self.counts, now, doing)
-        if self._live:
-            self._out.write("\r" + line.ljust(self._width))
-            self._width = len(line)
+        if self._at_terminal:
+            self._live.rewrite(line, _done(self.counts) / max(self.counts.total, 1))
         else:
-            self._out.write(line + "\n")
-        self._out.flush()
+            write(self._out, line)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self.end()
-        self._out.write(text + "\n")
-        self._out.flush()
+        """Prints a line that stays."""
+        self._live.say(text)
 
     def end(self) -> None:
-        """Clear the line."""
-        if self._width:
-            self._out.write("\r" + " " * self._width + "\r")
-            self._width = 0
+        """Clears the line."""
+        self._live.end(keep=False)
 
 
 def progress_line(counts: Counts, now: float, doing: str = "") -> str:
-    """How far it is, how fast, and for how long yet."""
-    done = counts.there + counts.answered + counts.failed
-    bar = int(BAR * done / max(counts.total, 1))
-    parts = [f"[{'█' * bar}{'·' * (BAR - bar)}] {done:,}/{counts.total:,} answered"]
+    """Says how far it is, how fast, and for how long yet."""
+    done = _done(counts)
+    parts = [f"{done:,}/{counts.total:,} answered"]
     if counts.judged:
         parts.append(f"{counts.passed:,} of {counts.judged:,} passed")
     if counts.failed:
@@ -83,3 +77,7 @@ def progress_line(counts: Counts, now: float, doing: str = "") -> str:
     if fresh and done < counts.total:
         parts.append(f"{duration(seconds / fresh * (counts.total - done))} left")
     return "  ".join([*parts, *([doing] if doing else [])])
+
+
+def _done(counts: Counts) -> int:
+    return counts.there + counts.answered + counts.failed

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from configs.tasks import Jsonl, Task
+from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.durable import nearest_existing, write_file
 from runtime.errors import BadInput
@@ -42,10 +42,10 @@ def run(
     print_table(headers(report), [cells(report, standing) for standing in report.contestants])
     for claims in report.promise.values():
         for claim in claims:
-            print(f"{claim.verdict}: {claim.said} (promised: {claim.needed})")
+            say(f"{claim.verdict}: {claim.said} (promised: {claim.needed})")
     for sentence in report.comparisons:
-        print(sentence)
-    print(f"{folder / 'report.html'} and report.json")
+        say(sentence)
+    say(f"{folder / 'report.html'} and report.json")
     return 0
 
 
@@ -83,7 +83,7 @@ def examine(
                 max_new_tokens=settings.eval.max_new_tokens or settings.sampling.max_new_tokens,
                 slots=settings.sampling.slots,
                 rounds=rounds,
-                progress=lambda text: print(text, file=sys.stderr, flush=True),
+                progress=lambda text: say(text, err=True),
             )
     finally:
         task.close()

@@ -237,8 +237,8 @@ class Terminal:
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._ours, theirs = pty.openpty()
         self._process = subprocess.Popen(
-            command, env=environment, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
-            start_new_session=True, preexec_fn=_take_terminal,
+            command, env={**environment, "TERM": "xterm"}, cwd=ROOT, stdin=theirs, stdout=theirs,
+            stderr=theirs, start_new_session=True, preexec_fn=_take_terminal,
         )  # fmt: skip
         os.close(theirs)
         self.text = ""
@@ -270,7 +270,8 @@ class Terminal:
     def last_line(self) -> str:
         """What it said last."""
         time.sleep(0.2)  # the reader may be behind
-        return re.split(r"[\r\n]+", self.text.strip())[-1]
+        plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.text)
+        return re.split(r"[\r\n]+", plain.strip())[-1]
 
     def _read(self) -> None:
         with contextlib.suppress(OSError):  # the terminal is closed

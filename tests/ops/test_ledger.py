@@ -1,5 +1,6 @@
 """Every trajectory has its line, the two sources are held against each other, nothing is a traceback."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from ops.cli import main
-from ops.ledger import BARS, BINS, account, account_text
+from ops.ledger import BARS, BINS, Account, account, account_parts
+from ops.terminal import write
 from runtime.errors import BadInput
 from runtime.ledger import Ledger
 from runtime.rundir import RunDirectory
@@ -59,6 +61,12 @@ def logged(run: RunDirectory, steps: int, make=rows) -> None:
     for step in range(1, steps + 1):
         log.append(to_batch(make(step)))
     log.close()
+
+
+def account_text(found: Account) -> str:
+    out = io.StringIO()
+    write(out, *account_parts(found))
+    return out.getvalue()
 
 
 def command(run: RunDirectory, *options: str) -> int:

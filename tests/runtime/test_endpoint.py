@@ -259,7 +259,8 @@ def test_a_server_that_does_not_speak_http_is_malformed():
         )
     )
     assert found.kind in ("malformed", "dropped")
-    found = failure(lambda h, request, n: h.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 200))
+    headers = b"X: 1\r\n" * 20_000  # 120 kB
+    found = failure(lambda h, request, n: h.wfile.write(b"HTTP/1.1 200 OK\r\n" + headers))
     assert found.kind == "malformed"
 
 
@@ -311,6 +312,36 @@ def test_a_redirect_is_not_followed():
     with serving(lambda h, request, n: reply(h, completion("5"))) as other:
         found = failure(lambda h, request, n: reply(h, b"", 307, Location=other.url))
         assert found.kind == "rejected" and other.requests == []
+
+
+def test_a_cookie_is_not_sent_back_and_a_compressed_answer_is_not_asked_for():
+    def behave(handler, request, number):
+        reply(handler, completion("5"), Set_Cookie="a=1; Path=/")
+
+    with serving(behave) as server, Client(endpoint(server.url)) as client:
+        assert all(isinstance(client.ask(ask(key=i)), Answer) for i in range(2))
+    assert not any("Cookie" in headers for headers in server.headers)
+    assert {headers["Accept-Encoding"] for headers in server.headers} == {"identity"}
+
+
+def test_a_proxy_that_the_environment_names_is_not_asked(monkeypatch):
+    with serving(lambda h, request, n: reply(h, completion("6"))) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        outcome, _ = asked(lambda h, request, n: reply(h, completion("5")))
+        assert isinstance(outcome, Answer) and outcome.text == "5" and proxy.requests == []
+
+
+def test_a_server_that_takes_no_request_is_timed_out():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with Client(endpoint(url, timeout_s=0.3, attempts=1)) as client:
+            began = time.monotonic()
+            outcome = client.ask(ask("x" * (32 << 20)))
+    assert isinstance(outcome, Failure) and outcome.kind == "timed_out"
+    assert time.monotonic() - began < 5
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
@@ -431,6 +462,22 @@ def test_asks_are_read_only_as_fast_as_they_are_answered():
         outcomes.close()
 
 
+def test_a_connection_serves_many_asks_and_one_that_the_server_closed_costs_no_attempt():
+    connections = set()
+
+    def behave(handler, request, number):
+        handler.protocol_version = "HTTP/1.1"
+        connections.add(handler.client_address)
+        reply(handler, completion("5"))
+        handler.close_connection = number % 3 == 2  # without a word about it
+
+    with serving(behave) as server, Client(endpoint(server.url, attempts=1)) as client:
+        for key in range(9):
+            assert isinstance(client.ask(ask(key=key)), Answer)
+            time.sleep(0.02)
+    assert len(connections) == 3
+
+
 def test_one_failure_is_not_the_others():
     def behave(handler, request, number):
         bad = request["messages"][0]["content"] == "3"
@@ -451,6 +498,28 @@ def test_closing_ends_what_waits_and_what_is_under_way():
     assert {outcome.kind for outcome in found.values()} == {"stopped"}  # type: ignore
     later = client.ask(ask())
     assert isinstance(later, Failure) and (later.kind, later.attempts) == ("stopped", 0)
+
+
+def test_what_is_under_way_ends_with_the_loop_that_reads_the_outcomes():
+    def behave(handler, request, number):
+        if number:
+            hang(handler, request, number)
+        reply(handler, completion("5"))
+
+    with serving(behave) as server, Client(endpoint(server.url, concurrency=3)) as client:
+        outcomes = client.ask_all(ask(key=i) for i in range(100))
+        assert isinstance(next(outcomes)[1], Answer)
+        outcomes.close()
+        began = time.monotonic()
+        client.close()
+        assert time.monotonic() - began < 5
+        assert len(server.requests) <= 4
+
+
+def test_settings_are_checked_without_a_thread_or_a_connection():
+    before = threading.active_count()
+    Client(endpoint("http://127.0.0.1:9/v1"))
+    assert threading.active_count() == before
 
 
 def test_closing_ends_a_long_wait():
@@ -494,6 +563,18 @@ def test_the_key_is_sent_and_is_in_nothing_else(monkeypatch, capfd, caplog):
     for written in [*everything, out, err, caplog.text]:
         for part in (CANARY, CANARY[:12], CANARY[-12:], CANARY.replace("/", "\\/")):
             assert part not in written
+
+
+def test_the_key_is_in_no_log_even_when_everything_is_logged(monkeypatch, caplog):
+    monkeypatch.setenv(VARIABLE, CANARY)
+
+    def behave(handler, request, number):
+        reply(handler, completion("5"), X_Sent=handler.headers["Authorization"])
+
+    caplog.set_level("DEBUG")
+    with serving(behave) as server, Client(endpoint(server.url, key_variable=VARIABLE)) as client:
+        assert isinstance(client.ask(ask()), Answer)
+    assert CANARY not in caplog.text
 
 
 def test_redaction_comes_before_the_cut():

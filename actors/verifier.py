@@ -25,7 +25,8 @@ class Verifier:
         began = time.perf_counter()
         self._settings = settings
         self._log = open_log(Path(run) / "logs", name)
-        self._task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
+        log = Path(run) / "logs" / f"reward-{name.rpartition('-')[2]}.log"
+        self._task = open_task(settings.task, settings.seed, settings.verifier.timeout_s, log)
         self._rewards = _are_rewards_used(settings)
         self._log.info("started", pid=os.getpid())
         self._started_s = time.perf_counter() - began

@@ -156,6 +156,7 @@ def _go(run, detached: bool) -> int:
 
 def _runs(options: argparse.Namespace) -> int:
     from ops.show import runs_table
+    from runtime.plain_text import printable_lines
     from runtime.rundir import RunDirectory, runs
 
     statuses = []
@@ -163,7 +164,7 @@ def _runs(options: argparse.Namespace) -> int:
         try:
             statuses.append(RunDirectory(path.parent, path.name).read_status())
         except BadInput as error:
-            print(error, file=sys.stderr)
+            print(printable_lines(str(error)), file=sys.stderr)
     print(runs_table(statuses) if statuses else f"no runs in {options.root}")
     return FINE
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from configs.errors import SettingsError
 from runtime.errors import BadInput, Interrupted, PippinError
+from runtime.plain_text import printable_lines
 
 FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,5 +32,6 @@ def exit_code(body: Callable[[], int]) -> int:
 
 
 def _say(what: object, code: int) -> int:
-    print(f"pippin: {what}", file=sys.stderr)
+    """Every error passes here: what is foreign in its sentence cannot steer the terminal."""
+    print(f"pippin: {printable_lines(str(what))}", file=sys.stderr)
     return code

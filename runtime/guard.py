@@ -9,7 +9,7 @@ and it kills; when the foreign process dies first, what that left behind becomes
 PR_SET_CHILD_SUBREAPER), however often it forked and whatever session it moved to. Elsewhere the guard knows
 the foreign process's group, its descendants, and those that it saw as descendants in an earlier look.
 
-It is a script that imports little, to start fast: python -I -S guard.py REQUESTS REPLIES OUTPUT MEMORY COMMAND
+A script that imports little, to start fast: python -I -S guard.py REQUESTS REPLIES OUTPUT MEMORY COMMAND
 """
 
 import contextlib

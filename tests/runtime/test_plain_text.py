@@ -9,8 +9,8 @@ HOSTILE = [
     "\x1b]52;c;cm0gLXJm\x07", "\x1bP+q544e\x1b\\", "\x1b[?1049h", "\x1b[6n", "\x1bc", "\x1b(0",
     "\x1b[999999999D", "\x1b[5i", "\x1b", "\x1b\x1b\x1b", "\x9b31m", "\x90q\x9c", "\x9d0;t\x9c", "\x85next",
     "\rover", "a\nb", "a\r\nb", "a\tb", "\x08\x08\x08gone", "\x0b", "\x0c", "\x00nul", "\x07bell", "\x0e\x0f",
-    "\x7f", "\u202egnp.exe", "\u202dx\u202c", "\u2066x\u2069", "\u2067x", "\u2068x", "\u200ex\u200f", "\u061cx",
-    "\u200bzero", "\u200dz", "\u2060z", "\ufeffbom", "\u00adsoft", "\u2028line", "\u2029paragraph",
+    "\x7f", "\u202egnp.exe", "\u202dx\u202c", "\u2066x\u2069", "\u2067x", "\u2068x", "\u200ex\u200f",
+    "\u061cx", "\u200bzero", "\u200dz", "\u2060z", "\ufeffbom", "\u00adsoft", "\u2028line", "\u2029paragraph",
     "\ud800", "\udfff", "\udc80x", "\U000e0041\U000e0042", "\ue000", "\ufff9\ufffa\ufffb", "\uffff",
     "e" + "\u0301" * 500, "\u3164name", "\u2800", "x" * 1_000_000, "\x1b[31m" * 100_000,
     "\u202e" * 300, "=\x1b]2;x", "%s%n{0.__class__}\x1b[1m", "\U0010ffff",
@@ -44,7 +44,9 @@ def test_what_came_can_be_read():
     assert printable_lines("a\nb\tc\r") == "a\nb    c\\r"
 
 
-@pytest.mark.parametrize("text", ["", "plain", "Größe ≥ 3, ٣², 漢字, 🙂", "C:\\new", "é", "e\u0301"])
+@pytest.mark.parametrize(
+    "text", ["", "plain", "Größe ≥ 3, ٣², 漢字, 🙂", "C:\\new", "é", "e\u0301"]
+)
 def test_ordinary_text_is_left_alone(text):
     assert printable(text) == text
     assert printable_lines(text) == text

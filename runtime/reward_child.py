@@ -76,14 +76,20 @@ def call(function: Callable[..., Any], request: dict[str, Any], path: str) -> di
     try:
         value = function(request["prompt"], request["completion"], request["row"])
         return _judged(value)
-    except MemoryError as error:
-        return {"failure": "out_of_memory", "detail": describe(error, path)}
     except BaseException as error:  # sys.exit() and the like are the user's failure, not ours
-        return {"failure": "raised", "detail": describe(error, path)}
+        kind = "out_of_memory" if isinstance(error, MemoryError) else "raised"
+        return {"failure": kind, "detail": describe(error, path)}
 
 
 def describe(error: BaseException, path: str) -> str:
     """Type, first line and the last line of the user's file on the way there."""
+    try:
+        return _described(error, path)
+    except BaseException:  # what it is made of raises as well
+        return type.__getattribute__(type(error), "__name__")
+
+
+def _described(error: BaseException, path: str) -> str:
     if isinstance(error, SyntaxError):
         text, line = str(error.msg), error.lineno
     else:
@@ -96,7 +102,8 @@ def describe(error: BaseException, path: str) -> str:
 
 
 def _judged(value: Any) -> dict[str, Any]:
-    if type(value).__module__.partition(".")[0] == "numpy" and getattr(value, "ndim", 1) == 0:
+    module = str(getattr(type(value), "__module__", ""))
+    if module.partition(".")[0] == "numpy" and getattr(value, "ndim", 1) == 0:
         value = value.item()
     if isinstance(value, numbers.Real):
         try:

@@ -1,26 +1,28 @@
 """The pipe of a process that runs foreign code, kept out of that code's reach as far as Python allows.
 
 A reward function may evaluate a completion, and the completion may look for a way to answer for itself. So
-a reply counts only with the nonce of its request, and nonce and descriptors are in no frame, module or
-container that a running function can walk to: they belong to two closures that only a chain of C iterators
-holds.
+a reply counts only with the nonce of its request, and no frame, module, closure or container ever holds a
+nonce or the pipe: they are in a chain of iterators made of C functions alone, which only the stack of
+`serve` refers to. Between its links the foreign code runs.
 
-    requests() ──▶ answer() ──▶ send()      deque(map(send, map(answer, requests())))
-    knows the     the foreign   knows the
-    nonce         code's frames nonce
+    lines ──▶ nonce ────────────────────────▶ "nonce reply" ──▶ write
+         └──▶ request ──▶ answer() ──▶ reply ──┘
 
-This holds against code that walks frames, modules and descriptors. It cannot hold against code that reads
-the process's memory, and nothing keeps evaluated code from changing the function that evaluates it.
+This holds against code that walks frames, modules and descriptors, traces calls or handles signals. It
+cannot hold against code that reads the process's memory, and nothing keeps evaluated code from changing
+the very function that evaluates it.
 """
 
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import repeat, tee
+from operator import itemgetter
 
 
 def serve(answer: Callable[[bytes], bytes]) -> None:
-    """Answer requests until the pipe closes.
+    """Answer requests until the pipe closes; a reply must fit into a pipe at once.
 
     From here on standard input is empty, and what is printed goes to standard error.
     """
@@ -28,29 +30,29 @@ def serve(answer: Callable[[bytes], bytes]) -> None:
     deque(_exchange(answer), maxlen=0)
 
 
-def _exchange(answer: Callable[[bytes], bytes]) -> Iterator[None]:
+def _exchange(answer: Callable[[bytes], bytes]) -> Iterator[int | None]:
     """The chain of iterators; when it runs, this function has returned and its frame is gone."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    lines, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
-    write, process_id, leave, owner = os.write, os.getpid, os._exit, os.getpid()
-    nonce = b""
+    for_nonce, for_request = tee(map(bytes.partition, lines, repeat(b" ")))
+    requests = map(itemgetter(2), for_request)
+    answered = zip(map(itemgetter(0), for_nonce), map(_once(answer), requests))
+    return map(replies.write, map(b"%b %b\n".__mod__, answered))
 
-    def lines() -> Iterator[bytes]:
-        nonlocal nonce
-        for line in requests:
-            nonce, _, request = line.partition(b" ")
-            yield request
 
-    def send(reply: bytes) -> None:
-        if process_id() != owner:  # a fork that came back from the foreign code
+def _once(answer: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """`answer` in this process alone: a fork that comes back from the foreign code ends."""
+    process_id, leave, owner = os.getpid, os._exit, os.getpid()
+
+    def answer_here(request: bytes) -> bytes:
+        reply = answer(request)
+        if process_id() != owner:
             leave(0)
-        rest = b"%b %b\n" % (nonce, reply)
-        while rest:
-            rest = rest[write(replies, rest) :]
+        return reply
 
-    return map(send, map(answer, lines()))
+    return answer_here
 
 
 def _hide() -> None:

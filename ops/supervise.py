@@ -35,7 +35,7 @@ from runtime.clock import Deadline
 from runtime.errors import BadInput, Interrupted, PippinError, RunFailed
 from runtime.file_tail import tail
 from runtime.home import home
-from runtime.plain_text import printable
+from runtime.plain_text import printable, printable_lines
 from runtime.rundir import Machine, PauseRequest, RunDirectory, Status
 
 POLL_S = 0.1
@@ -76,7 +76,7 @@ def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = N
     except Exception as error:
         what = str(error) if isinstance(error, PippinError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(PippinError, OSError):  # the disk is full, and the error says so
-            run.settle("failed", what)
+            run.settle("failed", printable_lines(what))
         raise
     finally:
         signals.end()

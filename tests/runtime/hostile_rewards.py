@@ -1,7 +1,7 @@
 """Rewards that mean ill, each with the outcome that a run records for it.
 
-`BODIES` holds bodies of `reward(prompt, completion, row)`; `COMPLETIONS` holds texts that a careless reward
-evaluates. An outcome is a reward or the kind of a failure; a tuple lists those that are right.
+These are bodies of `reward(prompt, completion, row)`. An outcome is a reward or the kind of a failure; a
+tuple lists those that are right.
 """
 
 from typing import Any, NamedTuple
@@ -18,10 +18,6 @@ class Hostile(NamedTuple):
     quick: bool = False
     """Whether it hangs, and so is called with a short time limit."""
 
-
-SPIN = "while True: pass"
-SLEEP = "import time; time.sleep(1000)"
-FORK = "import os, time\n"
 
 VALUES = {
     "None": "not_a_number", "float('nan')": "not_a_number", "float('inf')": "not_a_number",
@@ -44,7 +40,8 @@ VALUES = {
 
 ERRORS = {
     "raise SystemExit(0)": "raised", "import sys; sys.exit('bye')": "raised",
-    "raise KeyboardInterrupt": "raised", "raise GeneratorExit": "raised", "raise StopIteration(1.0)": "raised",
+    "raise KeyboardInterrupt": "raised", "raise GeneratorExit": "raised",
+    "raise StopIteration(1.0)": "raised",
     "raise BaseException('x' * 10**7)": "raised", "raise MemoryError": "out_of_memory",
     "raise ExceptionGroup('g', [ValueError(1)] * 1000)": "raised",
     "return reward(prompt, completion, row)": "raised",
@@ -66,59 +63,136 @@ DEATHS = [
     Hostile("abort", "import os; os.abort()", "died"),
     Hostile("segmentation fault", "import ctypes; ctypes.string_at(0)", "died"),
     Hostile("kill its group", "import os; os.killpg(0, 9)", "died"),
-    Hostile("kill its guard", "import os; os.kill(os.getppid(), 9); " + SLEEP, "died"),
+    Hostile("kill its guard", "import os; os.kill(os.getppid(), 9); import time; time.sleep(1000)", "died"),
     Hostile("close every descriptor", "import os; os.closerange(0, 4096); return 1", "died"),
     Hostile("become another program", "import os; os.execv('/bin/true', ['true'])", "died"),
-    Hostile(
-        "a stack of C too deep",
-        "import sys; sys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**6): x = [x]\nrepr(x)",
-        ("died", "out_of_memory"),
-    ),
-    Hostile("an alarm", "import signal, time; signal.setitimer(signal.ITIMER_REAL, .05); time.sleep(9)", "died"),
+    Hostile("a stack of C too deep", """
+import sys; sys.setrecursionlimit(10**9)
+x = []
+for _ in range(10**6): x = [x]
+repr(x)
+""", ("died", "out_of_memory")),
+    Hostile("an alarm", """
+import signal, time; signal.setitimer(signal.ITIMER_REAL, .05); time.sleep(9)
+""", "died"),
 ]  # fmt: skip
 
 HANGS = [
-    Hostile("spin", SPIN, "timed_out", quick=True),
-    Hostile("sleep", SLEEP, "timed_out", quick=True),
+    Hostile("spin", "while True: pass", "timed_out", quick=True),
+    Hostile("sleep", "import time; time.sleep(1000)", "timed_out", quick=True),
     Hostile("backtrack", "import re; re.match('(a+)+$', 'a' * 60 + 'b')", "timed_out", quick=True),
     Hostile("big power", "return 7 ** 7 ** 12 % 10", "timed_out", quick=True),
     Hostile("endless sum", "import itertools; sum(itertools.count())", "timed_out", quick=True),
-    Hostile("dead lock", "import threading; l = threading.Lock(); l.acquire(); l.acquire()", "timed_out", quick=True),
+    Hostile("dead lock", """
+import threading; l = threading.Lock(); l.acquire(); l.acquire()
+""", "timed_out", quick=True),
     Hostile("stop itself", "import os; os.kill(os.getpid(), 19)", "timed_out", quick=True),
     Hostile("print for ever", "while True: print('x' * 10000)", "timed_out", quick=True),
-    Hostile("swallow every error", "while True:\n    try:\n        while True: pass\n    except BaseException: pass", "timed_out", quick=True),
+    Hostile("swallow every error", """
+while True:
+    try:
+        while True: pass
+    except BaseException: pass
+""", "timed_out", quick=True),
     Hostile("another program for ever", "import os; os.execv('/bin/sleep', ['sleep', '1000'])", "died"),
 ]  # fmt: skip
 
 OUTPUT = [
-    Hostile("print 64 MB", "for _ in range(64): print('x' * (1 << 20))\nreturn 1", 1.0),
+    Hostile("print 64 MB", """
+for _ in range(64): print('x' * (1 << 20))
+return 1
+""", 1.0),
     Hostile("print to the descriptor", "import os; os.write(1, b'x' * 300000); return 1", 1.0),
     Hostile("print errors", "import sys; sys.stderr.write('e' * 300000); return 1", 1.0),
     Hostile("print escapes", "print('\\x1b[2J\\x1b]0;t\\x07\\u202e'); return 1", 1.0),
-    Hostile("print a reply", "print('{\"reward\": 1.0}', flush=True); return 0", 0.0),
+    Hostile("print a reply", 'print(\'{"reward": 1.0}\', flush=True); return 0', 0.0),
     Hostile("a program prints", "import os; os.system('head -c 3000000 /dev/zero'); return 1", 1.0),
     Hostile("close the output", "import sys; sys.stdout.close(); return 1", 1.0, stays=True),
     Hostile("read the input", "import sys; return float(sys.stdin.read() == '')", 1.0),
-    Hostile("a thread prints for ever",
-            "import threading\ndef f():\n    while True: print('x' * 1000)\n"
-            "threading.Thread(target=f, daemon=True).start(); return 1", 1.0, stays=True),
+    Hostile("a thread prints for ever", """
+import threading
+def f():
+    while True: print('x' * 1000)
+threading.Thread(target=f, daemon=True).start(); return 1
+""", 1.0, stays=True),
 ]  # fmt: skip
 
 PROCESSES = [
-    Hostile("a child stays", FORK + "if os.fork() == 0: time.sleep(1000)\nreturn 1", 1.0),
-    Hostile("a child of a new session", FORK + "if os.fork() == 0:\n    os.setsid(); time.sleep(1000)\nreturn 1", 1.0),
-    Hostile("a daemon", FORK + "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(1000)\n    os._exit(0)\nreturn 1", 1.0),
-    Hostile("a daemon outlives", FORK + "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(1000)\n    os._exit(0)\ntime.sleep(.1); os._exit(1)", "died"),
-    Hostile("a daemon, and the guard killed", FORK + "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(1000)\n    os._exit(0)\ntime.sleep(.1); os.kill(os.getppid(), 9); time.sleep(9)", "died"),
-    Hostile("a program without environment", "import subprocess; subprocess.Popen(['sleep', '1000.5'], env={}, start_new_session=True); return 1", 1.0),
-    Hostile("one that outlives", "import os, subprocess; subprocess.Popen(['sleep', '1000.5'], env={}, start_new_session=True); os._exit(1)", "died"),
+    Hostile("a child stays", """
+import os, time
+if os.fork() == 0: time.sleep(1000)
+return 1
+""", 1.0),
+    Hostile("a child of a new session", """
+import os, time
+if os.fork() == 0:
+    os.setsid(); time.sleep(1000)
+return 1
+""", 1.0),
+    Hostile("a daemon", """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0: time.sleep(1000)
+    os._exit(0)
+return 1
+""", 1.0),
+    Hostile("a daemon outlives", """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0: time.sleep(1000)
+    os._exit(0)
+time.sleep(.1); os._exit(1)
+""", "died"),
+    Hostile("a daemon, and the guard killed", """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0: time.sleep(1000)
+    os._exit(0)
+time.sleep(.1); os.kill(os.getppid(), 9); time.sleep(9)
+""", "died"),
+    Hostile("a program without environment", """
+import subprocess; subprocess.Popen(['sleep', '1000.5'], env={}, start_new_session=True); return 1
+""", 1.0),
+    Hostile("one that outlives", """
+import os, subprocess; subprocess.Popen(['sleep', '1000.5'], env={}, start_new_session=True); os._exit(1)
+""", "died"),
     Hostile("nohup", "import os; os.system('nohup sleep 1000.5 >/dev/null 2>&1 &'); return 1", 1.0),
-    Hostile("a child that ignores signals", FORK + "import signal\nif os.fork() == 0:\n    signal.signal(15, signal.SIG_IGN); time.sleep(1000)\nreturn 1", 1.0),
-    Hostile("a stopped child", FORK + "pid = os.fork()\nif pid == 0: time.sleep(1000)\nos.kill(pid, 19); return 1", 1.0),
-    Hostile("children that start each other", FORK + "if os.fork() == 0:\n    os.setsid()\n    while True:\n        if os.fork(): os._exit(0)\n        time.sleep(.01)\nreturn 1", 1.0),
+    Hostile("a child that ignores signals", """
+import os, time
+import signal
+if os.fork() == 0:
+    signal.signal(15, signal.SIG_IGN); time.sleep(1000)
+return 1
+""", 1.0),
+    Hostile("a stopped child", """
+import os, time
+pid = os.fork()
+if pid == 0: time.sleep(1000)
+os.kill(pid, 19); return 1
+""", 1.0),
+    Hostile("children that start each other", """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    while True:
+        if os.fork(): os._exit(0)
+        time.sleep(.01)
+return 1
+""", 1.0),
     Hostile("a fork that comes back", "import os; os.fork(); return 1", 1.0),
-    Hostile("a fork that raises", "import os\nif os.fork() == 0: raise ValueError\nreturn 1", 1.0),
-    Hostile("many threads", "import threading, time\nfor _ in range(50): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\nreturn 1", 1.0, stays=True),
+    Hostile("a fork that raises", """
+import os
+if os.fork() == 0: raise ValueError
+return 1
+""", 1.0),
+    Hostile("many threads", """
+import threading, time
+for _ in range(50): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+return 1
+""", 1.0, stays=True),
 ]  # fmt: skip
 
 STATE = [
@@ -126,9 +200,16 @@ STATE = [
     Hostile("another folder", "import os; os.chdir('/'); return 1", 1.0),
     Hostile("change its arguments", "row.clear(); return 1", 1.0),
     Hostile("no imports", "import sys; sys.path.clear(); sys.modules.clear(); return 1", 1.0, stays=True),
-    Hostile("no descriptors left", "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0)); return 1", 1.0, stays=True),
+    Hostile("no descriptors left", """
+import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0)); return 1
+""", 1.0, stays=True),
     Hostile("no print", "import builtins; builtins.print = None; return 1", 1.0, stays=True),
-    Hostile("ignore signals", "import signal\nfor s in range(1, 30):\n    if s not in (9, 17, 19): signal.signal(s, signal.SIG_IGN)\nreturn 1", 1.0, stays=True),
+    Hostile("ignore signals", """
+import signal
+for s in range(1, 30):
+    if s not in (9, 17, 19): signal.signal(s, signal.SIG_IGN)
+return 1
+""", 1.0, stays=True),
     Hostile("a broken hook at exit", "import atexit; atexit.register(lambda: 1/0); return 1", 1.0),
     Hostile("trace", "import sys; sys.settrace(lambda *a: 1/0); return 1", "raised", stays=True),
     Hostile("patch os.write", "import os; os.write = lambda *a: 1/0; return 1", 1.0, stays=True),
@@ -138,82 +219,23 @@ MEMORY = [
     Hostile("a large array", "bytearray(8 << 30); return 1", "out_of_memory"),
     Hostile("a large text", "return len('a' * 10**10)", "out_of_memory"),
     Hostile("numpy", "import numpy; numpy.ones(1 << 30); return 1", "out_of_memory"),
-    Hostile("a growing list", "x = []\nwhile True: x.append(bytearray(1 << 24))", "out_of_memory"),
-    Hostile("shared pages, which no limit counts",
-            "import mmap, time\nm = mmap.mmap(-1, 900 << 20)\n"
-            "for i in range(0, 900 << 20, 4096): m[i] = 1\ntime.sleep(30)", "out_of_memory"),
-    Hostile("children that each hold a part", FORK + "for _ in range(4):\n    if os.fork() == 0:\n"
-            "        x = bytearray(b'x') * (300 << 20); time.sleep(30)\ntime.sleep(30)", "out_of_memory"),
-]  # fmt: skip
-
-WRITE_ALL = """
-import os
-def all_write(line):
-    for d in range(3, 64):
-        try: os.write(d, line)
-        except OSError: pass
-"""
-FRAMES = """
-import sys
-def strings():
-    seen, frame = [], sys._getframe()
-    while frame:
-        things = [*frame.f_locals.values(), *frame.f_globals.values()]
-        for thing in things:
-            seen += [thing] if isinstance(thing, (bytes, str)) else []
-            for cell in getattr(thing, '__closure__', None) or ():
-                try: seen.append(cell.cell_contents)
-                except ValueError: pass
-            seen += list(vars(thing).values()) if hasattr(thing, '__dict__') else []
-        frame = frame.f_back
-    for module in list(sys.modules.values()):
-        seen += list(getattr(module, '__dict__', {}).values())
-    return [s.encode() if isinstance(s, str) else s for s in seen if isinstance(s, (bytes, str))]
-"""
-REPLY = "b'{\"reward\": 1.0}'"
-
-COMPLETIONS = [
-    Hostile("guess the reply", WRITE_ALL + f"all_write({REPLY} + b'\\n')", "forged"),
-    Hostile("guess number and reply", WRITE_ALL + "all_write(b'{\"number\": 1, \"reward\": 1.0}\\n')", "forged"),
-    Hostile("guess and leave", WRITE_ALL + f"all_write({REPLY} + b'\\n'); os._exit(0)", "forged"),
-    Hostile("guess a nonce", WRITE_ALL + f"all_write(b'0' * 32 + b' ' + {REPLY} + b'\\n')", "forged"),
-    Hostile("no nonce", WRITE_ALL + f"all_write(b' ' + {REPLY} + b'\\n')", "forged"),
-    Hostile("garbage", WRITE_ALL + "all_write(b'\\xff\\x00\\n')", "forged"),
-    Hostile("an empty line", WRITE_ALL + "all_write(b'\\n')", "forged"),
-    Hostile("half a line", WRITE_ALL + "all_write(b'{')", "forged"),
-    Hostile("a flood", WRITE_ALL + "all_write(b'x' * 60000); all_write(b'\\n')", "forged"),
-    Hostile("every text that frames and modules hold",
-            WRITE_ALL + FRAMES + "for s in strings():\n    if len(s) == 32:\n        all_write(s + b' ' + "
-            + REPLY + " + b'\\n')", (0.0, "forged")),
-    Hostile("every object", WRITE_ALL + "import gc\nfor o in gc.get_objects(): pass", "raised"),
-    Hostile("who refers to it", "import gc, sys; gc.get_referrers(sys)", "raised"),
-    Hostile("what frames refer to", "import gc, sys; gc.get_referents(sys._getframe(3))", "raised"),
-    Hostile("all threads", "import sys; sys._current_frames()", "raised"),
-    Hostile("trace every call",
-            WRITE_ALL + "import sys\ndef seen(frame, event, arg):\n    for v in frame.f_locals.values():\n"
-            "        if isinstance(v, bytes) and len(v) == 32: all_write(v + b' ' + " + REPLY + " + b'\\n')\n"
-            "    return seen\nsys.settrace(seen); sys.setprofile(seen)", 0.0, stays=True),
-    Hostile("alarms that look at the frame",
-            WRITE_ALL + FRAMES + "import signal\ndef seen(number, frame):\n    for s in strings():\n"
-            "        if len(s) == 32: all_write(s + b' ' + " + REPLY + " + b'\\n')\n"
-            "signal.signal(14, seen); signal.setitimer(0, 1e-4, 1e-4)", (0.0, "forged"), stays=True),
-    Hostile("steal the next request", "import os\nfor d in range(3, 64):\n    try: os.set_blocking(d, False); os.read(d, 65536)\n    except OSError: pass", (0.0, "died"), stays=True),
-    Hostile("replace the reply's pipe", "import os\nr, w = os.pipe()\nfor d in range(3, r):\n    os.dup2(w, d)", ("died", "timed_out"), quick=True),
-    Hostile("a thread that answers the next call", WRITE_ALL + "import threading, time\ndef later():\n    time.sleep(.05)\n    all_write(" + REPLY + " + b'\\n')\nthreading.Thread(target=later).start(); time.sleep(.5)", "forged"),
-    Hostile("a fork that answers", WRITE_ALL + "if os.fork() == 0:\n    all_write(" + REPLY + " + b'\\n'); os._exit(0)\nos.wait()", "forged"),
-    Hostile("say it aloud", "import sys; sys.stdout.write('{\"reward\": 1.0}\\n'); sys.stderr.write('{\"reward\": 1.0}\\n')", 0.0),
-    Hostile("leave early", "raise SystemExit(0)", "raised"),
-    Hostile("patch os.write", "import os; real = os.write; os.write = lambda d, b: real(d, b.replace(b'0.0', b'1.0'))", 0.0, stays=True),
-    Hostile("equal to everything", "class A:\n    def __eq__(s, o): return True\nanswer = A()", 0.0),
-]  # fmt: skip
-
-IMPORTS = [
-    Hostile("exits", "import os; os._exit(0)", "does not import: the process ended with exit code 0"),
-    Hostile("answers", WRITE_ALL + "all_write(b'{\"problem\": \"\"}\\n')", "wrote to Pippin's own pipe"),
-    Hostile("raises escapes", "raise ValueError('\\x1b[2J\\u202e')", "does not import: ValueError: \\x1b[2J\\u202e"),
-    Hostile("name of escapes", "raise type('\\x1b[1m', (Exception,), {})", "does not import: \\x1b[1m"),
-    Hostile("holds too much", "x = bytearray(8 << 30)", "does not import: MemoryError"),
-    Hostile("is no module any more", "import sys; sys.modules.clear(); reward = 3", "found a int"),
+    Hostile("a growing list", """
+x = []
+while True: x.append(bytearray(1 << 24))
+""", "out_of_memory"),
+    Hostile("shared pages, which no limit counts", """
+import mmap, time
+m = mmap.mmap(-1, 900 << 20)
+for i in range(0, 900 << 20, 4096): m[i] = 1
+time.sleep(30)
+""", "out_of_memory"),
+    Hostile("children that each hold a part", """
+import os, time
+for _ in range(4):
+    if os.fork() == 0:
+        x = bytearray(b'x') * (300 << 20); time.sleep(30)
+time.sleep(30)
+""", "out_of_memory"),
 ]  # fmt: skip
 
 BODIES = [

@@ -14,7 +14,8 @@ from runtime.killable import marked
 from runtime.output_log import LARGEST_LOG_BYTES
 from runtime.reward_process import RewardCall, RewardProcess
 from runtime.tasks.prompt import Verdict
-from tests.runtime.hostile_rewards import BODIES, COMPLETIONS, IMPORTS, MEMORY, Hostile
+from tests.runtime.hostile_completions import COMPLETIONS, IMPORTS
+from tests.runtime.hostile_rewards import BODIES, MEMORY, Hostile
 
 RUNS = """
 def reward(prompt, completion, row):

@@ -220,11 +220,8 @@ def test_the_function_sees_no_secret_and_nothing_of_ray(opened, monkeypatch):
         "    return float(sum(v == 'hidden' for v in os.environ.values()))\n"
     )
     assert process.score([call()])[0].reward == 0.0
-    assert set(environment({"PATH": "p", "SSH_AUTH_SOCK": "s"}, "root")) == {
-        "PATH",
-        "PYTHONPATH",
-        "PYTHONHASHSEED",
-    }
+    kept = environment({"PATH": "p", "SSH_AUTH_SOCK": "s"}, "root")
+    assert set(kept) == {"PATH", "PYTHONPATH", "PYTHONHASHSEED"}
 
 
 def test_the_file_may_import_its_neighbours_and_leaves_no_bytecode(tmp_path, opened):

@@ -20,7 +20,6 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterable
 from typing import NamedTuple
 
 ORDERS, REPORT = 0, 1
@@ -156,17 +155,21 @@ class Tree:
         self.reap()
         while (found := self.look()) and time.monotonic() < until:
             fresh = found.keys() - stopped
-            _signal(fresh, signal.SIGSTOP)
+            _signal({pid: found[pid] for pid in fresh}, signal.SIGSTOP)
             stopped |= fresh
-            if not fresh or len(stopped) > 2 * MOST_PROCESSES:
-                _signal(found.keys(), signal.SIGKILL)
+            if not fresh or len(stopped) > MOST_PROCESSES:
+                _signal(found, signal.SIGKILL)
                 stopped.clear()
                 time.sleep(0.002)
             self.reap()
 
 
-def _signal(pids: Iterable[int], number: int) -> None:
-    for pid in pids:
+def _signal(processes: dict[int, Process], number: int) -> None:
+    """Signal whole groups, which no fork slips through, and then each process for itself."""
+    for group in {process.group for process in processes.values()} - {os.getpgrp()}:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+    for pid in processes:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 

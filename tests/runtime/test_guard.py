@@ -50,9 +50,8 @@ def test_orphans_that_were_seen_as_descendants_are_found_and_ended():
     assert len(orphans) == 2
     assert big.startswith("memory ")
     assert left == []
-    for pid in orphans:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    table = ps_table()  # in a container nobody may bury them
+    assert [pid for pid in orphans if pid in table and not table[pid].dead] == []
 
 
 def test_ps_tells_what_the_guard_needs_to_know():

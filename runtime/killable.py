@@ -64,26 +64,22 @@ class Killable:
     """``python -m module argument``, asked one question at a time."""
 
     def __init__(
-        self, module: str, argument: str, log: OutputLog | None = None,
+        self,
+        module: str,
+        argument: str,
+        log: OutputLog | None = None,
         memory_bytes: int = MEMORY_BYTES,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._log = log or OutputLog(None)
         self._marker = secrets.token_hex(16)
         theirs_in, self._requests = os.pipe()
         self._replies, theirs_out = os.pipe()
         self._output, theirs_err = os.pipe()
         theirs = (theirs_in, theirs_out, theirs_err)
+        guard = [sys.executable, "-I", "-S", "-B", str(GUARD), *map(str, (*theirs, memory_bytes))]
         command = [sys.executable, "-P", "-B", "-u", "-m", module, argument]
         self._guard = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-S",
-                "-B",
-                str(GUARD),
-                *map(str, (*theirs, memory_bytes)),
-                *command,
-            ],
+            [*guard, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -245,7 +241,7 @@ class Killable:
             time.sleep(0.01)
 
 
-def marked(marker: bytes) -> "list[int]":
+def marked(marker: bytes) -> list[int]:
     """The live processes that were started with `marker` in their environment (Linux)."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

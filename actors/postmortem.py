@@ -6,6 +6,9 @@ import signal
 import time
 from pathlib import Path
 
+from runtime.file_tail import last_lines
+from runtime.plain_text import printable
+
 DUMP_S = 0.5
 """How long a hanging process gets to write its stack: a signal handler in C does it."""
 TAIL_LINES = 4
@@ -34,9 +37,7 @@ def tail(logs: Path, name: str) -> str:
     """The last lines of a part's log, as lines of their own below a sentence; "" without any."""
     path = logs / f"{name}.log"
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+        lines = last_lines(path, TAIL_LINES, TAIL_BYTES)
     except OSError:
         return ""
-    return "".join(f"\n  {path.name}: {line[:200]}" for line in lines)
+    return "".join(f"\n  {path.name}: {printable(line)}" for line in lines)

@@ -28,7 +28,8 @@ class Verifier:
         began = time.perf_counter()
         self._settings = settings
         self._log = open_log(Path(run) / "logs", actor.name)
-        self._task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
+        log = Path(run) / "logs" / f"reward-{actor.index}.log"
+        self._task = open_task(settings.task, settings.seed, settings.verifier.timeout_s, log)
         self._failures = FailuresInARow(settings.verifier.max_failures)
         self._log.info("started", pid=os.getpid())
         self._started_s = time.perf_counter() - began

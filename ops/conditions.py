@@ -1,4 +1,4 @@
-"""Whether a run should work now, or why it had better pause: power, heat, hours, memory, disk.
+"""Whether a run should work now, or why it had better pause: power, heat, hours, memory, disks.
 
 The supervisor asks several times a second; the machine is asked once in POLL_S, because its answers
 are processes and files. What trembles about its limit (heat, memory, disk) holds until it is over
@@ -7,26 +7,32 @@ wall are meant as said and act at once.
 """
 
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
 from configs.consistency import minutes
 from configs.run import Power
 from ops.machine import Machine
+from runtime.durable import nearest_existing
 
 POLL_S = 2.0
 QUIET_POLLS = 3
 """So many polls in a row without it end a condition that trembles."""
 ROOM = 1.2
 """Free disk, in multiples of the need, that ends a full disk at once."""
+SPARE_ELSEWHERE_BYTES = 256 << 20
+"""What must be free on another disk than the run's: teachers' outputs and Ray's files grow in small steps."""
 HOT = ("serious", "critical")
 GB = 1e9
 
 
 class Conditions:
-    """`need_bytes` gives what the next checkpoints take on the disk of `folder`."""
+    """`need_bytes` gives what the next checkpoints take on the disk of `folder`; `elsewhere` gives the other
+    folders that the run writes to, each watched if it is on a disk of its own.
+    """
 
     def __init__(
         self,
@@ -34,6 +40,7 @@ class Conditions:
         machine: Machine,
         folder: Path,
         need_bytes: Callable[[], int],
+        elsewhere: Callable[[], Iterable[Path]] = tuple,
         now: Callable[[], datetime] = datetime.now,
         poll_s: float = POLL_S,
         clock: Callable[[], float] = time.monotonic,
@@ -42,6 +49,7 @@ class Conditions:
         self._machine = machine
         self._folder = folder
         self._need_bytes = need_bytes
+        self._elsewhere = elsewhere
         self._now = now
         self._poll_s = poll_s
         self._clock = clock
@@ -75,11 +83,22 @@ class Conditions:
             hot = f"thermal pressure is {level} (power.on_thermal_pressure)"
             self._thermal.poll(hot if level in HOT else None)
         self._memory.poll("memory is running out" if machine.memory_pressure() else None)
-        free, need = machine.free_disk_bytes(self._folder), self._need_bytes()
-        if free is None:
-            self._disk.poll(None)
-        else:
-            self._disk.poll(short_of_disk(free, need), over=free >= ROOM * need)
+        self._poll_disks()
+
+    def _poll_disks(self) -> None:
+        """The run's own disk first; the first that lacks something is the reason."""
+        needs = [(self._folder, self._need_bytes())]
+        others = other_disks(self._folder, self._elsewhere())
+        needs += [(folder, SPARE_ELSEWHERE_BYTES) for folder in others]
+        reason, over = None, True
+        for folder, need in needs:
+            free = self._machine.free_disk_bytes(folder)
+            if free is None:
+                over = False
+                continue
+            reason = reason or short_of_disk(free, need, None if folder is self._folder else folder)
+            over = over and free >= ROOM * need
+        self._disk.poll(reason, over=over)
 
 
 class Latch:
@@ -108,12 +127,35 @@ def outside(hours: list[str], now: datetime) -> str | None:
     return f"outside power.hours {', '.join(hours)}" if hours else None
 
 
-def short_of_disk(free: int, need: int) -> str | None:
-    """The reason if the disk lacks something. Rounded so that freeing what it says is enough."""
+def other_disks(folder: Path, elsewhere: Iterable[Path]) -> list[Path]:
+    """Those of `elsewhere` that are not on the disk of `folder`, one for each disk."""
+    seen, found = {_device(folder)}, []
+    for other in elsewhere:
+        device = _device(other)
+        if device is not None and device not in seen:
+            seen.add(device)
+            found.append(other)
+    return found
+
+
+def _device(folder: Path) -> int | None:
+    try:
+        return os.stat(nearest_existing(folder)).st_dev
+    except OSError:
+        return None
+
+
+def short_of_disk(free: int, need: int, at: Path | None = None) -> str | None:
+    """The reason if a disk lacks something, the run's own or that of `at`. Rounded so that freeing what it
+    says is enough.
+    """
     if free >= need:
         return None
     free_gb, need_gb = math.floor(free * 100 / GB) / 100, math.ceil(need * 100 / GB) / 100
+    whose, what = (
+        ("", "the next checkpoints need") if at is None else (f" of {at}", "the run needs")
+    )
     return (
-        f"the disk has {free_gb:.2f} GB left, the next checkpoints need {need_gb:.2f} GB: "
+        f"the disk{whose} has {free_gb:.2f} GB left, {what} {need_gb:.2f} GB: "
         f"free {need_gb - free_gb:.2f} GB"
     )

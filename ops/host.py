@@ -18,6 +18,7 @@ from configs.schema import Settings
 from ops.session import RayFailed, dead_daemons, start_ray
 from runtime.clock import Deadline
 from runtime.errors import BadInput, Interrupted, PippinError, RunFailed
+from runtime.plain_text import printable_lines
 from runtime.rundir import RunDirectory
 
 POLL_S = 0.25
@@ -44,13 +45,13 @@ def main(path: str, temp: str) -> int:
         print(error, flush=True)
         return RAY_DIED
     except PippinError as error:
-        run.settle("failed", str(error))
+        run.settle("failed", printable_lines(str(error)))
         return BAD_INPUT if isinstance(error, BadInput) else FAILED
     except Exception as error:
         import traceback
 
         traceback.print_exc()
-        run.settle("failed", f"{type(error).__name__}: {error}")
+        run.settle("failed", printable_lines(f"{type(error).__name__}: {error}"))
         return FAILED
     return DONE
 

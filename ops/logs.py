@@ -1,13 +1,21 @@
-"""`pippin logs`: the last lines of each part's log, and what comes after."""
+"""`pippin logs`: the last lines of each part's log, and what comes after.
 
+A log holds what a user's code printed, so each line is made printable; only the end of a file is read.
+"""
+
+import os
 import time
 from pathlib import Path
 
 from ops.terminal import say
 from runtime.errors import BadInput
+from runtime.file_tail import tail
+from runtime.plain_text import printable
 from runtime.rundir import RunDirectory
 
 POLL_S = 0.3
+READ_BYTES = 1 << 20
+LONGEST_LINE = 10_000
 
 
 def print_logs(run: RunDirectory, part: str | None, count: int, follow: bool) -> None:
@@ -25,21 +33,35 @@ def print_logs(run: RunDirectory, part: str | None, count: int, follow: bool) ->
         files = [run.logs / f"{part}.log"]
     positions: dict[Path, int] = {}
     for file in files:
-        lines = file.read_bytes().splitlines(keepends=True)
-        positions[file] = sum(map(len, lines))
-        _print(file, b"".join(lines[-count:]))
+        content = tail(file, limit_bytes=READ_BYTES)
+        positions[file] = file.stat().st_size
+        _print(file, b"".join(content.splitlines(keepends=True)[-count:] if count > 0 else []))
     while follow:
         for file in sorted(run.logs.glob("*.log")) if part is None else files:
-            with file.open("rb") as log:
-                log.seek(positions.get(file, 0))
-                fresh = log.read()
-            positions[file] = positions.get(file, 0) + len(fresh)
-            _print(file, fresh)
+            positions[file] = _print_since(file, positions.get(file, 0))
         if not run.locked():
             return
         time.sleep(POLL_S)
 
 
+def _print_since(file: Path, position: int) -> int:
+    """Print what was added after `position`; gives the new one."""
+    try:
+        with file.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            if size < position:  # it was rotated
+                position = 0
+            log.seek(max(position, size - READ_BYTES))
+            fresh = log.read(READ_BYTES)
+            position = log.tell()
+    except FileNotFoundError:  # it is being rotated
+        return 0
+    _print(file, fresh)
+    return position
+
+
 def _print(file: Path, content: bytes) -> None:
-    for line in content.decode(errors="replace").splitlines():
-        say(f"{file.stem}: {line}")
+    lines = content.decode(errors="replace").removesuffix("\n").split("\n") if content else []
+    for line in lines:
+        shown = printable(line.removesuffix("\r").replace("\t", "    "), LONGEST_LINE)
+        say(f"{file.stem}: {shown}")

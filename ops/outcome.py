@@ -32,5 +32,6 @@ def exit_code(body: Callable[[], int]) -> int:
 
 
 def _say(what: object, code: int) -> int:
-    say(f"pippin: {what}", err=True)
+    """Prints an error. Foreign text in its sentence cannot steer the terminal, and is bounded."""
+    say(f"pippin: {printable_lines(str(what))}", err=True)
     return code

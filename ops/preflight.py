@@ -91,7 +91,7 @@ def _check_reward(settings: Settings, task: Task) -> None:
     """A user's reward must give a number; whether it raises on an empty answer is its own affair."""
     if isinstance(settings.task, Jsonl) and settings.task.reward:
         verdict = task.verify(task.prompt("train", 0), "")
-        if verdict.failure == "not_a_number":
+        if verdict.failure in ("not_a_number", "out_of_range"):
             raise BadInput(f"{settings.task.reward}: {verdict.detail}")
 
 

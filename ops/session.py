@@ -4,7 +4,6 @@ Everything here that concerns the environment must happen before `import ray`, w
 is inside the functions.
 """
 
-import contextlib
 import logging
 import os
 import secrets
@@ -25,8 +24,6 @@ from runtime.rundir import RunDirectory
 
 LONGEST_TEMP_PATH = 41
 """Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
-GREETINGS = (b":job_id:", b":actor_name:")
-"""What every worker of Ray's writes to its standard error."""
 OWNER, HOST = "supervisor.pid", "host.pid"
 NO_SESSION = -2
 NOBODY = 2**31 - 1
@@ -210,15 +207,3 @@ def _number(file: Path) -> int:
         return int(file.read_text())
     except (OSError, ValueError):
         return NOBODY
-
-
-def keep_logs(temp: Path, run: RunDirectory) -> None:
-    """Keep what Ray's processes said when something went wrong in them."""
-    for file in sorted(temp.glob("session_*/logs/*.err")):
-        with contextlib.suppress(
-            OSError
-        ):  # a disk that is full must not keep us from clearing away
-            if not file.is_symlink() and any(
-                not line.startswith(GREETINGS) for line in file.read_bytes().splitlines()
-            ):
-                shutil.copyfile(file, run.logs / f"ray-{file.name}")

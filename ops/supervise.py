@@ -24,17 +24,20 @@ from configs import load
 from configs.schema import Settings
 from ops import host, processes, watchdog
 from ops.conditions import Conditions
+from ops.kept_logs import keep_logs
 from ops.machine import Machine as Port
 from ops.machine import this_machine
 from ops.preflight import check_same_run
-from ops.session import HOST, keep_logs, temp_folder
+from ops.session import HOST, temp_folder
 from ops.signals import Signals
 from ops.terminal import say
 from runtime import checkpoint
 from runtime.clock import Deadline
 from runtime.errors import BadInput, Interrupted, PippinError, RunFailed
+from runtime.file_tail import tail
 from runtime.home import home
 from runtime.pause_request import PauseRequest
+from runtime.plain_text import printable, printable_lines
 from runtime.rundir import RunDirectory
 from runtime.status import Machine, Status
 
@@ -76,7 +79,7 @@ def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = N
     except Exception as error:
         what = str(error) if isinstance(error, PippinError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(PippinError, OSError):  # the disk is full, and the error says so
-            run.settle("failed", what)
+            run.settle("failed", printable_lines(what))
         raise
     finally:
         signals.end()
@@ -99,7 +102,10 @@ class Supervisor:
         self._signals = signals
         self._show = show
         self._port = port or this_machine()
-        self._conditions = Conditions(settings.power, self._port, run.path, self._need_bytes)
+        self._temp = home()
+        self._conditions = Conditions(
+            settings.power, self._port, run.path, self._need_bytes, lambda: (home(), self._temp)
+        )
         self._looked = -WATCH_S
         self._deaths, self._last_step, self._first, self._note = 0, -1, "", ""
 
@@ -161,16 +167,15 @@ class Supervisor:
     def _cause(self, code: int) -> str:
         if code < 0:
             return f"its host was ended by signal {-code} ({signal.strsignal(-code)})"
-        with (self._run.logs / "host.log").open(errors="replace") as log:
-            log.seek(self._log_began)
-            lines = log.read().strip().splitlines()
-        return lines[-1] if lines else f"its host ended with exit code {code}"
+        said = tail(self._run.logs / "host.log", since=self._log_began)
+        lines = said.decode(errors="replace").strip().splitlines()
+        return printable(lines[-1]) if lines else f"its host ended with exit code {code}"
 
     # ── one host ─────────────────────────────────────────────────────────────────────────────────
 
     def _host(self) -> int:
         """Start a host and see it to its end; gives its exit code. Nothing of it is left then."""
-        temp = temp_folder()
+        self._temp = temp = temp_folder()
         status = self._run.read_status()
         status.state, status.doing, status.since = "starting", host.STARTING, time.time()
         status.message, status.pids, self._note = self._note, {"supervisor": os.getpid()}, ""
@@ -185,7 +190,7 @@ class Supervisor:
         finally:
             processes.end(child.pid, str(temp))
             if code not in (host.DONE, host.PAUSED):
-                keep_logs(temp, self._run)
+                keep_logs(temp, self._run.logs)
             watchdog.clear_away(child.pid, temp, self._run.path)
             child.wait()
             held.kill()

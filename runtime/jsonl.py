@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from runtime.errors import BadInput
+from runtime.plain_text import printable
 
 NAMES = {
     str: "a string",
@@ -26,6 +27,8 @@ NAMES = {
 """What a person calls the types that JSON decodes to."""
 
 COLUMNS_SHOWN = 8
+LONGEST_NAME = 60
+LONGEST_SENTENCE = 800
 
 
 class Row(Struct, frozen=True):
@@ -36,8 +39,9 @@ class Row(Struct, frozen=True):
     values: dict[str, Any]
 
     def bad(self, sentence: str) -> BadInput:
-        """The error that names this row."""
-        return BadInput(f"{self.path}, line {self.line}: {sentence}")
+        """The error that names this row; what the row itself adds to the sentence cannot steer a terminal."""
+        place = f"{printable(self.path)}, line {self.line}"
+        return BadInput(f"{place}: {printable(sentence, LONGEST_SENTENCE)}")
 
 
 def read_rows(path: str | Path, columns: Mapping[str, Collection[type]]) -> list[Row]:
@@ -92,7 +96,7 @@ def _object(row: Row, line: bytes) -> dict[str, Any]:
 def _check(row: Row, columns: Mapping[str, Collection[type]]) -> None:
     for name, types in columns.items():
         if name not in row.values:
-            came = [f'"{key}"' for key in list(row.values)[:COLUMNS_SHOWN]]
+            came = [f'"{printable(key, LONGEST_NAME)}"' for key in list(row.values)[:COLUMNS_SHOWN]]
             more = ", …" if len(row.values) > COLUMNS_SHOWN else ""
             raise row.bad(f'needed the column "{name}", got {", ".join(came) or "none"}{more}')
         if type(row.values[name]) not in types:

@@ -1,36 +1,47 @@
-"""A Python process that answers in JSON lines and can be killed at any moment.
+"""A Python process that answers one question at a time and can be killed at any moment.
 
-It is started by exec, never by fork: a forked copy of a process that holds the GPU or threads is
-undefined on a Mac. It leads its own session, so that a kill takes its children along. It cannot
-outlive us: when we die, by whatever death, a pipe closes and the watchdog, a shell that only waits
-for that, kills the group. That needs nothing from the process, which may well hang in C code.
+It is started by exec, never by fork: a forked copy of a process that holds the GPU or threads is undefined
+on a Mac. A guard (`runtime/guard.py`) stands between it and us: it kills the process and all that it
+started when we ask for it and when we die, by whatever death.
 
-    us ──── request ────▶ stdin  ┐ module, in its own session and group
-       ◀──── reply ────── stdout ┘ stderr: ours
-       ──── (nothing) ──▶ watchdog     end of file: kill -9 the group
+    us ──── nonce, request ────▶ stdin  ┐ module, in its own session
+       ◀─── nonce, reply ─────── stdout │
+       ◀─── what it prints ───── stderr ┘ kept in a log of bounded size
+       ──── look ──────────────▶ guard    end of file: end them all
+
+Each question has a nonce, and a reply without it is a forgery: so a text that the process was made to
+evaluate cannot answer by writing to descriptors that it finds.
 """
 
 import contextlib
 import json
 import os
 import re
+import secrets
 import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
 from pathlib import Path
 from typing import Any
 
 from runtime.clock import Deadline
+from runtime.foreign_environment import environment
+from runtime.output_log import OutputLog
 
 ROOT = Path(__file__).resolve().parents[1]
-SECRET = re.compile(r"^RAY_|TOKEN|KEY|SECRET|PASS(WORD|WD|PHRASE)|CREDENTIAL|AUTH", re.IGNORECASE)
-"""Names of variables that foreign code has no use for."""
-LOOK_S = 0.05
-"""How often to look whether the process is alive: a grandchild may hold its pipe open."""
+GUARD = ROOT / "runtime" / "guard.py"
+LOOK_S = 0.5
+"""How often the guard looks at the processes and their memory while a question is open."""
+WAIT_S = 0.05
 LONGEST_REPLY_BYTES = 1 << 20
-LEASH = 'read -r _; kill -s KILL -- "-$1"'  # dash takes no "--" after "-9"
+LAST_OUTPUT_BYTES = 1 << 20
+"""So much is read of what was printed when the answer is there: a thread may print for ever."""
+MEMORY_BYTES = 4 << 30
+GUARD_ENDS_S = 8.0
+MARKER = "PIPPIN_GUARDED"
+"""A variable that all descendants inherit, by which those of a guard that was killed are found."""
 
 
 class TimedOut(Exception):
@@ -41,107 +52,200 @@ class Died(Exception):
     """The process ended, or answered out of turn and has been killed. The message says how."""
 
 
+class OutOfMemory(Exception):
+    """The process and what it started held too much memory, and have been killed."""
+
+
+class Forged(Exception):
+    """An answer without the question's nonce came; the process has been killed."""
+
+
 class Killable:
     """``python -m module argument``, asked one question at a time."""
 
-    def __init__(self, module: str, argument: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-B", "-u", "-m", module, argument],
+    def __init__(
+        self,
+        module: str,
+        argument: str,
+        log: OutputLog | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self._log = log or OutputLog(None)
+        self._marker = secrets.token_hex(16)
+        theirs_in, self._requests = os.pipe()
+        self._replies, theirs_out = os.pipe()
+        self._output, theirs_err = os.pipe()
+        theirs = (theirs_in, theirs_out, theirs_err)
+        guard = [sys.executable, "-I", "-S", "-B", str(GUARD), *map(str, (*theirs, memory_bytes))]
+        command = [sys.executable, "-P", "-B", "-u", "-m", module, argument]
+        self._guard = subprocess.Popen(
+            [*guard, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(os.environ),
-            start_new_session=True,
-            bufsize=0,
-        )
-        self.pid = self._process.pid
-        self._leash = subprocess.Popen(
-            ["/bin/sh", "-c", LEASH, "watchdog", str(self.pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={},
+            pass_fds=theirs,
+            env={**environment(os.environ, str(ROOT)), MARKER: self._marker},
             start_new_session=True,
             bufsize=0,
         )
-        assert self._process.stdin and self._process.stdout
-        self._requests = self._process.stdin.fileno()
-        self._replies = self._process.stdout.fileno()
-        os.set_blocking(self._requests, False)
-        os.set_blocking(self._replies, False)
+        for descriptor in theirs:
+            os.close(descriptor)
+        assert self._guard.stdin and self._guard.stdout
+        self._orders, self._reports = self._guard.stdin.fileno(), self._guard.stdout.fileno()
+        self._report = b""
+        self._looked = time.monotonic()
+        self._open = True
+        for ours in (self._requests, self._replies, self._output, self._orders, self._reports):
+            os.set_blocking(ours, False)
 
     def alive(self) -> bool:
         """Whether it can be asked."""
-        return self._process.poll() is None
+        return self._open and not self._read_report()
 
     def ask(self, request: Any, limit_s: float) -> Any:
-        """The answer to one request; None asks nothing and waits for the process to speak.
+        """The answer to one request, as JSON.
 
-        Raises TimedOut or Died; the process and its group are gone then. While we are frozen or
-        the machine sleeps the limit does not run: the process could not work either.
+        Raises TimedOut, OutOfMemory, Forged or Died; the process and all that it started are gone then.
+        While we are frozen or the machine sleeps the limit does not run: the process could not work either.
         """
-        outgoing = b"" if request is None else json.dumps(request).encode() + b"\n"
+        nonce = secrets.token_hex(16).encode()
         try:
-            return json.loads(self._exchange(outgoing, Deadline(limit_s)))
-        except TimedOut:
+            outgoing = b"%s %s\n" % (nonce, json.dumps(request).encode())
+            came, _, answer = self._exchange(outgoing, Deadline(limit_s)).partition(b" ")
+            if not secrets.compare_digest(came, nonce):
+                raise Forged
+            return json.loads(answer)
+        except (TimedOut, Forged):
             self.kill()
             raise
         except (OSError, ValueError, RecursionError):  # a broken pipe, a line that is not JSON
-            raise Died(self._cause()) from None
+            raise self._cause() from None
+        finally:
+            self._end_output()
 
     def kill(self) -> None:
-        """End the process and everything in its group. Does nothing the second time."""
-        self._leash.kill()  # first: it must not shoot at a number that is someone else's by then
-        self._leash.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # already gone
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._leash.stdin):
-            if pipe:
-                pipe.close()
+        """End the process and everything that it started. Does nothing the second time."""
+        if not self._open:
+            return
+        assert self._guard.stdin and self._guard.stdout
+        self._guard.stdin.close()
+        try:
+            self._guard.wait(GUARD_ENDS_S)
+        except subprocess.TimeoutExpired:  # it was stopped
+            self._guard.kill()
+            self._guard.wait()
+        self._read_report()
+        if self._guard.returncode:
+            self._end_unguarded()
+        self._end_output()
+        self._open = False
+        self._guard.stdout.close()
+        for ours in (self._requests, self._replies, self._output):
+            os.close(ours)
 
     def _exchange(self, outgoing: bytes, deadline: Deadline) -> bytes:
         incoming = b""
         with selectors.DefaultSelector() as ready:
-            ready.register(self._replies, selectors.EVENT_READ)
-            if outgoing:
-                ready.register(self._requests, selectors.EVENT_WRITE)
+            for ours in (self._replies, self._output, self._reports):
+                ready.register(ours, selectors.EVENT_READ)
+            ready.register(self._requests, selectors.EVENT_WRITE)
             while True:
                 left_s = deadline.left_s()
-                events = ready.select(min(left_s, LOOK_S))
-                for key, _ in events:
+                for key, _ in ready.select(min(left_s, WAIT_S)):
                     if key.fd == self._requests:
                         outgoing = outgoing[os.write(self._requests, outgoing) :]
                         if not outgoing:
                             ready.unregister(self._requests)
-                        continue
-                    incoming += (chunk := os.read(self._replies, 1 << 16))
-                    if incoming.endswith(b"\n"):
-                        return incoming
-                    if not chunk or len(incoming) > LONGEST_REPLY_BYTES:
-                        raise ValueError("closed its pipe" if not chunk else "spoke too long")
-                if not events and not self.alive():
-                    raise ValueError("ended")
+                    elif key.fd == self._replies:
+                        incoming += (chunk := os.read(self._replies, 1 << 16))
+                        if incoming.endswith(b"\n"):
+                            return incoming
+                        if not chunk or len(incoming) > LONGEST_REPLY_BYTES:
+                            raise ValueError("closed its pipe" if not chunk else "spoke too long")
+                    elif key.fd == self._output:
+                        self._log.take(chunk := os.read(self._output, 1 << 16))
+                        if not chunk:
+                            ready.unregister(self._output)
+                    elif self._read_report():
+                        raise ValueError("ended")
                 if left_s <= 0:
                     raise TimedOut
+                self._look_now_and_then()
 
-    def _cause(self) -> str:
-        """Why there is no answer, from the exit code if it ended by itself. Kills what is left."""
+    def _look_now_and_then(self) -> None:
+        """Have the guard look, at most once in LOOK_S, over short calls as over long ones."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_S:
+            self._looked = now
+            with contextlib.suppress(BlockingIOError):  # a guard that was stopped
+                os.write(self._orders, b"?")
+
+    def _read_report(self) -> bool:
+        """Take what the guard says; whether it has said how the process ended, or has ended itself."""
         try:
-            code = self._process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            return "the process closed its pipe or answered out of turn"
-        finally:
-            self.kill()
-        if code < 0:
-            return f"the process was ended by signal {-code} ({signal.strsignal(-code)})"
-        return f"the process ended with exit code {code}"
+            while chunk := os.read(self._reports, 4096):
+                self._report += chunk
+        except BlockingIOError:
+            return self._report.count(b"\n") > 1
+        return True
+
+    def _end_output(self) -> None:
+        """Take what was printed and not read yet, and write the call's share of the log."""
+        taken = 0
+        with contextlib.suppress(BlockingIOError):  # nothing there now
+            while (
+                self._open
+                and taken < LAST_OUTPUT_BYTES
+                and (chunk := os.read(self._output, 1 << 16))
+            ):
+                self._log.take(chunk)
+                taken += len(chunk)
+        self._log.end_call()
+
+    def _cause(self) -> Exception:
+        """Why there is no answer, from the guard's report. Kills what is left."""
+        until = Deadline(1.0)
+        while not self._read_report() and not until.expired():
+            time.sleep(0.005)
+        self.kill()
+        lines = self._report.decode(errors="replace").splitlines()
+        kind, _, number = (lines[1] if len(lines) > 1 else "lost 0").partition(" ")
+        match kind:
+            case "signal":
+                name = signal.strsignal(int(number))
+                return Died(f"the process was ended by signal {number} ({name})")
+            case "exit":
+                return Died(f"the process ended with exit code {number}")
+            case "memory":
+                return OutOfMemory(f"it and what it started held {int(number) / 1e9:.1f} GB")
+            case "processes":
+                return Died(f"it started {number} processes and was ended")
+            case "lost":
+                return Died("the process ended its guard")
+        return Died("the process closed its pipe or answered out of turn")
+
+    def _end_unguarded(self) -> None:
+        """End what a guard that was killed left: by the marker on Linux, elsewhere by the group."""
+        started = re.match(rb"started (\d+)\n", self._report)
+        if not sys.platform.startswith("linux"):
+            with contextlib.suppress(OSError):
+                if started:
+                    os.killpg(int(started[1]), signal.SIGKILL)
+            return
+        marker = f"{MARKER}={self._marker}".encode()
+        until = Deadline(2.0)
+        while (found := list(marked(marker))) and not until.expired():
+            for pid in found:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
 
 
-def environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """Our environment without Ray's variables and whatever is named like a secret.
-
-    String hashes are fixed, so that foreign code which iterates over a set repeats itself.
-    """
-    kept = {name: value for name, value in ours.items() if not SECRET.search(name)}
-    path = [str(ROOT), *filter(None, [ours.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0"}
+def marked(marker: bytes) -> list[int]:
+    """The live processes that were started with `marker` in their environment (Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended, or is another user's
+            if marker in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found

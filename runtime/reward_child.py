@@ -1,21 +1,22 @@
-"""The far end of `runtime.reward_process`: runs a user's reward function, one call per line.
+"""The far end of `runtime.reward_process`: runs a user's reward function, one call per request.
 
-Standard library only, so that it starts in a few hundredths of a second. The pipes move to private
-descriptors before the user's file is imported: what it prints goes to stderr, and the programs that
-it starts inherit neither.
+Standard library only, so that it starts in a few hundredths of a second. The first request imports the
+user's file; `runtime.reward_pipe` has moved the pipes to private descriptors by then.
 """
 
 import inspect
 import json
 import math
 import numbers
-import os
 import sys
 import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from runtime.plain_text import printable
+from runtime.reward_pipe import serve
 
 SIGNATURE = "reward(prompt, completion, row)"
 LONGEST_DETAIL = 300
@@ -25,21 +26,22 @@ class Unusable(Exception):
     """The user's file has no reward function that could be called."""
 
 
-def main(path: str) -> None:
-    """Import, say so, then answer requests until the pipe closes."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    try:
-        function = load(path)
-    except Unusable as problem:
-        _reply(replies, {"problem": str(problem)})
-        return
-    _reply(replies, {"problem": ""})
-    for line in requests:
-        request = json.loads(line)
-        _reply(replies, {"number": request["number"], **call(function, request, path)})
+class Reward:
+    """A reward file: the first request imports it, each one after that is a call."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._function: Callable[..., Any] | None = None
+
+    def answer(self, request: bytes) -> bytes:
+        """The reply to one request: {"problem"}, {"reward"}, or {"failure", "detail"}."""
+        if self._function is not None:
+            return json.dumps(call(self._function, json.loads(request), self._path)).encode()
+        try:
+            self._function = load(self._path)
+        except Unusable as problem:
+            return json.dumps({"problem": str(problem)}).encode()
+        return b'{"problem": ""}'
 
 
 def load(path: str) -> Callable[..., Any]:
@@ -75,11 +77,19 @@ def call(function: Callable[..., Any], request: dict[str, Any], path: str) -> di
         value = function(request["prompt"], request["completion"], request["row"])
         return _judged(value)
     except BaseException as error:  # sys.exit() and the like are the user's failure, not ours
-        return {"failure": "raised", "detail": describe(error, path)}
+        kind = "out_of_memory" if isinstance(error, MemoryError) else "raised"
+        return {"failure": kind, "detail": describe(error, path)}
 
 
 def describe(error: BaseException, path: str) -> str:
     """Type, first line and the last line of the user's file on the way there."""
+    try:
+        return _described(error, path)
+    except BaseException:  # what it is made of raises as well
+        return type.__getattribute__(type(error), "__name__")
+
+
+def _described(error: BaseException, path: str) -> str:
     if isinstance(error, SyntaxError):
         text, line = str(error.msg), error.lineno
     else:
@@ -92,7 +102,8 @@ def describe(error: BaseException, path: str) -> str:
 
 
 def _judged(value: Any) -> dict[str, Any]:
-    if type(value).__module__.partition(".")[0] == "numpy" and getattr(value, "ndim", 1) == 0:
+    module = str(getattr(type(value), "__module__", ""))
+    if module.partition(".")[0] == "numpy" and getattr(value, "ndim", 1) == 0:
         value = value.item()
     if isinstance(value, numbers.Real):
         try:
@@ -116,15 +127,8 @@ def _text(error: BaseException) -> str:
 
 def _line(text: str) -> str:
     """The first line, short and printable."""
-    first = text.strip().partition("\n")[0][:LONGEST_DETAIL]
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in first)
-
-
-def _reply(descriptor: int, reply: dict[str, Any]) -> None:
-    rest = json.dumps(reply).encode() + b"\n"
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    return printable(text[: 10 * LONGEST_DETAIL].strip().partition("\n")[0], LONGEST_DETAIL)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve(Reward(sys.argv[1]).answer)

@@ -9,6 +9,7 @@ next call, and the time of that start is not the call's.
     process.close()
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,17 @@ from typing import Any
 from msgspec import Struct
 
 from runtime.errors import BadInput
-from runtime.killable import Died, Killable, TimedOut
+from runtime.killable import MEMORY_BYTES, Died, Forged, Killable, OutOfMemory, TimedOut
+from runtime.output_log import OutputLog
+from runtime.plain_text import printable
 from runtime.tasks.prompt import Verdict
 
 MODULE = "runtime.reward_child"
 START_TIMEOUT_S = 60.0
 """Time for the user's file to import: it may load a library of gigabytes."""
+LARGEST_REWARD = 1e18
+"""A variance squares rewards and adds the squares up, which must still fit a float32."""
+LONGEST_DETAIL = 400
 
 
 class RewardCall(Struct, frozen=True, kw_only=True):
@@ -36,14 +42,24 @@ class RewardProcess:
     """One process, asked by one caller at a time."""
 
     def __init__(
-        self, path: str | Path, timeout_s: float, start_timeout_s: float = START_TIMEOUT_S
+        self,
+        path: str | Path,
+        timeout_s: float,
+        start_timeout_s: float = START_TIMEOUT_S,
+        *,
+        log: Path | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        """Import the file and inspect `reward`; raises BadInput if it cannot be used."""
+        """Import the file and inspect `reward`; raises BadInput if it cannot be used.
+
+        What it prints goes to `log`, in bounds; without one nothing of it is kept.
+        """
         self._path = path
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
+        self._log = OutputLog(log)
+        self._memory_bytes = memory_bytes
         self._process: Killable | None = None
-        self._number = 0
         if not Path(path).is_file():
             came = "a directory" if Path(path).is_dir() else "nothing of that name"
             raise BadInput(f"{path}: needed a Python file with a reward function, found {came}")
@@ -66,45 +82,62 @@ class RewardProcess:
             if problem := self._start():
                 return _failed("died", f"could not be started again: {problem}")
         assert self._process is not None
-        self._number += 1
-        request = {
-            "number": self._number,
-            "prompt": call.prompt,
-            "completion": call.completion,
-            "row": call.row,
-        }
+        request = {"prompt": call.prompt, "completion": call.completion, "row": call.row}
         try:
             reply = self._process.ask(request, self._timeout_s)
         except TimedOut:
-            self.close()
             return _failed("timed_out", f"no answer within {self._timeout_s:g} s")
+        except OutOfMemory as cause:
+            return _failed("out_of_memory", f"{cause}, of {self._memory_bytes / 1e9:.1f} GB")
+        except Forged:
+            return _failed("forged", "the reward, or what it evaluated, wrote to Pippin's own pipe")
         except Died as cause:
-            self.close()
             return _failed("died", str(cause))
-        return self._verdict(reply)
-
-    def _verdict(self, reply: Any) -> Verdict:
-        match reply:
-            case {"number": self._number, "reward": float(reward)}:
-                return Verdict(reward=reward)
-            case {"number": self._number, "failure": str(kind), "detail": str(detail)}:
-                return _failed(kind, detail)
-        self.close()  # such as a fork that came back from `reward` as well and answered twice
-        return _failed("died", "the process answered out of turn")
+        verdict = judged(reply)
+        if verdict is None:
+            self.close()
+            return _failed("forged", "the process answered with something that is no verdict")
+        return verdict
 
     def _start(self) -> str:
         """What keeps the file from being used; empty if the process is ready."""
-        self._process = Killable(MODULE, str(Path(self._path).resolve()))
+        path = str(Path(self._path).resolve())
+        self._process = Killable(MODULE, path, self._log, self._memory_bytes)
         try:
-            problem = self._process.ask(None, self._start_timeout_s)["problem"]
+            reply = self._process.ask({}, self._start_timeout_s)
+            problem = reply["problem"] if isinstance(reply, dict) else "answers without being asked"
         except TimedOut:
             problem = f"did not import within {self._start_timeout_s:g} s"
-        except Died as cause:
+        except Forged:
+            problem = "does not import: it wrote to Pippin's own pipe"
+        except (Died, OutOfMemory) as cause:
             problem = f"does not import: {cause}"
         if problem:
             self.close()
-        return problem
+        return printable(str(problem), LONGEST_DETAIL)
+
+
+def judged(reply: Any) -> Verdict | None:
+    """The verdict in a reply, checked here because the process that sent it runs foreign code; None if
+    there is none.
+    """
+    match reply:
+        case {"reward": float(reward)} if not math.isfinite(reward):
+            return _failed("not_a_number", f"needed a finite number, got {reward}")
+        case {"reward": float(reward)} if abs(reward) > LARGEST_REWARD:
+            return _failed(
+                "out_of_range",
+                f"needed a reward between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}, got {reward:g}",
+            )
+        case {"reward": float(reward)}:
+            return Verdict(reward=reward)
+        case {
+            "failure": "raised" | "not_a_number" | "out_of_memory" as kind,
+            "detail": str(detail),
+        }:
+            return _failed(kind, detail)
+    return None
 
 
 def _failed(kind: str, detail: str) -> Verdict:
-    return Verdict(reward=None, failure=kind, detail=detail)
+    return Verdict(reward=None, failure=kind, detail=printable(detail, LONGEST_DETAIL))

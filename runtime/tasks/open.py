@@ -1,5 +1,7 @@
 """From a task's settings to the task: the one place that knows all of them."""
 
+from pathlib import Path
+
 from configs import tasks
 from runtime.tasks.addition import open_addition
 from runtime.tasks.chain import open_chain
@@ -10,8 +12,10 @@ from runtime.tasks.rows import RowsTask
 from runtime.tasks.sorting import open_sorting
 
 
-def open_task(settings: tasks.Task, seed: int, reward_timeout_s: float = 10.0) -> Task:
-    """The task, ready to hand out prompts and to judge. Writes nothing.
+def open_task(
+    settings: tasks.Task, seed: int, reward_timeout_s: float = 10.0, reward_log: Path | None = None
+) -> Task:
+    """Returns the task, ready to hand out prompts and to judge. Writes nothing but what a reward prints.
 
     Starts a process if the settings name a reward file: end it with `close`. Raises BadInput.
     """
@@ -27,4 +31,4 @@ def open_task(settings: tasks.Task, seed: int, reward_timeout_s: float = 10.0) -
         case tasks.Gsm8k():
             return Gsm8kTask(settings, seed)
         case tasks.Jsonl():
-            return RowsTask(settings, seed, reward_timeout_s)
+            return RowsTask(settings, seed, reward_timeout_s, reward_log)

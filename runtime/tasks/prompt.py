@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct, field
 
 from runtime.errors import BadInput
+from runtime.plain_text import printable
 
 Split = Literal["train", "eval"]
 
@@ -46,7 +47,7 @@ def check_teacher(prompt: Prompt, teachers: Collection[str]) -> None:
     if prompt.teacher and prompt.teacher not in teachers:
         raise BadInput(
             f"{prompt.place}: needs a teacher of algorithm.teachers ({', '.join(teachers)}), got "
-            f"{prompt.teacher!r}"
+            f"'{printable(prompt.teacher)}'"
         )
 
 
@@ -60,7 +61,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     parts: dict[str, float] = field(default_factory=dict)
     """Named parts of the reward."""
     failure: str | None = None
-    """The kind: "raised", "timed_out", "not_a_number", "died"."""
+    """The kind: "raised", "timed_out", "not_a_number", "out_of_range", "out_of_memory", "forged", "died"."""
     detail: str = ""
     """One line for a person: the exception, the value that came."""
 

@@ -5,6 +5,7 @@ Without one (SFT), an answer passes if it is the row's response word for word; w
 is asked), nothing is judged.
 """
 
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -28,13 +29,15 @@ class RowsTask:
 
     name = "jsonl"
 
-    def __init__(self, settings: Jsonl, seed: int, reward_timeout_s: float) -> None:
+    def __init__(
+        self, settings: Jsonl, seed: int, reward_timeout_s: float, reward_log: Path | None = None
+    ) -> None:
         self._settings = settings
         self._seed = seed
         self._rows = _splits(settings)
         self._process: RewardProcess | None = None
         if settings.reward:
-            self._process = RewardProcess(settings.reward, reward_timeout_s)
+            self._process = RewardProcess(settings.reward, reward_timeout_s, log=reward_log)
 
     def size(self, split: Split) -> int | None:
         """The rows of the split."""

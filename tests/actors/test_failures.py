@@ -20,6 +20,7 @@ from tests.actors.tiny import Death, go, mortal_fleet, new_run, settings
 SOMETIMES = """
 import time
 def reward(prompt, completion, row):
+    print("judging", len(completion))
     if len(completion) % 3 == 0:
         {what}
     return float(len(completion))
@@ -28,6 +29,7 @@ KINDS = {
     "raise ValueError('no such word')": "raised",
     "time.sleep(60)": "timed_out",
     "return float('nan')": "not_a_number",
+    "return 1e39": "out_of_range",
     "__import__('os')._exit(3)": "died",
 }
 
@@ -50,6 +52,9 @@ def test_a_reward_that_fails_is_counted_by_kind_and_is_no_zero(tmp_path, what):
     ledger = status.ledger
     assert ledger["in_flight"] == 0
     assert ledger["trained"] == sum(r.failure is None and r.dropped is None for r in rows)
+    logs = run.logs.glob("reward-*.log")
+    printed = [line for log in logs for line in log.read_text().splitlines()]
+    assert len(printed) == len(rows) and all(line.startswith("judging ") for line in printed)
     shares = [line["failed_share"] for line in run.read_lines("metrics.jsonl")]
     assert sum(shares) / 2 == pytest.approx(len(failed) / len(rows))
 

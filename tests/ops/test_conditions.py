@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs.run import Power
-from ops.conditions import GB, POLL_S, QUIET_POLLS, Conditions, outside, short_of_disk
+from ops import conditions
+from ops.conditions import GB, POLL_S, QUIET_POLLS, Conditions, other_disks, outside, short_of_disk
 from ops.machine import Thermal
 
 CAREFUL = Power(on_battery="pause", on_thermal_pressure="pause")
@@ -236,3 +237,46 @@ def test_hours_switch_at_once_without_asking_the_machine():
     world.time = at("09:00")
     assert world.conditions.reason() is None
     assert len(world.machine.asked) == asked
+
+
+class Disks(FakeMachine):
+    """A machine with several disks."""
+
+    def __init__(self, free: dict[str, int | None]) -> None:
+        super().__init__()
+        self.by_name = free
+
+    def free_disk_bytes(self, folder: Path) -> int | None:
+        return self.by_name[folder.name]
+
+
+def test_each_disk_that_is_written_to_is_watched_once(monkeypatch):
+    devices = {"run": 1, "home": 2, "ray": 2, "same": 1, "gone": None}
+    monkeypatch.setattr(conditions, "_device", lambda folder: devices[folder.name])
+    folders = [Path(name) for name in devices]
+    assert other_disks(Path("run"), folders) == [Path("home")]
+
+
+def test_a_full_disk_of_the_teacher_cache_or_of_ray_pauses_the_run_and_is_named(monkeypatch):
+    monkeypatch.setattr(conditions, "_device", lambda folder: hash(folder.name))
+    machine = Disks({"run": int(9 * GB), "home": int(9 * GB), "ray": int(9 * GB)})
+    seconds = iter(range(0, 1000, 10))
+    watched = Conditions(
+        CAREFUL, machine, Path("run"), lambda: int(GB), lambda: (Path("home"), Path("ray")),
+        clock=lambda: next(seconds),
+    )  # fmt: skip
+    assert watched.reason() is None
+    machine.by_name["ray"] = int(0.1 * GB)
+    assert watched.reason() == (
+        "the disk of ray has 0.10 GB left, the run needs 0.27 GB: free 0.17 GB"
+    )
+    machine.by_name["run"] = 0
+    assert "the next checkpoints need 1.00 GB" in (watched.reason() or "")
+    machine.by_name |= {"run": int(9 * GB), "ray": int(9 * GB)}
+    assert watched.reason() is None
+    machine.by_name["home"] = None  # nobody knows
+    assert watched.reason() is None
+
+
+def test_the_device_is_that_of_the_nearest_folder_that_exists(tmp_path):
+    assert other_disks(tmp_path, [tmp_path / "not" / "yet", tmp_path]) == []

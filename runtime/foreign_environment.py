@@ -1,0 +1,34 @@
+"""The environment that foreign code gets: ours without what is a secret by its name or by its value."""
+
+import os
+import re
+from collections.abc import Mapping
+
+SECRET_NAME = re.compile(
+    r"TOKEN|KEY|SECRET|PASS(WORD|WD|PHRASE|FILE)|_PASS$|_PAT$|CREDENTIAL|AUTH|PRIVATE|SIGNING|BEARER|COOKIE"
+    r"|JWT|WEBHOOK|_DSN$|DATABASE_URL|CONNECTION_?STRING|KUBECONFIG|NETRC"
+    r"|^(RAY|AWS|AZURE|ARM|GCP|GCLOUD|GOOGLE|CLOUDSDK|GH|GITHUB|GITLAB|DOCKER|VAULT|WANDB|OPENAI|ANTHROPIC)_",
+    re.IGNORECASE,
+)
+SECRET_VALUE = re.compile(
+    r"://[^/\s:@]*:[^/\s@]+@"  # user and password in a URL
+    r"|^\s*(sk-|hf_|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA|ASIA|ya29\.|eyJ|-----BEGIN)"
+)
+NEVER_SECRET = re.compile(r"PATH|HOME|LANG|LC_\w+|PYTHON[A-Z]+|TOKENIZERS_PARALLELISM")
+
+
+def environment(ours: Mapping[str, str], root: str) -> dict[str, str]:
+    """Returns what foreign code sees of `ours`, with `root` first among the folders that it imports from.
+
+    String hashes are fixed, so that foreign code which iterates over a set repeats itself.
+    """
+    kept = {name: value for name, value in ours.items() if not is_secret(name, value)}
+    path = [root, *filter(None, [ours.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0"}
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable looks like one that opens something."""
+    if NEVER_SECRET.fullmatch(name):
+        return False
+    return bool(SECRET_NAME.search(name) or SECRET_VALUE.search(value))

@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from configs.schema import Full, Lora, Model
 from policies.tokens import Tokens
+from runtime.checkpoint_copy import copy_small_files
 from runtime.checkpoint_files import inspect
 from runtime.errors import BadInput
 from runtime.keys import derive
@@ -424,10 +424,7 @@ def save_checkpoint(policy: Policy, folder: Path, *, dequantize: bool = False) -
         policy.config = {k: v for k, v in policy.config.items() if not k.startswith("quantiz")}
     mlx_lm_utils.save_model(folder, policy.model)
     mlx_lm_utils.save_config(dict(policy.config), folder / "config.json")
-    for source in policy.folder.iterdir():
-        wanted = source.suffix in {".json", ".jinja", ".txt"} or source.name == "tokenizer.model"
-        if wanted and source.name != "config.json" and "index" not in source.name:
-            shutil.copyfile(source, folder / source.name)
+    copy_small_files(policy.folder, folder)
 
 
 def parameter_count(policy: Policy) -> int:

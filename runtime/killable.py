@@ -73,7 +73,7 @@ class Killable:
         """Whether it can be asked."""
         return self._process.poll() is None
 
-    def ask(self, request: Any, limit_s: float) -> Any:
+    def ask(self, request: Any, limit_s: float, longest_bytes: int = LONGEST_REPLY_BYTES) -> Any:
         """The answer to one request; None asks nothing and waits for the process to speak.
 
         Raises TimedOut or Died; the process and its group are gone then. While we are frozen or
@@ -81,7 +81,7 @@ class Killable:
         """
         outgoing = b"" if request is None else json.dumps(request).encode() + b"\n"
         try:
-            return json.loads(self._exchange(outgoing, Deadline(limit_s)))
+            return json.loads(self._exchange(outgoing, Deadline(limit_s), longest_bytes))
         except TimedOut:
             self.kill()
             raise
@@ -99,7 +99,7 @@ class Killable:
             if pipe:
                 pipe.close()
 
-    def _exchange(self, outgoing: bytes, deadline: Deadline) -> bytes:
+    def _exchange(self, outgoing: bytes, deadline: Deadline, longest_bytes: int) -> bytes:
         incoming = b""
         with selectors.DefaultSelector() as ready:
             ready.register(self._replies, selectors.EVENT_READ)
@@ -117,7 +117,7 @@ class Killable:
                     incoming += (chunk := os.read(self._replies, 1 << 16))
                     if incoming.endswith(b"\n"):
                         return incoming
-                    if not chunk or len(incoming) > LONGEST_REPLY_BYTES:
+                    if not chunk or len(incoming) > longest_bytes:
                         raise ValueError("closed its pipe" if not chunk else "spoke too long")
                 if not events and not self.alive():
                     raise ValueError("ended")

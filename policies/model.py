@@ -255,6 +255,13 @@ def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
     Raises BadInput for one that is damaged, foreign or of an architecture that cannot be split.
     """
     policy, is_quantized = _loaded(settings, folder)
+    _make_trainable(policy, settings, is_quantized, seed)
+    policy.recompute = settings.gradient_checkpointing
+    mx.eval(policy.model.parameters())
+    return policy
+
+
+def _make_trainable(policy: Policy, settings: Model, is_quantized: bool, seed: int) -> None:
     match settings.train:
         case Lora() as lora:
             _add_adapters(policy, lora, seed)
@@ -264,9 +271,6 @@ def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
                     'model.train: quantised weights cannot be trained, use name = "lora"'
                 )
             policy.model.unfreeze()
-    policy.recompute = settings.gradient_checkpointing
-    mx.eval(policy.model.parameters())
-    return policy
 
 
 def load_frozen(settings: Model, folder: Path) -> Policy:
@@ -276,15 +280,47 @@ def load_frozen(settings: Model, folder: Path) -> Policy:
     return policy
 
 
+def check_loads(settings: Model, folder: Path, *, frozen: bool = False) -> Policy:
+    """The checkpoint as `load_policy`, or `load_frozen`, would load it, its weights still on disk.
+
+    Raises BadInput for whatever they would refuse but NaN logits. One block of the network is
+    computed, on the CPU: another run may hold the GPU, and the whole may not fit beside it.
+    """
+    with mx.stream(mx.cpu):
+        policy, is_quantized = _built(settings, folder)
+        if frozen:
+            policy.model.freeze()
+        else:
+            _make_trainable(policy, settings, is_quantized, seed=0)
+        layers = policy._trunk.layers
+        try:
+            policy._trunk.layers = layers[:1]
+            _check_split(policy, whole=False)
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError):
+            pass  # one block alone is no network of this architecture: loading will tell
+        finally:
+            policy._trunk.layers = layers
+    return policy
+
+
 def _loaded(settings: Model, folder: Path) -> tuple[Policy, bool]:
-    """The checkpoint's policy, and whether its weights are quantised."""
+    """The checkpoint's policy, evaluated, and whether its weights are quantised."""
+    policy, is_quantized = _built(settings, folder)
+    mx.eval(policy.model.parameters())
+    _check_split(policy)
+    return policy, is_quantized
+
+
+def _built(settings: Model, folder: Path) -> tuple[Policy, bool]:
+    """The checkpoint's policy, its weights still on disk, and whether they are quantised."""
     files = inspect(folder)
     if settings.dtype != "checkpoint" and files.quantized:
         raise BadInput(f"model.dtype: {folder} is quantised, its dtype cannot be changed")
     try:
         model, config = mlx_lm_utils.load_model(folder, lazy=True)
-    except (ValueError, KeyError, TypeError, RuntimeError, ModuleNotFoundError) as error:
-        raise BadInput(f"{folder}: mlx-lm cannot load it: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # an architecture's code, on a config that may say anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise BadInput(f"{folder}: mlx-lm cannot load it: {reason}") from None
     _check_attention(model, config, folder)
     policy = Policy(model, config, load_tokens(settings, folder), folder)
     if settings.dtype != "checkpoint":
@@ -292,8 +328,6 @@ def _loaded(settings: Model, folder: Path) -> tuple[Policy, bool]:
     if settings.quantize_bits and not files.quantized:
         _quantize(policy, settings.quantize_bits)
     model.eval()
-    mx.eval(model.parameters())
-    _check_split(policy)
     return policy, files.quantized or bool(settings.quantize_bits)
 
 
@@ -337,13 +371,15 @@ def _check_attention(model: nn.Module, config: dict[str, Any], folder: Path) -> 
         )
 
 
-def _check_split(policy: Policy) -> None:
+def _check_split(policy: Policy, *, whole: bool = True) -> None:
     kind = policy.config.get("model_type", "?")
     tokens = mx.array([[1, 2, 3, 1]]) % policy.vocabulary
-    whole = policy.model(tokens)[0].astype(mx.float32)
+    unsplit = policy.model(tokens)[0].astype(mx.float32)
     split = policy.project(policy.hidden(tokens)[0]).astype(mx.float32)
-    gap, size = number(mx.abs(whole - split).max()), number(mx.abs(whole).max())
+    gap, size = number(mx.abs(unsplit - split).max()), number(mx.abs(unsplit).max())
     if not math.isfinite(size):
+        if not whole:
+            return
         raise BadInput(f"{policy.folder}: its weights give NaN or infinite logits")
     if not gap <= SPLIT_TOLERANCE * max(size, 1e-6):
         raise BadInput(

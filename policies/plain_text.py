@@ -16,6 +16,8 @@ whole is encoded at once by a second tokenizer that knows the special tokens by 
 So a prompt is cut into words as it always was, and only the look-alike is cut otherwise.
 """
 
+import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Collection
@@ -39,43 +41,42 @@ class Lookalikes:
     def __init__(
         self, backend: Tokenizer, stop: Collection[int], turns: Callable[[], Collection[str]]
     ) -> None:
-        added = backend.get_added_tokens_decoder()
-        named = {i: t for i, t in added.items() if t.content and not t.content.isspace()}
-        self._ids = {token.content: i for i, token in list(named.items())[:MOST]}
-        self._special = {
-            token.content
-            for i, token in named.items()
-            if token.content in self._ids and (token.special or i in stop)
-        }
-        self._turns: Callable[[], Collection[str]] | None = turns
+        added = backend.get_added_tokens_decoder().items()
+        named = [(i, t) for i, t in added if t.content and not t.content.isspace()][:MOST]
         self._backend = backend
-        self._plain: Tokenizer | None = None
-        self._normalized = backend.normalizer is not None and any(
-            token.normalized for token in named.values()
-        )
-        longest_first = sorted(self._ids, key=len, reverse=True)
-        self._any = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._ids = {token.content: i for i, token in named}
+        self._marked = {token.content for i, token in named if token.special or i in stop}
+        self._turns = turns
+        self._normalized = backend.normalizer is not None and any(t.normalized for _, t in named)
+
+    @functools.cached_property
+    def _special(self) -> frozenset[str]:
+        return frozenset(self._marked | (self._ids.keys() & set(self._turns())))
+
+    @functools.cached_property
+    def _spelled(self) -> re.Pattern[str]:
+        return re.compile(one_of(self._special))
+
+    @functools.cached_property
+    def _added(self) -> str:
+        return one_of(self._ids)
 
     def found(self, text: str) -> list[str]:
         """The special tokens that `text` spells out, in its order."""
-        added = self._any.findall(text)
-        if self._normalized:
-            added = added or self._any.findall(self._backend.normalizer.normalize_str(text))
-        if not added:
-            return []
-        special = self._all_special()
-        return [token for token in added if token in special]
+        spelled = self._spelled.findall(text)
+        if self._normalized and not spelled:
+            spelled = self._spelled.findall(self._backend.normalizer.normalize_str(text))
+        return spelled
 
     def hide(self, text: str) -> str:
         """The text with one private character in the place of each look-alike."""
         number = {token: k for k, token in enumerate(self._ids)}
-        special = self._all_special()
 
         def one(match: re.Match[str]) -> str:
             token = match[0]
-            return chr(HIDDEN + number[token]) if token in special else token
+            return chr(HIDDEN + number[token]) if token in self._special else token
 
-        return self._any.sub(one, _without_private(text))
+        return re.sub(self._added, one, _without_private(text))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that is all plain."""
@@ -85,42 +86,29 @@ class Lookalikes:
         """Ids of a prompt whose messages were hidden: special is what the template wrote."""
         tokens = list(self._ids)
         number = {token: k for k, token in enumerate(tokens)}
-        special = self._all_special()
         hidden = f"[{chr(HIDDEN)}-{chr(HIDDEN + MOST)}]"
 
         def one(match: re.Match[str]) -> str:
             token = match[0]
-            if token in special:
+            if token in self._special:
                 return chr(NAMED + number[token])
             place = ord(token) - HIDDEN if len(token) == 1 else -1
             return tokens[place] if 0 <= place < len(tokens) else token
 
-        return self._encode(re.sub(f"{self._any.pattern}|{hidden}", one, rendered))
-
-    def _all_special(self) -> set[str]:
-        if self._turns is not None:
-            turns, self._turns = self._turns, None
-            self._special |= {token for token in turns() if token in self._ids}
-        return self._special
+        return self._encode(re.sub(f"{self._added}|{hidden}", one, rendered))
 
     def _encode(self, text: str) -> list[int]:
-        if self._plain is None:
-            self._plain = self._renamed()
-            names = {token: chr(NAMED + k) for k, token in enumerate(self._ids)}
-            special = self._all_special()
-            # Ids are given out anew where the file leaves gaps: they are put back.
-            self._back = {
-                self._plain.token_to_id(names[token] if token in special else token): i
-                for token, i in self._ids.items()
-            }
-        ids = self._plain.encode(text, add_special_tokens=False).ids
-        return [self._back.get(i, i) for i in ids]
+        tokenizer, back = self._plain
+        return [back.get(i, i) for i in tokenizer.encode(text, add_special_tokens=False).ids]
 
-    def _renamed(self) -> Tokenizer:
-        """The tokenizer with private names for its special tokens, which no text can spell out."""
+    @functools.cached_property
+    def _plain(self) -> tuple[Tokenizer, dict[int, int]]:
+        """The tokenizer with private names for its special tokens, which no text can spell out.
+
+        It gives ids out anew where the file leaves gaps; the dictionary puts them back.
+        """
+        names = {t: chr(NAMED + k) for k, t in enumerate(self._ids) if t in self._special}
         whole: dict[str, Any] = json.loads(self._backend.to_str())
-        special = self._all_special()
-        names = {t: chr(NAMED + k) for k, t in enumerate(self._ids) if t in special}
         for token in whole["added_tokens"]:
             token["content"] = names.get(token["content"], token["content"])
         model = whole["model"]
@@ -133,7 +121,31 @@ class Lookalikes:
         if model.get("unk_token") in names:
             model["unk_token"] = names[model["unk_token"]]
         whole |= {"post_processor": None, "truncation": None, "padding": None}
-        return Tokenizer.from_str(json.dumps(whole))
+        tokenizer = Tokenizer.from_str(json.dumps(whole))
+        vocabulary = tokenizer.get_vocab()
+        return tokenizer, {vocabulary[names.get(t, t)]: i for t, i in self._ids.items()}
+
+
+def one_of(texts: Collection[str]) -> str:
+    """A regular expression for the longest of `texts` at a place, quick also where there are thousands."""
+    try:
+        pattern = _branches(sorted(texts)) if texts else "(?!)"
+        re.compile(pattern)
+    except RecursionError:  # each a prefix of the next, a thousand times
+        pattern = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
+    return pattern
+
+
+def _branches(texts: list[str]) -> str:
+    """The pattern of sorted texts: what they share once, then what follows."""
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(texts[0], texts[-1]))
+    shared = "".join(letter for letter, _ in alike)
+    rest = [text[len(shared) :] for text in texts]
+    if len(rest) == 1:
+        return re.escape(shared)
+    groups = itertools.groupby(filter(None, rest), key=lambda text: text[0])
+    body = "|".join(_branches(list(group)) for _, group in groups)
+    return f"{re.escape(shared)}(?:{body}){'' if rest[0] else '?'}"
 
 
 def _makes(merge: Any, names: dict[str, str]) -> bool:

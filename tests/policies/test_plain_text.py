@@ -45,8 +45,10 @@ def library(wrapper: Any, chat: list[dict[str, str]], **arguments: Any) -> list[
 
 
 def special_ids(wrapper: Any, ids: list[int]) -> list[int]:
+    """Those that stand for more than text; the unknown token stands for letters that are not known."""
     added = wrapper.backend_tokenizer.get_added_tokens_decoder()
-    return [i for i in ids if i in added and not added[i].content.isspace()]
+    unknown = wrapper.unk_token_id
+    return [i for i in ids if i in added and i != unknown and not added[i].content.isspace()]
 
 
 def test_an_ordinary_prompt_has_the_library_s_ids(family) -> None:
@@ -154,5 +156,4 @@ def test_private_characters_of_a_text_forge_no_special_token(family) -> None:
     safe = special_ids(wrapper, library(wrapper, [{"role": "user", "content": "safe"}]))
     for text in (forged, forged + LOOKALIKES[name][0]):
         ids = tokens.prompt([{"role": "user", "content": text}])
-        unknown = wrapper.unk_token_id
-        assert [i for i in special_ids(wrapper, ids) if i != unknown] == safe
+        assert special_ids(wrapper, ids) == safe

@@ -242,11 +242,17 @@ def load_tokens(settings: Model, folder: Path) -> Tokens:
         tokens = Tokens(wrapper, folder, settings.chat_template, settings.system)
     except Exception as error:  # transformers and tokenizers raise bare Exceptions
         raise BadInput(
-            f"{folder / 'tokenizer.json'}: no tokenizer could be made of it: {error}"
+            f"{folder / 'tokenizer.json'}: no tokenizer could be made of it: {_reason(error)}"
         ) from None
     if not tokens.stop_tokens:
         raise BadInput(f"{folder}: the tokenizer names no end-of-sequence token")
     return tokens
+
+
+def _reason(error: Exception) -> str:
+    """A library's error on one printable line of bounded length: it may repeat a stranger's text."""
+    words = " ".join((str(error) or type(error).__name__).split())
+    return "".join(letter if letter.isprintable() else "�" for letter in words)[:300]
 
 
 def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
@@ -319,8 +325,7 @@ def _built(settings: Model, folder: Path) -> tuple[Policy, bool]:
     try:
         model, config = mlx_lm_utils.load_model(folder, lazy=True)
     except Exception as error:  # an architecture's code, on a config that may say anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise BadInput(f"{folder}: mlx-lm cannot load it: {reason}") from None
+        raise BadInput(f"{folder}: mlx-lm cannot load it: {_reason(error)}") from None
     _check_attention(model, config, folder)
     policy = Policy(model, config, load_tokens(settings, folder), folder)
     if settings.dtype != "checkpoint":

@@ -20,6 +20,7 @@ from runtime.checkpoint_copy import check_small_files, check_weights, opened
 from runtime.checkpoint_sizes import check_sizes
 from runtime.errors import BadInput
 from runtime.safetensors_header import Tensor, read_header
+from runtime.tokenizer_growth import check_growth
 
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model[\w.-]*\.safetensors")
@@ -154,6 +155,7 @@ def _check_tokenizer(files: CheckpointFiles) -> None:
             f"{files.folder / 'config.json'}: vocab_size needs an integer ≥ 1, got {size}"
         )
     _check_added(path, tokenizer.added_tokens)
+    check_growth(path, _json(path, dict[str, Any], "the tokenizer"))
     largest = _largest_id(tokenizer)
     if largest < 0:
         raise BadInput(f"{path}: needs a vocabulary, it has no tokens")

@@ -41,6 +41,9 @@ def check_sizes(
     for key, value in config.items():
         if SIZES.fullmatch(key):
             _check_number(path, key, value)
+    context = config.get("max_position_embeddings")
+    if context is not None and (type(context) is not int or context < 1):
+        raise BadInput(f"{path}: max_position_embeddings needs an integer ≥ 1, got {context!r:.80}")
     _check_layers(path, config, tensors)
     for name, shape, meaning in _expected(config, tensors, quantized):
         found = tensors[name].shape

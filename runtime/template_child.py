@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-MEMORY_BYTES = 2 << 30
+MEMORY_BYTES = 512 << 20
 """Of address space, where the system enforces it: Linux does, macOS does not."""
 LARGEST_PRODUCT = 1 << 24
 """Characters of a repeated text, items of a repeated list, bits of a power."""

@@ -235,7 +235,7 @@ def load_tokens(settings: Model, folder: Path) -> Tokens:
 
     It stops at each end token of generation_config.json, or else of config.json, and at its own.
     """
-    inspect(folder)
+    vocabulary = inspect(folder).text_config["vocab_size"]
     try:
         ends = mlx_lm_utils.load_config(folder).get("eos_token_id")
         wrapper = mlx_lm_utils.load_tokenizer(folder, eos_token_ids=ends)
@@ -246,6 +246,10 @@ def load_tokens(settings: Model, folder: Path) -> Tokens:
         ) from None
     if not tokens.stop_tokens:
         raise BadInput(f"{folder}: the tokenizer names no end-of-sequence token")
+    if beyond := [token for token in sorted(tokens.stop_tokens) if not 0 <= token < vocabulary]:
+        raise BadInput(
+            f"{folder}: eos_token_id needs ids below vocab_size, {vocabulary}, got {beyond[0]}"
+        )
     return tokens
 
 
@@ -298,12 +302,11 @@ def check_loads(settings: Model, folder: Path, *, frozen: bool = False) -> Polic
             policy.model.freeze()
         else:
             _make_trainable(policy, settings, is_quantized, seed=0)
+        _logits(policy)  # of all blocks, without computing them: shapes and types are checked
         layers = policy._trunk.layers
+        policy._trunk.layers = layers[:1]
         try:
-            policy._trunk.layers = layers[:1]
             _check_split(policy, whole=False)
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError):
-            pass  # one block alone is no network of this architecture: loading will tell
         finally:
             policy._trunk.layers = layers
     return policy
@@ -376,11 +379,25 @@ def _check_attention(model: nn.Module, config: dict[str, Any], folder: Path) -> 
         )
 
 
+def _logits(policy: Policy) -> tuple[mx.array, mx.array]:
+    """Logits of four tokens by the whole model and by its parts, not computed yet."""
+    tokens = mx.array([[1, 2, 3, 1]]) % policy.vocabulary
+    try:
+        unsplit = policy.model(tokens)[0].astype(mx.float32)
+        split = policy.project(policy.hidden(tokens)[0]).astype(mx.float32)
+    except Exception as error:  # an architecture's code, on a config that may say anything
+        raise BadInput(f"{policy.folder}: mlx-lm cannot run it: {_reason(error)}") from None
+    return unsplit, split
+
+
 def _check_split(policy: Policy, *, whole: bool = True) -> None:
     kind = policy.config.get("model_type", "?")
-    tokens = mx.array([[1, 2, 3, 1]]) % policy.vocabulary
-    unsplit = policy.model(tokens)[0].astype(mx.float32)
-    split = policy.project(policy.hidden(tokens)[0]).astype(mx.float32)
+    try:
+        unsplit, split = _logits(policy)
+    except BadInput:
+        if not whole:
+            return  # one block alone is no network of this architecture: loading will tell
+        raise
     gap, size = number(mx.abs(unsplit - split).max()), number(mx.abs(unsplit).max())
     if not math.isfinite(size):
         if not whole:

@@ -11,6 +11,7 @@ from pathlib import Path
 from configs import SettingsError, load
 from configs.dump import to_toml
 from configs.schema import Distill, Gsm8k, Jsonl, LocalTeacher, Settings
+from ops.check_text import spelled_in_files
 from ops.estimate import (
     GIB,
     Estimate,
@@ -51,6 +52,8 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
         print(line)
     if problems:
         raise BadInput("\n".join(problems))
+    for note in spelled_in_files(settings):
+        print(f"\nnote: {note}")
     return 0
 
 

@@ -1,8 +1,18 @@
 """What in a run's data only looks like special tokens: counted, with the first place, for a person to see."""
 
+import re
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from configs.schema import Gsm8k, Jsonl, Settings
+from runtime.checkpoint_copy import opened
+from runtime.checkpoint_files import cached
 from runtime.tasks.prompt import Prompt
+
+MOST_BYTES = 64 << 20
+"""Of a data file that `pippin check` looks through; a launch reads its rows."""
 
 
 class PlainText:
@@ -36,3 +46,40 @@ class PlainText:
             f"{pieces} of text in {rows} of the data look like special tokens and are read as plain text, "
             f"the first is {self._first}; model.special_tokens_in_text = true lets them be special"
         ]
+
+
+class _Token(msgspec.Struct):
+    content: str
+    special: bool = False
+
+
+class _Tokenizer(msgspec.Struct):
+    added_tokens: list[_Token] = []
+
+
+def spelled_in_files(settings: Settings) -> list[str]:
+    """A sentence if the task's files spell out a special token of the checkpoint, with the first line.
+
+    Without a tokenizer: the letters are looked for as they are. Nothing is said of a checkpoint or a file
+    that is not here, or that cannot be read: others say so.
+    """
+    path, task = settings.model.path, settings.task
+    folder = Path(path) if Path(path).is_absolute() else cached(path) if "/" in path else None
+    if folder is None or not isinstance(task, Gsm8k | Jsonl):
+        return []
+    try:
+        tokenizer = msgspec.json.decode((folder / "tokenizer.json").read_bytes(), type=_Tokenizer)
+        texts = [t.content for t in tokenizer.added_tokens if t.special and t.content.strip()]
+        for name in filter(None, (task.train, task.eval)):
+            with opened(Path(name)) as file:
+                content = file.read(MOST_BYTES)
+            pattern = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
+            if texts and (found := re.search(pattern.encode(), content)):
+                line = content.count(b"\n", 0, found.start()) + 1
+                return [
+                    f"{name}, line {line}: {found[0].decode()} looks like a special token and is read as "
+                    "plain text; a launch says how many there are"
+                ]
+    except (OSError, msgspec.MsgspecError, UnicodeError):
+        pass
+    return []

@@ -121,3 +121,23 @@ def test_a_launch_says_how_many_and_where(
         f"first is <|im_end|> in {tmp_path / 'rows.jsonl'}, line 1; "
         "model.special_tokens_in_text = true lets them be special"
     ]
+
+
+def test_pippin_check_names_the_first_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from configs.dump import to_toml
+    from ops import check
+    from tests.actors.tiny import prompts, settings
+
+    monkeypatch.setenv("PIPPIN_HOME", str(tmp_path / "home"))
+    wanted = settings(tmp_path)
+    recipe = tmp_path / "run.toml"
+    recipe.write_text(to_toml(wanted))
+    assert check.run(str(recipe)) == 0
+    assert "note:" not in capsys.readouterr().out
+    data = prompts(tmp_path)
+    data.write_text(data.read_text().replace("3+1=", "3<end>1=", 1))
+    line = next(n for n, text in enumerate(data.read_text().split("\n"), 1) if "<end>" in text)
+    assert check.run(str(recipe)) == 0
+    assert f"note: {data}, line {line}: <end> looks like a special token" in capsys.readouterr().out

@@ -34,6 +34,9 @@ class Model(Closed, frozen=True):
     dtype: Literal["checkpoint", "float32", "float16", "bfloat16"] = "checkpoint"
     chat_template: dict[str, bool | int | float | str] = {}
     """Arguments of the chat template, such as { enable_thinking = false }."""
+    special_tokens_in_text: bool = False
+    """Whether text that spells out a special token, such as <|im_end|>, becomes that token; otherwise it is
+    read as plain text, counted and shown."""
     system: str = ""
     """A system message before each prompt; empty for none."""
     gradient_checkpointing: bool = False

@@ -13,6 +13,7 @@ from configs.dump import to_toml
 from configs.schema import Settings
 from configs.tasks import Gsm8k, Jsonl
 from configs.teachers import LocalTeacher
+from ops.check_text import spelled_in_files
 from ops.estimate import (
     GIB,
     Estimate,
@@ -52,6 +53,8 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
         say(line)
     if problems:
         raise BadInput("\n".join(problems))
+    for note in spelled_in_files(settings):
+        print(f"\nnote: {note}")
     return 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from configs.errors import SettingsError
 from ops.terminal import say
 from runtime.errors import BadInput, Interrupted, PippinError
+from runtime.plain_text import printable_lines
 
 FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

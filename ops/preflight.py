@@ -11,6 +11,8 @@ from msgspec.structs import replace
 from configs.decisive import decisive
 from configs.schema import Settings
 from configs.tasks import Jsonl
+from ops.check_model import check_models, end_helpers
+from ops.check_text import PlainText
 from ops.session import require_free
 from ops.teachers import Readers, check_teachers
 from policies.adapters.registry import adapter_for
@@ -57,15 +59,17 @@ def check_run(settings: Settings, root: Path) -> list[str]:
     if settings.dashboard.enabled and settings.dashboard.port:
         require_free(settings.dashboard.port)
     _check_disk(settings, root, files.weights_bytes)
+    check_models(settings)
     task = open_task(settings.task, settings.seed, settings.verifier.timeout_s)
     doubts: list[str] = []
     try:
         if settings.facts.teachers:
             doubts = check_teachers(settings)
-        _check_prompts(settings, folder, task)
+        doubts += _check_prompts(settings, folder, task)
         _check_reward(settings, task)
     finally:
         task.close()
+        end_helpers()
     return doubts
 
 
@@ -95,12 +99,12 @@ def _check_reward(settings: Settings, task: Task) -> None:
             raise BadInput(f"{settings.task.reward}: {verdict.detail}")
 
 
-def _check_prompts(settings: Settings, folder: Path, task: Task) -> None:
+def _check_prompts(settings: Settings, folder: Path, task: Task) -> list[str]:
     from policies.load import context_length, load_tokens
     from policies.rows import encode
 
     tokens = load_tokens(settings.model, folder)
-    readers = Readers(settings)
+    readers, plain = Readers(settings), PlainText(tokens)
     answer = settings.sampling.max_new_tokens
     splits: list[tuple[Split, int, str, int]] = [
         ("train", PROMPTS_CHECKED, "sampling.max_new_tokens", answer)
@@ -121,8 +125,10 @@ def _check_prompts(settings: Settings, folder: Path, task: Task) -> None:
         for index in range(count):
             prompt = task.prompt(split, index)
             encode(tokens, prompt, limit)
+            plain.see(prompt)
             if split == "train" and settings.facts.teachers:
                 readers.check(prompt)
+    return plain.doubts()
 
 
 def origin(settings: Settings) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from policies.policy import Policy
 from policies.tokens import Tokens
 from runtime.checkpoint_files import inspect
 from runtime.errors import BadInput
+from runtime.plain_text import printable
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 SPLIT_TOLERANCE = 1e-2
@@ -65,17 +66,32 @@ def load_tokens(settings: Model, folder: Path) -> Tokens:
     It stops at each end token of generation_config.json, or else of config.json, and at its own.
     Raises BadInput for a tokenizer that is damaged or names no end token.
     """
-    inspect(folder)
+    vocabulary = inspect(folder).text_config["vocab_size"]
     try:
         wrapper = mlx_lm_port.load_tokenizer(folder)
-        tokens = Tokens(wrapper, folder, settings.chat_template, settings.system)
+        tokens = Tokens(
+            wrapper,
+            folder,
+            settings.chat_template,
+            settings.system,
+            special_tokens_in_text=settings.special_tokens_in_text,
+        )
     except Exception as error:  # transformers and tokenizers raise bare Exceptions
         raise BadInput(
-            f"{folder / 'tokenizer.json'}: no tokenizer could be made of it: {error}"
+            f"{folder / 'tokenizer.json'}: no tokenizer could be made of it: {_reason(error)}"
         ) from None
     if not tokens.stop_tokens:
         raise BadInput(f"{folder}: the tokenizer names no end-of-sequence token")
+    if beyond := [token for token in sorted(tokens.stop_tokens) if not 0 <= token < vocabulary]:
+        raise BadInput(
+            f"{folder}: eos_token_id needs ids below vocab_size, {vocabulary}, got {beyond[0]}"
+        )
     return tokens
+
+
+def _reason(error: Exception) -> str:
+    """Returns a library's error on one printable line of bounded length: it may repeat a stranger's text."""
+    return printable(" ".join((str(error) or type(error).__name__).split()), 300)
 
 
 def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
@@ -85,8 +101,7 @@ def load_policy(settings: Model, folder: Path, seed: int) -> Policy:
     that cannot be trained as `settings.train` asks.
     """
     policy = _loaded(settings, folder)
-    policy.adapter = adapter_for(settings.train)
-    policy.adapter.attach(policy.model, seed)
+    _make_trainable(policy, settings, seed)
     policy.recompute = settings.gradient_checkpointing
     mx.eval(policy.model.parameters())
     return policy
@@ -99,14 +114,46 @@ def load_frozen(settings: Model, folder: Path) -> Policy:
     return policy
 
 
+def check_loads(settings: Model, folder: Path, *, frozen: bool = False) -> Policy:
+    """Returns the checkpoint as `load_policy`, or `load_frozen`, would load it, its weights still on disk.
+
+    Raises BadInput for whatever they would refuse but NaN logits. One block of the network is
+    computed, on the CPU: another run may hold the GPU, and the whole may not fit beside it.
+    """
+    with mx.stream(mx.cpu):
+        policy = _built(settings, folder)
+        if frozen:
+            policy.model.freeze()
+        else:
+            _make_trainable(policy, settings, seed=0)
+        _logits(policy)  # of all blocks, without computing them: shapes and types are checked
+        with policy.first_block_alone():
+            _check_split(policy, whole=False)
+    return policy
+
+
+def _make_trainable(policy: Policy, settings: Model, seed: int) -> None:
+    policy.adapter = adapter_for(settings.train)
+    policy.adapter.attach(policy.model, seed)
+
+
 def _loaded(settings: Model, folder: Path) -> Policy:
+    """Returns the checkpoint's policy, evaluated."""
+    policy = _built(settings, folder)
+    mx.eval(policy.model.parameters())
+    _check_split(policy)
+    return policy
+
+
+def _built(settings: Model, folder: Path) -> Policy:
+    """Returns the checkpoint's policy, its weights still on disk."""
     files = inspect(folder)
     if settings.dtype != "checkpoint" and files.quantized:
         raise BadInput(f"model.dtype: {folder} is quantised, its dtype cannot be changed")
     try:
         model, config = mlx_lm_port.load_network(folder)
-    except (ValueError, KeyError, TypeError, RuntimeError, ModuleNotFoundError) as error:
-        raise BadInput(f"{folder}: mlx-lm cannot load it: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # an architecture's code, on a config that may say anything
+        raise BadInput(f"{folder}: mlx-lm cannot load it: {_reason(error)}") from None
     _check_attention(model, config, folder)
     policy = Policy(model, config, load_tokens(settings, folder), folder, context_length(folder))
     if settings.dtype != "checkpoint":
@@ -114,8 +161,6 @@ def _loaded(settings: Model, folder: Path) -> Policy:
     if settings.quantize_bits and not files.quantized:
         policy.config = mlx_lm_port.quantize(policy.model, policy.config, settings.quantize_bits)
     model.eval()
-    mx.eval(model.parameters())
-    _check_split(policy)
     return policy
 
 
@@ -127,13 +172,30 @@ def _check_attention(model: nn.Module, config: dict[str, Any], folder: Path) -> 
         )
 
 
-def _check_split(policy: Policy) -> None:
-    kind = policy.config.get("model_type", "?")
+def _logits(policy: Policy) -> tuple[mx.array, mx.array]:
+    """Returns logits of four tokens by the whole model and by its parts, not computed yet."""
     tokens = mx.array([[1, 2, 3, 1]]) % policy.vocabulary
-    whole = policy.model(tokens)[0].astype(mx.float32)
-    split = policy.project(policy.hidden(tokens)[0]).astype(mx.float32)
-    gap, size = number(mx.abs(whole - split).max()), number(mx.abs(whole).max())
+    try:
+        unsplit = policy.model(tokens)[0].astype(mx.float32)
+        split = policy.project(policy.hidden(tokens)[0]).astype(mx.float32)
+    except Exception as error:  # an architecture's code, on a config that may say anything
+        raise BadInput(f"{policy.folder}: mlx-lm cannot run it: {_reason(error)}") from None
+    return unsplit, split
+
+
+def _check_split(policy: Policy, *, whole: bool = True) -> None:
+    """Raises BadInput unless trunk and head give what the model gives; `whole` if all blocks are there."""
+    kind = policy.config.get("model_type", "?")
+    try:
+        unsplit, split = _logits(policy)
+    except BadInput:
+        if not whole:
+            return  # one block alone is no network of this architecture: loading will tell
+        raise
+    gap, size = number(mx.abs(unsplit - split).max()), number(mx.abs(unsplit).max())
     if not math.isfinite(size):
+        if not whole:
+            return
         raise BadInput(f"{policy.folder}: its weights give NaN or infinite logits")
     if not gap <= SPLIT_TOLERANCE * max(size, 1e-6):
         raise BadInput(

@@ -76,6 +76,16 @@ class Policy:
         """Returns the trained arrays of the head, in the order that `project` takes them."""
         return tuple(self._parameter(name) for name in self._head_names())
 
+    @contextlib.contextmanager
+    def first_block_alone(self) -> Iterator[None]:
+        """The network has only its first block for the time of a `with` block."""
+        layers = self._trunk.layers
+        self._trunk.layers = layers[:1]
+        try:
+            yield
+        finally:
+            self._trunk.layers = layers
+
     def layer_count(self) -> int:
         """Returns the number of blocks of the trunk: one key-value cache each."""
         return len(self._trunk.layers)

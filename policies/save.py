@@ -1,11 +1,11 @@
 """A policy becomes files: the whole model, or what its adapter trained, and how large that is."""
 
-import shutil
 from pathlib import Path
 
 from policies import mlx_lm_port
 from policies.arrays import flat
 from policies.policy import Policy
+from runtime.checkpoint_copy import copy_small_files
 from runtime.errors import BadInput
 
 
@@ -18,10 +18,7 @@ def save_checkpoint(policy: Policy, folder: Path, *, dequantize: bool = False) -
         policy.model = mlx_lm_port.dequantize(policy.model)
         policy.config = {k: v for k, v in policy.config.items() if not k.startswith("quantiz")}
     mlx_lm_port.save_network(policy.model, policy.config, folder)
-    for source in policy.folder.iterdir():
-        wanted = source.suffix in {".json", ".jinja", ".txt"} or source.name == "tokenizer.model"
-        if wanted and source.name != "config.json" and "index" not in source.name:
-            shutil.copyfile(source, folder / source.name)
+    copy_small_files(policy.folder, folder)
 
 
 def save_adapters(policy: Policy, folder: Path) -> None:

@@ -1,50 +1,37 @@
 """What lies in a checkpoint's folder, before anything opens it: whole, safe, and fitting together.
 
-Reads JSON and the headers of safetensors files by hand (8 bytes of length, then JSON), so that a
-folder is judged in milliseconds without MLX, and a damaged one is named before a process starts.
+Reads JSON and the headers of safetensors files by hand, so that a folder is judged in milliseconds
+without MLX, and a damaged one is named before a process starts.
 Safetensors only: a pickle can run code when it is read, and so can a Python file that a config asks
 for; both are refused.
 """
 
 import hashlib
 import json
-import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct, field
 
+from runtime.checkpoint_copy import check_small_files, check_weights, opened
+from runtime.checkpoint_sizes import check_sizes
 from runtime.errors import BadInput
+from runtime.safetensors_header import Tensor, read_header
+from runtime.tokenizer_growth import check_growth
 
 INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"model[\w.-]*\.safetensors")
+"""A weights file's name as mlx-lm looks for it: no folder in it."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 REMOTE_CODE = ("auto_map", "model_file")
 """Keys of config.json by which a checkpoint brings its own Python (transformers, mlx-lm)."""
 
-ITEM_BYTES = {
-    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
-}
-MAX_HEADER_BYTES = 100_000_000
-"""The safetensors format's own limit."""
-LFS_POINTER = b"version https://git-lfs"
-
-
-class Tensor(Struct, frozen=True):
-    """One entry of a safetensors header."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that it takes in the file."""
-        return self.data_offsets[1] - self.data_offsets[0]
+MAX_SPECIAL_TOKENS = 20_000
+"""A tokenizer with more was made to be slow: each is looked for in every text."""
+MAX_TOKEN_CHARACTERS = 4_096
 
 
 class CheckpointFiles(Struct, frozen=True):
@@ -77,6 +64,7 @@ class _TokenizerModel(Struct):
 
 class _AddedToken(Struct):
     id: int
+    content: str = ""
 
 
 class _Tokenizer(Struct):
@@ -99,13 +87,19 @@ def inspect(folder: str | Path) -> CheckpointFiles:
     if not folder.is_dir():
         kind = "a file" if folder.exists() else "missing"
         raise BadInput(f"{folder}: needs a folder with a checkpoint, but it is {kind}")
+    check_small_files(folder)
     config = _config(folder)
     shards = _shards(folder)
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        tensors |= _header(shard)
+        listed = read_header(shard)
+        if twice := tensors.keys() & listed.keys():
+            raise BadInput(f"{shard}: {min(twice)} is in another weights file, too; needs it once")
+        tensors |= listed
     files = CheckpointFiles(folder, config, shards, tensors)
+    _check_index(files)
     _check_tokenizer(files)
+    check_sizes(folder / "config.json", files.text_config, tensors, files.quantized)
     return files
 
 
@@ -136,7 +130,8 @@ def _config(folder: Path) -> dict[str, Any]:
                 f"{path}: {key} asks for Python code that comes with the checkpoint, which "
                 "Pippin does not run; needs an architecture that mlx-lm has itself"
             )
-    if not isinstance(config.get("model_type"), str):
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or not re.fullmatch(r"\w[\w.-]{0,99}", kind):
         raise BadInput(f"{path}: needs a model_type, a text that names the architecture")
     if not isinstance(config.get("text_config", {}), dict):
         raise BadInput(f"{path}: text_config needs an object")
@@ -159,6 +154,8 @@ def _check_tokenizer(files: CheckpointFiles) -> None:
         raise BadInput(
             f"{files.folder / 'config.json'}: vocab_size needs an integer ≥ 1, got {size}"
         )
+    _check_added(path, tokenizer.added_tokens)
+    check_growth(path, _json(path, dict[str, Any], "the tokenizer"))
     largest = _largest_id(tokenizer)
     if largest < 0:
         raise BadInput(f"{path}: needs a vocabulary, it has no tokens")
@@ -167,6 +164,19 @@ def _check_tokenizer(files: CheckpointFiles) -> None:
             f"{path}: the tokenizer has ids up to {largest}, but the model's vocab_size is {size}: "
             "they do not belong together"
         )
+
+
+def _check_added(path: Path, added: list[_AddedToken]) -> None:
+    if len(added) > MAX_SPECIAL_TOKENS:
+        raise BadInput(
+            f"{path}: needs at most {MAX_SPECIAL_TOKENS:,} added tokens, has {len(added):,}"
+        )
+    for token in added:
+        if not 0 < len(token.content) <= MAX_TOKEN_CHARACTERS or token.id < 0:
+            raise BadInput(
+                f"{path}: the added token of id {token.id} needs a text of 1 to "
+                f"{MAX_TOKEN_CHARACTERS:,} characters and an id ≥ 0, has {len(token.content):,} characters"
+            )
 
 
 def _largest_id(tokenizer: _Tokenizer) -> int:
@@ -178,7 +188,8 @@ def _largest_id(tokenizer: _Tokenizer) -> int:
 
 def _json(path: Path, kind: Any, what: str) -> Any:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        with opened(path) as file:
+            return msgspec.json.decode(file.read(), type=kind)
     except FileNotFoundError:
         raise BadInput(f"{path.parent}: needs {path.name} ({what}), which is missing") from None
     except OSError as error:
@@ -193,9 +204,17 @@ def _json(path: Path, kind: Any, what: str) -> Any:
 def _shards(folder: Path) -> tuple[Path, ...]:
     """The weights files as mlx-lm finds them (``model*.safetensors``), once the index is served."""
     present = sorted(folder.glob("model*.safetensors"))
+    for path in present:
+        check_weights(path)
     index = folder / INDEX
     if index.exists():
         names = sorted(set(_json(index, _Index, "the list of weights files").weight_map.values()))
+        for name in names:
+            if not SHARD.fullmatch(name):
+                raise BadInput(
+                    f"{index}: weight_map needs names such as model-00001-of-00002.safetensors, "
+                    f"got {name[:100]!r}"
+                )
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise BadInput(
@@ -215,49 +234,17 @@ def _shards(folder: Path) -> tuple[Path, ...]:
     raise BadInput(f"{folder}: needs model.safetensors (the weights), which is missing{has}")
 
 
-def _header(path: Path) -> dict[str, Tensor]:
-    """The tensors that a safetensors file lists, after checking that it holds all their bytes."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if start == LFS_POINTER[:8]:
-                raise BadInput(f"{path}: a git-lfs pointer, not the weights: run git lfs pull")
-            if len(start) < 8 or (8 + length > size and length <= MAX_HEADER_BYTES):
-                needed = 8 + length if len(start) == 8 else 8
-                raise BadInput(f"{path}: file ends early: needs {needed} bytes, has {size}")
-            if length > MAX_HEADER_BYTES:
-                raise BadInput(f"{path}: no safetensors file: its header would be {length} bytes")
-            raw = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
-        raw.pop("__metadata__", None)
-        tensors = {
-            name: msgspec.json.decode(entry, type=Tensor) for name, entry in sorted(raw.items())
-        }
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"{path}: no safetensors file, its header is damaged: {error}") from None
-    _check_extent(path, tensors, 8 + length, size)
-    return tensors
-
-
-def _check_extent(path: Path, tensors: dict[str, Tensor], data_start: int, size: int) -> None:
-    if not tensors:
-        raise BadInput(f"{path}: needs weights, it lists no tensor")
-    for name, tensor in tensors.items():
-        item = ITEM_BYTES.get(tensor.dtype)
-        expected = None if item is None else item * math.prod(tensor.shape)
-        if tensor.data_offsets[0] < 0 or expected not in (None, tensor.size_bytes):
-            raise BadInput(
-                f"{path}: {name} needs {expected} bytes for its shape, the header gives it "
-                f"{tensor.size_bytes}: the file is damaged"
-            )
-    needed = data_start + max(tensor.data_offsets[1] for tensor in tensors.values())
-    if size < needed:
-        raise BadInput(f"{path}: file ends early: needs {needed} bytes, has {size}")
-    if size > needed:
-        raise BadInput(f"{path}: needs {needed} bytes, has {size}: the file is damaged")
+def _check_index(files: CheckpointFiles) -> None:
+    index = files.folder / INDEX
+    if not index.exists():
+        return
+    listed = _json(index, _Index, "the list of weights files").weight_map
+    missing = sorted(listed.keys() - files.tensors.keys())
+    if missing:
+        raise BadInput(
+            f"{index}: names {len(listed)} tensors, of which {len(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} in no weights file: {', '.join(missing[:3])[:200]}"
+        )
 
 
 def fingerprint(files: CheckpointFiles) -> str:

@@ -102,8 +102,8 @@ class Killable:
         """Whether it can be asked."""
         return self._open and not self._read_report()
 
-    def ask(self, request: Any, limit_s: float) -> Any:
-        """The answer to one request, as JSON.
+    def ask(self, request: Any, limit_s: float, longest_bytes: int = LONGEST_REPLY_BYTES) -> Any:
+        """Returns the answer to one request, as JSON of at most so many bytes.
 
         Raises TimedOut, OutOfMemory, Forged or Died; the process and all that it started are gone then.
         While we are frozen or the machine sleeps the limit does not run: the process could not work either.
@@ -111,7 +111,9 @@ class Killable:
         nonce = secrets.token_hex(16).encode()
         try:
             outgoing = b"%s %s\n" % (nonce, json.dumps(request).encode())
-            came, _, answer = self._exchange(outgoing, Deadline(limit_s)).partition(b" ")
+            came, _, answer = self._exchange(outgoing, Deadline(limit_s), longest_bytes).partition(
+                b" "
+            )
             if not secrets.compare_digest(came, nonce):
                 raise Forged
             return json.loads(answer)
@@ -143,7 +145,7 @@ class Killable:
         for ours in (self._requests, self._replies, self._output):
             os.close(ours)
 
-    def _exchange(self, outgoing: bytes, deadline: Deadline) -> bytes:
+    def _exchange(self, outgoing: bytes, deadline: Deadline, longest_bytes: int) -> bytes:
         incoming = b""
         with selectors.DefaultSelector() as ready:
             for ours in (self._replies, self._output, self._reports):
@@ -160,7 +162,7 @@ class Killable:
                         incoming += (chunk := os.read(self._replies, 1 << 16))
                         if incoming.endswith(b"\n"):
                             return incoming
-                        if not chunk or len(incoming) > LONGEST_REPLY_BYTES:
+                        if not chunk or len(incoming) > longest_bytes:
                             raise ValueError("closed its pipe" if not chunk else "spoke too long")
                     elif key.fd == self._output:
                         self._log.take(chunk := os.read(self._output, 1 << 16))

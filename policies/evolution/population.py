@@ -98,7 +98,7 @@ class Population:
 class _StandIn:
     """Where a module was: adds the noise to what it computes, and is otherwise that module."""
 
-    def __init__(self, module: Any, population: Population, name: str) -> None:
+    def __init__(self, module: Any, population: Any, name: str) -> None:
         self._module = module
         self._population = population
         self._name = name
@@ -135,8 +135,13 @@ class _Adapter(_StandIn):
         return x @ self._module[leaf] + self._population.through(f"{self._name}.{leaf}", x)
 
 
+def check_kinds(policy: Policy, perturbation: Perturbation) -> None:
+    """Raises BadInput for a perturbed module of a kind that low-rank noise cannot stand beside."""
+    _stand_ins(policy, perturbation, None)
+
+
 def _stand_ins(
-    policy: Policy, perturbation: Perturbation, population: Population
+    policy: Policy, perturbation: Perturbation, population: Population | None
 ) -> list[tuple[nn.Module, str, _StandIn]]:
     """(parent, attribute, stand-in) for each perturbed module. Raises BadInput for an unknown kind."""
     modules = dict(policy.model.named_modules())

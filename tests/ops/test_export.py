@@ -68,3 +68,16 @@ def test_a_step_without_a_checkpoint_is_refused_with_those_there_are(
 ):
     with pytest.raises(BadInput, match=r"--step: one has checkpoints of steps 2, 3, 4, none of 9"):
         export(run, tmp_path / "out", step=9, adapters=False, dequantize=False)
+
+
+def test_a_link_in_the_model_s_folder_is_not_exported(run: RunDirectory, tmp_path: Path):
+    (tmp_path / "key").write_text("-----BEGIN PRIVATE KEY-----")
+    (tmp_path / "model" / "vocab.txt").symlink_to(tmp_path / "key")
+    with pytest.raises(BadInput, match=r"vocab\.txt: a link that leads out of the checkpoint"):
+        export(run, tmp_path / "out", step=None, adapters=False, dequantize=False)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "model" / "vocab.txt").unlink()
+    (tmp_path / "model" / "notes.txt").symlink_to(tmp_path / "key")
+    (tmp_path / "model" / "notes.json").write_text("{}")
+    export(run, tmp_path / "out", step=None, adapters=False, dequantize=False)
+    assert not {"notes.txt", "notes.json"} & {p.name for p in (tmp_path / "out").iterdir()}

@@ -1,0 +1,102 @@
+"""Chat templates are rendered in a process of their own, with a limit of time and one of length.
+
+A template comes with a checkpoint: it is a program that a stranger wrote, and one in a sandbox can still
+loop for ever or fill the memory. Only a process can be ended whatever it does. One serves all templates of
+ours and is started at the first rendering: about 0.15 s once, then 0.1 ms more than a call.
+
+    text = render(template, messages, {"bos_token": "<s>"})    # Refused says why, in half a sentence
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runtime.killable import Died, Forged, Killable, OutOfMemory, TimedOut
+
+MODULE = "runtime.template_child"
+START_S = 60.0
+RENDER_S = 10.0
+"""Of one prompt; a template takes a millisecond."""
+OWN_CHARACTERS = 1 << 16
+"""What a template may add to the messages: the longest add some 10,000 characters of tools."""
+REPEATS = 4
+"""How often a template may print the messages."""
+MAX_TEMPLATE_CHARACTERS = 1 << 20
+
+
+class Refused(Exception):
+    """The template gives no prompt: the message says what it did."""
+
+
+class TemplateProcess:
+    """The process, asked by one thread at a time; it is started again after it had to be ended."""
+
+    def __init__(self) -> None:
+        self._process: Killable | None = None
+        self._numbers: dict[str, int] = {}
+        """Of the templates that the process has; a text is sent once."""
+        self._lock = threading.Lock()
+
+    def render(
+        self, template: str, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]
+    ) -> str:
+        """The messages as the template writes them. Raises Refused."""
+        if len(template) > MAX_TEMPLATE_CHARACTERS:
+            raise Refused(
+                f"has {len(template):,} characters, of {MAX_TEMPLATE_CHARACTERS:,} at most"
+            )
+        size = sum(len(value) for message in messages for value in message.values())
+        limit = OWN_CHARACTERS + REPEATS * size
+        request = {"variables": {"messages": messages, **variables}, "limit": limit}
+        with self._lock:
+            reply = self._ask(template, request, limit)
+        match reply:
+            case {"text": str(text)}:
+                return text
+            case {"refused": str(reason)}:
+                raise Refused(reason)
+        self.close()
+        raise Refused("answered out of turn")
+
+    def close(self) -> None:
+        """End the process; the next rendering starts another."""
+        with self._lock:
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+        self._process = None
+        self._numbers.clear()
+
+    def _ask(self, template: str, request: dict[str, Any], limit: int) -> Any:
+        try:
+            limit_s = RENDER_S
+            if self._process is None or not self._process.alive():
+                self._end()
+                self._process = Killable(MODULE, "")
+                limit_s += START_S
+            request["template"] = None if template in self._numbers else template
+            request["number"] = self._numbers.setdefault(template, len(self._numbers))
+            return self._process.ask(request, limit_s, 6 * limit + 1024)
+        except TimedOut:
+            self._end()
+            raise Refused(f"did not end within {RENDER_S:g} s") from None
+        except (Died, Forged, OutOfMemory) as cause:
+            self._end()
+            raise Refused(f"ended its process: {cause}") from None
+
+
+_shared = TemplateProcess()
+
+
+def render(
+    template: str, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]
+) -> str:
+    """The messages as the template writes them, by the process that all of ours share. Raises Refused."""
+    return _shared.render(template, messages, variables)
+
+
+def close() -> None:
+    """End the shared process, where no more is to be rendered for a while."""
+    _shared.close()

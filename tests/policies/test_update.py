@@ -7,7 +7,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from policies.annotate import annotate
 
 from configs.algorithms.grpo import Grpo
 from configs.consistency import problems
@@ -79,11 +78,11 @@ def sampled(policy: Policy, base: Arrays) -> pa.RecordBatch:
 
 
 def with_advantages(batch: pa.RecordBatch, updater: Updater, grpo: Grpo) -> pa.RecordBatch:
-    rewards = batch["reward"].to_numpy()
-    if grpo.kl.coefficient and grpo.kl.placement == "reward_k1":
-        rewards = rewards - grpo.kl.coefficient * updater.reward_kl(batch)
-    values = advantages(rewards, batch["prompt_index"].to_numpy(), grpo.advantage)
-    return with_columns(batch, {"advantage": values.tolist()})
+    """The batch as the learner gets it, with the conductor's advantages, and then annotated."""
+    values = advantages(
+        batch["reward"].to_numpy(), batch["prompt_index"].to_numpy(), grpo.advantage
+    )
+    return updater.annotated(with_columns(batch, {"advantage": values.tolist()}))
 
 
 def stale(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -180,8 +179,7 @@ def test_several_updates_take_a_share_of_the_groups_each(policy, base, sampled, 
     batch = with_advantages(sampled, updater, Grpo())
     report = updater.step(batch)
     assert updater.optimizer.updates == updates
-    rows = annotate(batch).rows
-    assert report["trained_tokens"] == sum(len(row.positions) for row in rows)
+    assert report["trained_tokens"] == sum(map(sum, batch["sampled"].to_pylist()))
     assert report["mismatch_max"] < 1e-4  # of the first update: nothing has moved yet
     after = policy.trained()
     one = one_step(policy, base, sampled, settings(policy.folder))[1]
@@ -208,7 +206,7 @@ def test_dropped_and_unscored_rows_have_no_effect(policy, base, sampled):
     keep = [i for i in range(16) if i % 5]
     dropped = ["truncated" if i % 10 == 0 else None for i in range(16)]
     values = [None if i % 10 == 5 else a for i, a in enumerate(batch["advantage"].to_pylist())]
-    marked = with_columns(batch, {"dropped": dropped, "advantage": values})
+    marked = updater.annotated(with_columns(batch, {"dropped": dropped, "advantage": values}))
     expected = updater.gradients(batch.take(pa.array(keep)))
     found = updater.gradients(marked)
     assert largest_gap(expected, found) < 1e-7
@@ -225,7 +223,7 @@ def test_a_gradient_that_is_not_finite_stops_and_keeps_the_weights(policy, base,
     wanted = settings(policy.folder, surrogate={"name": "reinforce"})
     policy.load_trained(base)
     updater = Updater(policy, wanted)
-    broken = with_columns(sampled, {"advantage": [float("inf")] * 16})
+    broken = updater.annotated(with_columns(sampled, {"advantage": [float("inf")] * 16}))
     with pytest.raises(
         RunFailed, match=r"norm is (nan|inf) at update 1; the weights before it are kept"
     ):

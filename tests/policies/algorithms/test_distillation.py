@@ -225,6 +225,17 @@ def test_what_a_teacher_did_not_say_weighs_nothing_and_is_counted():
     assert algorithm.report(nothing)["unusable_tokens"] == 2
 
 
+def test_a_teacher_that_said_nothing_leaves_no_row_and_an_account_of_it():
+    algorithm, silent = (
+        distillation(**SAMPLED),
+        row(teacher_logprobs=[0.0, 0.0, math.nan, math.nan]),
+    )
+    assert learned(algorithm, silent) == []
+    report = algorithm.report(to_batch([silent]))
+    assert report["unusable_tokens"] == 2 and math.isnan(report["divergence"])
+    assert algorithm.report(to_batch([row(dropped="too_long")])) == {}
+
+
 def test_the_report_is_of_sampled_tokens_alone():
     assert distillation().report(to_batch([row()])) == {}
     assert distillation(**TEXT).report(to_batch([data()])) == {}

@@ -18,8 +18,8 @@ from kernels.divergence import Divergence, per_token_plain
 from kernels.sampling import sample
 from kernels.teacher import Full, draw, top_k
 from policies.model import Policy, flat, load_policy
-from policies.objectives.divergence import Signal, signal, weighted
 from policies.objectives.batch import Batch, Outputs
+from policies.objectives.divergence import Signal, signal, weighted
 from policies.objectives.normalise import denominators
 from policies.objectives.terms import Counts, add_up, loss, summary, to_floats
 from policies.teacher_advantages import annotated, combined, per_token
@@ -223,7 +223,9 @@ def test_the_three_terms_add_up():
 
 def test_what_the_term_needs_is_asked_for():
     step = {name: denominators(LENGTHS, T) for name in (PG, CE)}
-    with pytest.raises(ValueError, match="the term Divergence needs the step's counts, got those of"):
+    with pytest.raises(
+        ValueError, match="the term Divergence needs the step's counts, got those of"
+    ):
         gradient(Divergence(), "full", problem(), step)
 
 

@@ -1,94 +1,31 @@
-"""The loss of a step: the same however it is cut, and what its report says.
-
-Shapes: B sequences, T tokens in each, V outcomes.
-"""
+"""The loss of a step: the same however it is cut, and what its report says."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from configs.losses import Bypass, Cispo, Clip, DppoTv, Gspo, Mask, Reinforce, Truncate
-from policies.objectives import terms as arithmetic
 from policies.objectives.batch import Batch, Outputs
-from policies.objectives.normalise import denominators
-from policies.objectives.terms import (
-    Counts,
-    add_up,
-    computes,
-    counts_of,
-    loss,
-    summary,
-    to_floats,
+from policies.objectives.terms import add_up, loss, summary
+from policies.terms import CrossEntropy, PolicyGradient
+from tests.policies.objectives.micro_batches import (
+    CE,
+    LENGTHS,
+    PG,
+    B,
+    T,
+    counts,
+    each,
+    gradient,
+    only,
+    problem,
+    rows,
+    values,
 )
-from policies.terms import CrossEntropy, Divergence, PolicyGradient, Term
 
 SURROGATES = [Clip(), Cispo(), Gspo(), DppoTv(), Reinforce()]
 CORRECTIONS = [Bypass(), Truncate(), Mask()]
-PG, CE = PolicyGradient.weight, CrossEntropy.weight
-LENGTHS = [2, 6, 4, 1]
-B, T, V = 4, 6, 5
-
-
-def problem(seed: int = 0, spread: float = 0.2):
-    """Logits [B, T, V], targets and an annotated batch with two terms in it."""
-    generator = np.random.default_rng(seed)
-    logits = mx.array(generator.normal(size=(B, T, V)).astype(np.float32))
-    targets = mx.array(generator.integers(0, V, (B, T)))
-    sampled = (np.arange(T) < np.array(LENGTHS)[:, None]).astype(np.float32)
-    now, _ = values(logits, targets)
-
-    def near() -> mx.array:
-        return now + mx.array(generator.normal(0, spread, (B, T)).astype(np.float32))
-
-    batch = Batch(
-        sampled_BT=mx.array(sampled),
-        weights={PG: mx.array(sampled), CE: mx.array(sampled * 0.1)},
-        advantages_BT=mx.array(generator.normal(size=(B, 1)).astype(np.float32) * sampled),
-        behaviour_logprobs_BT=near(),
-        old_logprobs_BT=near(),
-        reference_logprobs_BT=near(),
-    )
-    return logits, targets, batch
-
-
-def values(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    entropy = -(mx.exp(logprobs) * logprobs).sum(-1)
-    return mx.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0], entropy
-
-
-def outputs(logits: mx.array, targets: mx.array) -> Outputs:
-    logprobs, entropy = values(logits, targets)
-    return Outputs(logprobs_BT=logprobs, entropy_BT=entropy)
-
-
-def each(batch: Batch, change) -> Batch:
-    """The batch with every array changed, the weights too."""
-    changed = {
-        k: None if v is None else change(v) for k, v in asdict(batch).items() if k != "weights"
-    }
-    return Batch(**changed, weights={name: change(w) for name, w in batch.weights.items()})
-
-
-def rows(batch: Batch, part: slice) -> Batch:
-    return each(batch, lambda array: array[part])
-
-
-def only(batch: Batch, *names: str) -> Batch:
-    return replace(batch, weights={name: batch.weights[name] for name in names})
-
-
-def counts(lengths=LENGTHS) -> Counts:
-    return {name: denominators(lengths, T) for name in (PG, CE, Divergence.weight)}
-
-
-def gradient(terms: list[Term], logits, targets, batch, step=None):
-    def function(logits):
-        return loss(outputs(logits, targets), batch, terms, step or counts())
-
-    (total, metrics), slope = mx.value_and_grad(function)(logits)
-    return total.item(), to_floats(metrics), np.array(slope)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
@@ -245,97 +182,6 @@ def test_supervised_learning_needs_no_policy_gradient_arrays():
     nats = -np.array(values(logits, targets)[0])[np.array(batch.sampled_BT) == 1].mean()
     assert total == pytest.approx(nats, rel=1e-5)
     assert summary(report)["ce_nats"] == pytest.approx(nats, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("term", "missing", "complaint"),
-    [
-        (PolicyGradient(kl_coefficient=1.0), "reference_logprobs_BT", "needs the reference's log-"),
-        (
-            PolicyGradient(),
-            "behaviour_logprobs_BT",
-            "needs the sampler's log-probabilities, got none",
-        ),
-        (PolicyGradient(), "advantages_BT", "policy-gradient term needs advantages, got none"),
-        (
-            PolicyGradient(correction=Truncate()),
-            "old_logprobs_BT",
-            "needs the learner's old log-prob",
-        ),
-    ],
-)
-def test_what_a_term_needs_is_asked_for(term, missing, complaint):
-    logits, targets, batch = problem()
-    batch = only(batch, PG)
-    loss(outputs(logits, targets), batch, [term], counts())
-    with pytest.raises(ValueError, match=complaint):
-        loss(outputs(logits, targets), replace(batch, **{missing: None}), [term], counts())
-
-
-@pytest.mark.parametrize(
-    ("term", "complaint"),
-    [
-        (PolicyGradient(), "the policy-gradient term needs weights, got none"),
-        (CrossEntropy(), "the cross-entropy term needs weights, got none"),
-        (
-            Divergence(kind="reverse"),
-            "the divergence term needs a teacher's distributions, got none",
-        ),
-    ],
-)
-def test_a_term_without_its_input_is_no_term_of_zero(term, complaint):
-    logits, targets, batch = problem()
-    with pytest.raises(ValueError, match=complaint):
-        loss(outputs(logits, targets), replace(batch, weights={}), [term], counts())
-
-
-@pytest.mark.parametrize("terms", [[], [PolicyGradient()], [CrossEntropy()]])
-def test_a_weight_that_no_term_of_the_list_looks_at_is_refused(terms):
-    logits, targets, batch = problem()
-    lost = sorted({PG, CE} - {term.weight for term in terms})
-    with pytest.raises(ValueError, match=f"no loss term looks at {', '.join(lost)}"):
-        loss(outputs(logits, targets), batch, terms, counts())
-    with pytest.raises(ValueError, match="no loss term looks at reward"):
-        strange = replace(batch, weights={**batch.weights, "reward": batch.sampled_BT})
-        loss(outputs(logits, targets), strange, [PolicyGradient(), CrossEntropy()], counts())
-
-
-def test_a_term_from_elsewhere_brings_its_arithmetic(monkeypatch):
-    class Length(Term, frozen=True, kw_only=True):
-        weight = "preference_weight"
-
-    logits, targets, batch = problem()
-    batch = replace(only(batch, CE), weights={Length.weight: batch.sampled_BT})
-    step = {Length.weight: denominators(LENGTHS, T)}
-    with pytest.raises(LookupError, match="the term Length has no arithmetic"):
-        loss(outputs(logits, targets), batch, [Length()], step)
-
-    def arithmetic_of(term, outputs, batch, counts):
-        share = (outputs.logprobs_BT * batch.weights[term.weight]).sum() / counts.tokens
-        return share, {"length_loss": share}
-
-    monkeypatch.setattr(arithmetic, "_COMPUTED", dict(arithmetic._COMPUTED))
-    computes(Length, arithmetic_of)
-    total, report, slope = gradient([Length()], logits, targets, batch, step)
-    covered = np.array(batch.sampled_BT) == 1
-    assert total == pytest.approx(np.array(values(logits, targets)[0])[covered].mean(), rel=1e-5)
-    assert report["length_loss"] == report["loss"] == pytest.approx(total) and slope.any()
-
-
-def test_each_term_is_divided_by_its_own_tokens():
-    lengths = {PG: np.array([3, 0, 2]), CE: np.array([0, 4, 0])}
-    found = counts_of([PolicyGradient(), CrossEntropy()], lengths, 10)
-    assert found == {PG: denominators([3, 0, 2], 10), CE: denominators([0, 4, 0], 10)}
-    assert (found[PG].tokens, found[CE].tokens, found[PG].sequences) == (5, 4, 2)
-
-
-def test_beside_a_divergence_cross_entropy_is_a_share_of_one_mean():
-    name = Divergence.weight
-    terms = [CrossEntropy(counted=name), Divergence(kind="forward")]
-    lengths = {CE: np.array([0, 4, 0]), name: np.array([3, 4, 0])}
-    assert counts_of(terms, lengths, 10) == {n: denominators([3, 4, 0], 10) for n in (CE, name)}
-    alone = counts_of(terms, lengths | {name: np.zeros(3, int)}, 10)
-    assert alone[CE] == denominators([0, 4, 0], 10)
 
 
 def test_the_report_on_policy_is_clean():

@@ -63,9 +63,10 @@ def test_a_unit_longer_than_the_limit_is_whole_and_alone():
     assert sorted(alone) == [[0], [1, 2], [3]]
 
 
-def test_a_row_s_number_is_no_unit_s():
-    """Row 1 is alone, unit 1 is rows 0 and 2: they are three units of two kinds of number."""
-    rows = [made(5, 1), made(5), made(5, 1), made(5)]
+@pytest.mark.parametrize("unit", [0, 1, 2, 3])
+def test_a_row_s_number_is_no_unit_s(unit):
+    """Rows 1 and 3 are alone, whatever number the unit of rows 0 and 2 has."""
+    rows = [made(5, unit), made(5), made(5, unit), made(5)]
     (micro,) = pack(rows, 10_000)
     units = dict(zip(micro.rows, np.array(micro.unit_B).tolist()))
     assert units[0] == units[2] and len({units[0], units[1], units[3]}) == 3

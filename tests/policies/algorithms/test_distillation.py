@@ -123,6 +123,7 @@ def test_a_mixture_says_how_many_rows_were_the_student_s():
         (REWARDED, (1, 0, 1), None),
         ({"learn_from": {"name": "data", "alpha": 0.75}}, None, (0, 0.25, 0.75)),
         ({"learn_from": {"name": "mixed"}}, (0, 0, 1), (0, 0, 1)),
+        ({"learn_from": {"name": "mixed", "alpha": 0.75}}, (0, 0, 1), (0, 0.25, 0.75)),
         (TEXT, None, (0, 1, 0)),
     ],
 )

@@ -28,13 +28,29 @@ from actors.pause import Pause
 from actors.pool import ActorPool
 from actors.system import ActorDied, ActorSystem
 from configs.schema import Settings
+from configs.tasks import judges
 from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
 from runtime.metrics import METRICS, Meter
-from runtime.rundir import PASS_AT_1, PASS_AT_1_SAMPLED, EvalResult, RunDirectory, Status
+from runtime.rundir import (
+    PASS_AT_1,
+    PASS_AT_1_SAMPLED,
+    PREFERENCE_ACCURACY,
+    REWARD_MARGIN,
+    EvalResult,
+    RunDirectory,
+    Status,
+)
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt
 from runtime.versions import WeightsVersion
+
+REPORTED_EVALS = {
+    PASS_AT_1: "eval_pass_at_1",
+    PREFERENCE_ACCURACY: "eval_preference_accuracy",
+    REWARD_MARGIN: "eval_reward_margin",
+}
+"""Evaluations that go to Prometheus, by metric."""
 
 Report = Callable[[dict[str, float]], None]
 """Where metrics go besides the run directory: Ray's Prometheus export."""
@@ -160,7 +176,8 @@ class Conductor:
         state = restored.state
         # What is of this very step is made again, if it is lost.
         steps = ((step, None) for step in range(1, state.step))
-        evals = ((s, m) for s in range(state.step) if self._is_eval_due(s) for m in self._modes())
+        metrics = (*self._sampled_modes(), *self._compared_metrics())
+        evals = ((s, m) for s in range(state.step) if self._is_eval_due(s) for m in metrics)
         notes = [
             restored.note,
             self._run.keep_lines("metrics.jsonl", state.step, steps),
@@ -242,15 +259,27 @@ class Conductor:
     async def _evaluate_if_due(self, step: int) -> None:
         if not self._is_eval_due(step):
             return
-        for metric, temperature in self._modes().items():
-            if not any(e.step == step for e in self._status.of_metric(metric)):
+        for metric, temperature in self._sampled_modes().items():
+            if not self._is_evaluated(step, metric):
                 await self._evaluate(step, metric, temperature)
+        compared = self._compared_metrics()
+        if compared and not all(self._is_evaluated(step, metric) for metric in compared):
+            await self._compare(step)
 
-    def _modes(self) -> dict[str, float]:
-        """What is evaluated, and at which temperature."""
+    def _is_evaluated(self, step: int, metric: str) -> bool:
+        return any(result.step == step for result in self._status.of_metric(metric))
+
+    def _sampled_modes(self) -> dict[str, float]:
+        """Returns the metrics of sampled answers, each with its temperature."""
         settings = self._settings.eval
+        if not judges(self._settings.task):
+            return {}
         modes = {PASS_AT_1: settings.temperature}
         return modes | {PASS_AT_1_SAMPLED: 1.0} if settings.sampled else modes
+
+    def _compared_metrics(self) -> tuple[str, ...]:
+        """Returns the metrics of held-out answers that are compared, not sampled."""
+        return (PREFERENCE_ACCURACY, REWARD_MARGIN) if self._settings.facts.reads_pairs else ()
 
     def _is_eval_due(self, step: int) -> bool:
         """The base, every `every_steps`, and the last weights."""
@@ -290,11 +319,24 @@ class Conductor:
             what=f"the evaluator to sum up {what}",
         )
         self._underway.done(purpose, step)
+        self._note_evaluation(result)
+
+    async def _compare(self, step: int) -> None:
+        """Evaluates how well the weights tell the preferred answers of held-out prompts from the rejected."""
+        self._doing(f"comparing answers at {f'step {step}' if step else 'the base'}")
+        what = f"the comparison of step {step}"
+        prompts = await self._pool.evaluator().prompts(what=f"the prompts of {what}")
+        _, batch = await self._pool.reader().read(step, prompts, what=f"the answers of {what}")
+        for result in await self._pool.learner().compare(step, batch, what=what):
+            if not self._is_evaluated(step, result.metric):
+                self._note_evaluation(result)
+
+    def _note_evaluation(self, result: EvalResult) -> None:
         self._status.evals.append(result)
         self._run.append_line("evals.jsonl", result)
         failpoints.hit("eval.noted")
-        if result.score is not None and metric == PASS_AT_1:
-            self._report({"eval_pass_at_1": result.score})
+        if result.score is not None and result.metric in REPORTED_EVALS:
+            self._report({REPORTED_EVALS[result.metric]: result.score})
         self._write()
 
     # ── what it says ─────────────────────────────────────────────────────────────────────────────
@@ -318,8 +360,9 @@ class Conductor:
         self._write()
 
     def _best(self) -> list[int]:
-        """The step of the best evaluation so far: its checkpoint stays."""
-        evals = self._status.of_metric(PASS_AT_1)
+        """Returns the step of the best evaluation so far, by the run's first metric: its checkpoint stays."""
+        metric = next(iter((*self._sampled_modes(), *self._compared_metrics())), PASS_AT_1)
+        evals = self._status.of_metric(metric)
         scored = [(e.score, e.step) for e in evals if e.step and e.score is not None]
         return [max(scored, key=lambda one: one[0])[1]] if scored else []
 

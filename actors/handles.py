@@ -138,6 +138,10 @@ class Learner(Handle, frozen=True):
         """Returns what one step did."""
         return await self.value(lambda a: a.learn.remote(request, *batches), what)
 
+    async def compare(self, step: int, batch: Reference, *, what: str) -> list[EvalResult]:
+        """Returns how well the learner's weights tell preferred answers from rejected ones."""
+        return await self.value(lambda a: a.compare.remote(step, batch), what)
+
     async def save(self, request: Save, *batches: Reference, what: str) -> str:
         """Returns the optimiser's digest after checkpointing the present step."""
         return await self.value(lambda a: a.save.remote(request, *batches), what)

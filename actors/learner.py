@@ -16,6 +16,7 @@ from typing import Any
 
 import mlx.core as mx
 import msgspec
+import numpy as np
 import pyarrow as pa
 import ray
 
@@ -33,6 +34,7 @@ from actors.messages import (
 from actors.unfinished import PREFIX, Rows, gather, put, take
 from configs.schema import Settings
 from policies import weights
+from policies.comparison import accuracy, margins, measured
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.model import load_policy
 from policies.trainer import MayGoOn, trainer_for
@@ -40,7 +42,7 @@ from runtime import checkpoint, failpoints
 from runtime.blas import load_blas
 from runtime.checkpoint import Checkpoint
 from runtime.errors import RunFailed
-from runtime.rundir import RunDirectory
+from runtime.rundir import PREFERENCE_ACCURACY, REWARD_MARGIN, EvalResult, RunDirectory
 from runtime.settlement import Settled
 from runtime.throttle import Throttle
 from runtime.trajectory import UNLOGGED, merge, with_columns
@@ -201,6 +203,35 @@ class Learner:
         )
 
     @ray.method
+    def compare(self, step: int, batch: pa.RecordBatch) -> list[EvalResult]:
+        """Returns how well the weights of `step` tell the preferred answers of a batch from the rejected."""
+        if step != self._step:
+            raise RunFailed(f"the learner stands at step {self._step}, was asked about {step}")
+        with self._lease.hold(f"{self._name} to compare answers", self._patience_s):
+            rewards_N = self._trainer.implied_rewards(self._trainer.annotated(batch))
+            mx.clear_cache()
+        used = np.flatnonzero(~np.isnan(rewards_N))
+        columns = (batch[name].to_pylist() for name in ("prompt_index", "preference"))
+        prompts, sides = ([column[i] for i in used] for column in columns)
+        margins_M = margins(rewards_N[used], prompts, sides)
+        found = {PREFERENCE_ACCURACY: accuracy(margins_M), REWARD_MARGIN: measured(margins_M)}
+        lengths = np.diff(batch["tokens"].offsets.to_numpy())
+        return [
+            EvalResult(
+                step=step,
+                task=batch["task"][0].as_py(),
+                metric=metric,
+                score=result.mean if result.count else None,
+                n=result.count,
+                stderr=result.stderr if result.count else 0.0,
+                mean_tokens=float(lengths.mean()),
+                truncated=0.0,
+                failed=batch.num_rows - len(used),
+            )
+            for metric, result in found.items()
+        ]
+
+    @ray.method
     def save(self, request: Save, *batches: pa.RecordBatch) -> str:
         """Checkpoint the present step with the unfinished answers of what comes behind it; gives the
         optimiser's digest. What the newest checkpoint holds already is linked, not written again.
@@ -352,6 +383,9 @@ def with_settlement(batch: pa.RecordBatch, rows: list[Settled]) -> pa.RecordBatc
             for row in rows
         ],
     }
+    if any(row.preference is not None for row in rows):
+        columns["pair"] = [row.pair for row in rows]
+        columns["preference"] = [row.preference for row in rows]
     return with_columns(batch, columns)
 
 

@@ -14,7 +14,7 @@ from actors.verifier import rows_of
 from configs.schema import Settings
 from configs.teachers import LocalTeacher
 from policies.model import context_length, load_tokens
-from policies.rows import from_data
+from policies.rows import from_data, from_preferences
 from runtime.settlement import Row
 from runtime.tasks.prompt import Prompt
 from runtime.trajectory import to_batch
@@ -27,6 +27,7 @@ class Reader:
         began = time.perf_counter()
         self._log = open_log(Path(run) / "logs", actor.name)
         self._tokens = load_tokens(settings.model, Path(settings.model.path))
+        self._facts = settings.facts
         self._limit = min(context_length(folder) for folder in _read_by(settings))
         self._log.info("started", pid=os.getpid())
         self._started_s = time.perf_counter() - began
@@ -39,7 +40,16 @@ class Reader:
     @ray.method(num_returns=2)
     def read(self, step: int, prompts: list[Prompt]) -> tuple[list[Row], pa.RecordBatch]:
         """Returns what is known of each row, why it is dropped included, and the batch."""
-        rows = from_data(self._tokens, prompts, step=step, limit=self._limit)
+        if self._facts.reads_pairs:
+            rows = from_preferences(
+                self._tokens,
+                prompts,
+                step=step,
+                limit=self._limit,
+                paired=self._facts.paired,
+            )
+        else:
+            rows = from_data(self._tokens, prompts, step=step, limit=self._limit)
         batch = to_batch(rows, {"pippin.tokenizer": self._tokens.fingerprint})
         return [row for row, _, _ in rows_of(batch)], batch
 

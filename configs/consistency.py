@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from configs.errors import SettingsError
+from configs.facts import Facts
 from configs.model import Full, Lora, Model
 from configs.run import Checkpoint, Eval, Power
 from configs.schema import Settings
@@ -57,12 +58,25 @@ def _task(settings: Settings) -> Iterator[str]:
         yield "task.eval is the file of task.train: what was trained on is not held out"
     if not isinstance(task, Jsonl):
         return
+    yield from _pairs(task, settings.facts)
     if task.teacher and not settings.facts.teachers:
         yield 'task.teacher has no effect: only algorithm "distill" has teachers'
     if task.eval and task.eval_share != Jsonl(train="-").eval_share:
         yield "task.eval_share has no effect beside task.eval: leave one of them out"
     if not task.reward and task.pass_at != Jsonl(train="-").pass_at:
         yield "task.pass_at has no effect without task.reward"
+
+
+def _pairs(task: Jsonl, facts: Facts) -> Iterator[str]:
+    for name in ("chosen", "rejected", "label"):
+        if getattr(task, name) and not facts.reads_pairs:
+            yield f'task.{name} has no effect: only algorithm "preference" from data learns from it'
+    if bool(task.chosen) != bool(task.rejected):
+        yield "task.chosen and task.rejected go together: a pair is two answers"
+    if task.label and task.chosen:
+        yield "task.label has no effect beside task.chosen: a pair says which answer is preferred"
+    if task.label and not task.response:
+        yield "task.label needs task.response, the column with the answer that it judges"
 
 
 def _schedule(settings: Settings) -> Iterator[str]:

@@ -32,6 +32,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The task's own answers are learned from."""
     reads_pairs: bool = False
     """Those answers are judged already: a preferred and a rejected one, or one with a label."""
+    paired: bool = True
+    """Such answers are compared in pairs; false: each is judged alone."""
     needs_response: bool = False
     """Rows of a user's file need a column with the answer to imitate."""
     needs_reward: bool = False

@@ -52,12 +52,25 @@ class Jsonl(Closed, frozen=True, tag_field="name", tag="jsonl"):
     """Column with the prompt: a string, or a list of {role, content}."""
     response: str = ""
     """Column with the answer to imitate (needed by SFT)."""
+    chosen: str = ""
+    """Column with the preferred answer (preference learning): a string, or messages that end with it."""
+    rejected: str = ""
+    """Column with the rejected answer, likewise."""
+    label: str = ""
+    """Column that says whether the answer in `response` is desirable: true or false (KTO)."""
     teacher: str = ""
     """Column with the name of the row's teacher, of `algorithm.teachers` (distillation)."""
     reward: str = ""
     """A Python file that defines ``reward(prompt, completion, row) -> float`` (needed by RL)."""
     pass_at: float = 1.0
     """The reward from which an answer counts as passed."""
+
+
+def judges(task: "Task") -> bool:
+    """Returns whether sampled answers can be told right from wrong: by a reward or by the row's answer."""
+    if not isinstance(task, Jsonl):
+        return True
+    return bool(task.reward or (task.response and not task.label))
 
 
 Task = Addition | Sorting | Countdown | Chain | Gsm8k | Jsonl

@@ -28,6 +28,8 @@ class LearnedRows(Struct, frozen=True):
     """The prompt of each row: updates share out whole groups."""
     teachers: list[str]
     """The teacher that the learner's process asks about each row; "" for none."""
+    numbers: list[int]
+    """Which rows of the batch these are."""
 
 
 def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) -> LearnedRows:
@@ -43,7 +45,7 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
     annotated = {name: lists(batch, name) for name in ANNOTATION}
     names = ("prompt_index", "teacher", "pair", "preference")
     prompts, teachers, pairs, preferences = (batch[name].to_pylist() for name in names)
-    found = LearnedRows([], [], [])
+    found = LearnedRows([], [], [], [])
     for i, where in enumerate(positions):
         columns = {
             name: annotated[name][i][where] if known[name][i] else np.zeros(len(where), np.float32)
@@ -65,6 +67,7 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
             )
         )
         found.groups.append(prompts[i])
+        found.numbers.append(i)
         found.teachers.append(teachers[i] or "" if hosted else "")
     return found
 

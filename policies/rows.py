@@ -80,32 +80,70 @@ def to_sequences(batch: pa.RecordBatch) -> dict[tuple[int, int], Sequence]:
 
 
 def from_data(tokens: Tokens, prompts: Items[Prompt], *, step: int, limit: int) -> list[Trajectory]:
-    """Records of rows to imitate: prompt, answer, stop token. Rows over `limit` tokens are marked."""
+    """Returns rows to imitate: prompt, answer, stop token. Rows over `limit` tokens are marked."""
+    return [
+        _of_data(tokens, prompt, prompt.demonstration or "", 0, step=step, limit=limit)
+        for prompt in prompts
+    ]
+
+
+def from_preferences(
+    tokens: Tokens, prompts: Items[Prompt], *, step: int, limit: int, paired: bool
+) -> list[Trajectory]:
+    """Returns rows to compare: of each prompt the preferred answer (sample 0) and the rejected one (1).
+
+    If they are not `paired`, each answer is judged alone, and every prompt gets a row with the answer of
+    the next one (sample 2, no label): by those, KTO estimates how far the policy has moved in general.
+    Raises BadInput for a prompt without answers to compare.
+    """
     rows = []
-    for prompt in prompts:
-        before = tokens.prompt(prompt.messages)
-        text = prompt.demonstration or ""
-        ids = [*before, *tokens.encode(text), tokens.stop_token()]
-        rows.append(
-            Trajectory(
-                step=step,
-                task=prompt.task,
-                prompt_index=prompt.index,
-                sample=0,
-                key=0,
-                tokens=ids,
-                sampled=[False] * len(ids),
-                logprobs=[0.0] * len(ids),
-                weights_version=[-1] * len(ids),
-                prompt_tokens=len(before),
-                temperature=1.0,
-                stop_reason=StopReason.DATA,
-                text=text,
-                teacher=prompt.teacher or None,
-                dropped="too_long" if len(ids) > limit else None,
-            )
-        )
+    for number, prompt in enumerate(prompts):
+        answers = _judged_answers(prompt)
+        for sample, (text, label) in enumerate(answers):
+            row = _of_data(tokens, prompt, text, sample, step=step, limit=limit)
+            rows.append(replace(row, pair=prompt.index if paired else None, preference=label))
+        if not paired and len(prompts) > 1:
+            other = prompts[(number + 1) % len(prompts)].demonstration or ""
+            row = _of_data(tokens, prompt, other, MISMATCHED, step=step, limit=limit)
+            rows.append(replace(row, preference=0))
     return rows
+
+
+MISMATCHED = 2
+"""Sample number of a row that has another prompt's answer."""
+
+
+def _judged_answers(prompt: Prompt) -> list[tuple[str, int]]:
+    """Returns a prompt's answers, each with 1 if it is preferred or desirable and -1 if not."""
+    if prompt.demonstration is not None and prompt.desirable is not None:
+        return [(prompt.demonstration, 1 if prompt.desirable else -1)]
+    if prompt.demonstration is None or prompt.rejected is None:
+        raise BadInput(f"{prompt.place}: needed a preferred and a rejected answer, got none")
+    return [(prompt.demonstration, 1), (prompt.rejected, -1)]
+
+
+def _of_data(
+    tokens: Tokens, prompt: Prompt, text: str, sample: int, *, step: int, limit: int
+) -> Trajectory:
+    before = tokens.prompt(prompt.messages)
+    ids = [*before, *tokens.encode(text), tokens.stop_token()]
+    return Trajectory(
+        step=step,
+        task=prompt.task,
+        prompt_index=prompt.index,
+        sample=sample,
+        key=0,
+        tokens=ids,
+        sampled=[False] * len(ids),
+        logprobs=[0.0] * len(ids),
+        weights_version=[-1] * len(ids),
+        prompt_tokens=len(before),
+        temperature=1.0,
+        stop_reason=StopReason.DATA,
+        text=text,
+        teacher=prompt.teacher or None,
+        dropped="too_long" if len(ids) > limit else None,
+    )
 
 
 def from_answer(

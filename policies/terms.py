@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from msgspec import Struct
 
 from configs.losses import Bypass, Clip, Correction, Surrogate
+from configs.preferences import PreferenceLoss, is_paired
 
 Normalizer = Literal["token_mean", "sequence_mean", "constant"]
 Unit = Literal["token", "sequence", "group", "pair"]
@@ -58,6 +59,24 @@ class Divergence(Term, frozen=True, kw_only=True):
     beta: float | None = None
     skew: float | None = None
     temperature: float = 1.0
+
+
+class Preference(Term, frozen=True, kw_only=True):
+    """Preferred answers are to become likelier than rejected ones; averaged over pairs or judged answers."""
+
+    weight: ClassVar[str] = "preference_weight"
+    unit: ClassVar[Unit] = "pair"
+    settings: PreferenceLoss
+
+    @property
+    def paired(self) -> bool:
+        """A unit is a pair of rows; false: one row."""
+        return is_paired(self.settings)
+
+    @property
+    def needs_baseline(self) -> bool:
+        """The mean log-ratio of mismatched rows is needed before the gradient is taken."""
+        return not self.paired
 
 
 def needs_temperature(terms: list[Term]) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from configs.schema import Settings
@@ -32,6 +33,10 @@ class Trainer(Protocol):
 
     def step(self, batch: pa.RecordBatch, may_go_on: MayGoOn = ...) -> dict[str, float]:
         """Train on an annotated batch; what is to be reported. Raises Interrupted if it may not go on."""
+        ...
+
+    def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Returns what a preference loss takes the reward of each row [N] to be."""
         ...
 
     def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:

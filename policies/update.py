@@ -26,10 +26,12 @@ from policies.frozen import Frozen, hosted
 from policies.learned_rows import LearnedRows, learned_rows
 from policies.model import Arrays, Policy, flat
 from policies.objectives.batch import Batch, Outputs
+from policies.objectives.preference import kto_baseline
+from policies.objectives.preference_term import baseline_sums, implied_rewards
 from policies.objectives.terms import Counts, add_up, counts_of, loss, summary, to_floats
 from policies.optimizers import AdamW
 from policies.teacher_signal import TeacherSignal
-from policies.terms import PolicyGradient, needs_temperature
+from policies.terms import PolicyGradient, Preference, needs_temperature
 from policies.trainer import MayGoOn
 from runtime.errors import Interrupted, RunFailed
 from runtime.trajectory import lists
@@ -156,6 +158,20 @@ class Updater:
                 sums[micro.rows] = np.array(gap_BR.sum(axis=-1))
         return sums
 
+    def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Returns the reward [N] that the preference loss takes each row of an annotated batch to have; NaN
+        for a row without a weight in it. Changes nothing.
+        """
+        term = next(t for t in self._terms if isinstance(t, Preference))
+        learned = learned_rows(batch, self._terms, hosted=False)
+        rewards_N = np.full(batch.num_rows, np.nan)
+        numbers = np.array(learned.numbers)
+        for micro in pack(learned.rows, self._settings.actors.micro_batch_tokens):
+            known = self._before_update(micro)
+            rewards_B = implied_rewards(term, self._score(micro), self._batch(micro, known))
+            rewards_N[numbers[micro.rows]] = np.array(rewards_B.astype(mx.float32))
+        return rewards_N
+
     # ── one update ───────────────────────────────────────────────────────────────────────────────
 
     def _packed(self, learned: LearnedRows) -> list[list[MicroBatch]]:
@@ -228,11 +244,12 @@ class Updater:
     ) -> tuple[Arrays, list[dict[str, float]]]:
         """Returns gradients summed over the micro-batches of one update, and the sums that each reports."""
         counts = self._counts(micros)
+        baseline = self._baseline(micros, known)
         total: Arrays = {}
         sums: list[dict[str, float]] = []
         for micro, fixed in zip(micros, known):
             self._ask()
-            batch = self._batch(micro, fixed)
+            batch = self._batch(micro, fixed, baseline)
             self._signal.prepare(micro)
 
             def objective(micro: MicroBatch = micro, batch: Batch = batch):
@@ -265,7 +282,20 @@ class Updater:
             signal=self._signal.compared(micro, hidden_ND),
         )
 
-    def _batch(self, micro: MicroBatch, known: dict[str, mx.array]) -> Batch:
+    def _baseline(self, micros: list[MicroBatch], known: list[dict[str, mx.array]]) -> float:
+        """Returns KTO's baseline over the whole update, where a term needs one; else 0."""
+        term = next((t for t in self._terms if isinstance(t, Preference)), None)
+        if term is None or not term.needs_baseline:
+            return 0.0
+        total, rows = 0.0, 0.0
+        for micro, fixed in zip(micros, known):
+            self._ask()
+            sums = baseline_sums(term, self._score(micro), self._batch(micro, fixed))
+            log_ratios, count = to_floats({"log_ratios": sums[0], "rows": sums[1]}).values()
+            total, rows = total + log_ratios, rows + count
+        return kto_baseline(total, rows)
+
+    def _batch(self, micro: MicroBatch, known: dict[str, mx.array], baseline: float = 0.0) -> Batch:
         columns = micro.columns
         return Batch(
             sampled_BT=micro.sampled_BR,
@@ -276,6 +306,7 @@ class Updater:
             reference_logprobs_BT=known.get("reference"),
             unit_B=micro.unit_B,
             preference_B=micro.preference_B,
+            baseline=baseline,
         )
 
     def _counts(self, micros: list[MicroBatch]) -> Counts:
@@ -288,7 +319,17 @@ class Updater:
             )
             for name in names
         }
-        return counts_of(self._terms, lengths, self._settings.sampling.max_new_tokens)
+        units, before = [], 0
+        for micro in micros:
+            units.append(np.array(micro.unit_B) + before)
+            before += micro.unit_B.shape[0]
+        return counts_of(
+            self._terms,
+            lengths,
+            self._settings.sampling.max_new_tokens,
+            np.concatenate(units),
+            np.concatenate([np.array(micro.preference_B) for micro in micros]),
+        )
 
 
 def named(report: dict[str, float]) -> dict[str, float]:

@@ -117,6 +117,7 @@ class Status(msgspec.Struct, kw_only=True):
 
 PASS_AT_1 = "pass@1"
 PASS_AT_1_SAMPLED = "pass@1 at temperature 1"
+PREFERENCE_ACCURACY, REWARD_MARGIN = "preference_accuracy", "reward_margin"
 
 ALIVE = ("starting", "running", "pausing")
 """States that need a process."""

@@ -49,6 +49,9 @@ class Settled(Struct, frozen=True, kw_only=True):
     failure: str | None = None
     advantage: float | None = None
     dropped: str | None = None
+    pair: int | None = None
+    preference: int | None = None
+    """1 for the preferred answer of its pair, -1 for the rejected one; None leaves the record's as it is."""
 
 
 class Settlement(Struct, frozen=True, kw_only=True):

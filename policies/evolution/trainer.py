@@ -108,6 +108,10 @@ class EvolutionTrainer:
             "learner_tokens": 0.0,
         }
 
+    def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Raises TypeError: evolution strategies have no preference loss."""
+        raise TypeError("evolution strategies have no preference loss")
+
     def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:
         """Write what takes a loader to this version."""
         digest = weights.digest(self._policy.trained())

@@ -34,6 +34,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     """Log-probabilities of the model before training; needed by a KL term, reported wherever there."""
     unit_B: mx.array | None = None
     """Number of the pair or group that a row belongs to, for terms whose unit is more than a row."""
+    baseline: float = 0.0
+    """Mean log-ratio of the step's mismatched rows, for a loss of answers that are judged alone."""
     preference_B: mx.array | None = None
     """1 for a preferred row, -1 for a rejected one, 0 for one that is only compared with."""
 

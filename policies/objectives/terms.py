@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import mlx.core as mx
 import numpy as np
 
+from policies.objectives.answers import count_units
 from policies.objectives.batch import Batch, Metrics, Outputs, needed
 from policies.objectives.divergence import weighted
 from policies.objectives.normalise import Denominators, denominators, token_mean
 from policies.objectives.policy_gradient_term import policy_gradient
+from policies.objectives.preference_term import preference
 from policies.objectives.supervised import cross_entropy
-from policies.terms import CrossEntropy, Divergence, PolicyGradient, Term
+from policies.terms import CrossEntropy, Divergence, PolicyGradient, Preference, Term
 
 Counts = Mapping[str, Denominators]
 """What each term is divided by: counts of one whole optimiser step, by the term's weight column."""
@@ -59,12 +61,25 @@ def computes(kind: type[Term], arithmetic: Computed) -> None:
 
 
 def counts_of(
-    terms: Sequence[Term], lengths: Mapping[str, np.ndarray], limit_tokens: int
+    terms: Sequence[Term],
+    lengths: Mapping[str, np.ndarray],
+    limit_tokens: int,
+    units_N: np.ndarray,
+    preference_N: np.ndarray,
 ) -> Counts:
-    """Returns each term's denominators, given the lengths [N] of the step's rows in each weight column."""
+    """Returns each term's denominators: counts of the tokens, sequences or units of one whole update.
+
+    `lengths` [N] are the tokens of the update's rows in each weight column, `units_N` the pair that a row
+    belongs to, `preference_N` its side there.
+    """
     counts = {}
     for term in terms:
         counted = getattr(term, "counted", term.weight)
+        if isinstance(term, Preference):
+            covered_N = lengths[term.weight]
+            units = count_units(units_N, preference_N, covered_N, paired=term.paired)
+            counts[term.weight] = Denominators(float(covered_N.sum()), float(max(units, 1)), 1.0)
+            continue
         chosen = counted if lengths[counted].any() else term.weight
         counts[term.weight] = denominators(lengths[chosen], limit_tokens)
     return counts
@@ -170,4 +185,5 @@ _COMPUTED: dict[type[Term], Computed] = {
     PolicyGradient: policy_gradient,
     CrossEntropy: _cross_entropy,
     Divergence: _divergence,
+    Preference: preference,
 }

@@ -17,6 +17,8 @@ from runtime.tasks.prompt import Prompt, Split, Verdict
 HELD_OUT_ONE_IN = 8
 ATTEMPTS = 10_000
 """Draws for one prompt. The opening check sees to it that this many cannot all miss (1e-20)."""
+WRONG_ATTEMPTS = 8
+"""Slips that are tried for a wrong answer."""
 OPENING_DRAWS = 1000
 OPENING_HITS = 5
 """Instances of each split that the opening draws must meet."""
@@ -66,8 +68,18 @@ class Procedural:
                     messages=[{"role": "user", "content": instance.question}],
                     truth=instance.truth,
                     demonstration=instance.demonstration,
+                    rejected=self._wrong(instance, Stream(seed, self.name, split, index, "wrong")),
                 )
         raise RunFailed(f"task {self.name}: none of {ATTEMPTS} draws is an instance of {split!r}")
+
+    def _wrong(self, instance: Instance, stream: Stream) -> str | None:
+        """Returns the demonstration with a slip that makes it wrong; None if none of some does."""
+        text = instance.demonstration
+        for _ in range(WRONG_ATTEMPTS):
+            slip = slipped(text, stream)
+            if not self._judge(instance.truth, slip.strip()).passed:
+                return slip
+        return None
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
         """Judge one answer by its text without surrounding whitespace."""
@@ -91,6 +103,19 @@ class Procedural:
             f"task {self.name}: needed settings with instances both to train on and to hold out, "
             f"of {OPENING_DRAWS} drawn {met[False]} are to train on and {met[True]} to hold out"
         )
+
+
+def slipped(text: str, stream: Stream) -> str:
+    """Returns a text with two neighbours exchanged where they differ, or else one character changed."""
+    places = [i for i in range(len(text) - 1) if text[i] != text[i + 1]]
+    if places and stream.integer(0, 1):
+        i = stream.choice(places)
+        return text[:i] + text[i + 1] + text[i] + text[i + 2 :]
+    places = [i for i, character in enumerate(text) if character.isdigit()]
+    if not places:
+        return text[:-1]
+    i = stream.choice(places)
+    return text[:i] + stream.choice([d for d in "0123456789" if d != text[i]]) + text[i + 1 :]
 
 
 def right_or_wrong(correct: bool, **parts: float) -> Verdict:

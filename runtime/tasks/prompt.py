@@ -25,7 +25,11 @@ class Prompt(Struct, frozen=True, kw_only=True):
     truth: Any = None
     """What the verifier compares with, as JSON values; never shown to the policy."""
     demonstration: str | None = None
-    """An answer to imitate (SFT), where the task has one."""
+    """An answer to imitate, or the preferred one of a pair, where the task has one."""
+    rejected: str | None = None
+    """An answer that `demonstration` is preferred to, where the task has one."""
+    desirable: bool | None = None
+    """Whether `demonstration` is a good answer, where it was judged alone."""
     teacher: str = ""
     """Whose answer it is to be (distillation); empty: the only one's."""
     source: str = ""

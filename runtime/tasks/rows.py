@@ -14,7 +14,8 @@ from runtime.errors import BadInput
 from runtime.jsonl import Row, read_rows
 from runtime.reward_process import RewardCall, RewardProcess
 from runtime.tasks.finite import row_of
-from runtime.tasks.messages import prompt_messages
+from runtime.tasks.messages import Messages, prompt_messages
+from runtime.tasks.preferences import judged, judged_columns, pair, pair_columns
 from runtime.tasks.procedural import right_or_wrong
 from runtime.tasks.prompt import Prompt, Split, Verdict
 
@@ -43,14 +44,16 @@ class RowsTask:
         """The row's prompt; `truth` is the whole row."""
         rows = self._rows[split]
         row = rows[row_of(split, index, len(rows), self._seed, self.name)]
-        response = self._settings.response
+        messages, answer, rejected, desirable = _parts(row, self._settings)
         return Prompt(
             task=self.name,
             index=index,
             source=f"{row.path}, line {row.line}",
-            messages=prompt_messages(row, self._settings.prompt),
+            messages=messages,
             truth=row.values,
-            demonstration=row.values[response] if response else None,
+            demonstration=answer,
+            rejected=rejected,
+            desirable=desirable,
             teacher=row.values[self._settings.teacher] if self._settings.teacher else "",
         )
 
@@ -60,11 +63,12 @@ class RowsTask:
         The function gets the completion as it was written, surrounding whitespace included.
         """
         row: dict[str, Any] = prompt.truth
-        if self._process is None and not self._settings.response:
+        if self._process is None and (self._settings.label or not self._settings.response):
             return Verdict(reward=None)
         if self._process is None:
             return right_or_wrong(completion.strip() == row[self._settings.response].strip())
-        call = RewardCall(prompt=row[self._settings.prompt], completion=completion, row=row)
+        asked = row.get(self._settings.prompt, prompt.messages)
+        call = RewardCall(prompt=asked, completion=completion, row=row)
         verdict = self._process.score([call])[0]
         if verdict.reward is None:
             return verdict
@@ -91,11 +95,34 @@ def _splits(settings: Jsonl) -> dict[Split, list[Row]]:
 
 def _checked(path: str, settings: Jsonl) -> list[Row]:
     columns: dict[str, tuple[type, ...]] = {settings.prompt: (str, list)}
-    if settings.response:
+    if settings.chosen:
+        columns = pair_columns(settings.chosen, settings.rejected)
+    elif settings.label:
+        columns = judged_columns(settings.response, settings.label)
+    elif settings.response:
         columns[settings.response] = (str,)
     if settings.teacher:
         columns[settings.teacher] = (str,)
     rows = read_rows(path, columns)
     for row in rows:
-        prompt_messages(row, settings.prompt)
+        _parts(row, settings)
     return rows
+
+
+def _parts(row: Row, settings: Jsonl) -> tuple[Messages, str | None, str | None, bool | None]:
+    """Returns a row's prompt, its answer to imitate or to prefer, the rejected one, and the label.
+
+    Raises BadInput that names file, line and column for a row that is not of that form.
+    """
+    if settings.chosen:
+        found = pair(
+            row, prompt=settings.prompt, chosen=settings.chosen, rejected=settings.rejected
+        )
+        return found.messages, found.chosen, found.rejected, None
+    if settings.label:
+        alone = judged(
+            row, prompt=settings.prompt, completion=settings.response, label=settings.label
+        )
+        return alone.messages, alone.completion, None, alone.desirable
+    answer = row.values[settings.response] if settings.response else None
+    return prompt_messages(row, settings.prompt), answer, None, None

@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 from policies.objectives.batch import Batch, Outputs
 from policies.objectives.normalise import denominators
 from policies.objectives.terms import Counts, loss, to_floats
-from policies.terms import CrossEntropy, Divergence, PolicyGradient, Term
+from policies.terms import CrossEntropy, Divergence, PolicyGradient, Preference, Term
 
 PG, CE = PolicyGradient.weight, CrossEntropy.weight
 LENGTHS = [2, 6, 4, 1]
@@ -52,10 +52,8 @@ def outputs(logits: mx.array, targets: mx.array) -> Outputs:
 
 def each(batch: Batch, change) -> Batch:
     """The batch with every array changed, the weights too."""
-    changed = {
-        k: None if v is None else change(v) for k, v in asdict(batch).items() if k != "weights"
-    }
-    return Batch(**changed, weights={name: change(w) for name, w in batch.weights.items()})
+    arrays = {k: change(v) for k, v in asdict(batch).items() if isinstance(v, mx.array)}
+    return replace(batch, **arrays, weights={name: change(w) for name, w in batch.weights.items()})
 
 
 def rows(batch: Batch, part: slice) -> Batch:
@@ -67,7 +65,9 @@ def only(batch: Batch, *names: str) -> Batch:
 
 
 def counts(lengths=LENGTHS) -> Counts:
-    return {name: denominators(lengths, T) for name in (PG, CE, Divergence.weight)}
+    return {
+        name: denominators(lengths, T) for name in (PG, CE, Divergence.weight, Preference.weight)
+    }
 
 
 def gradient(terms: list[Term], logits, targets, batch, step=None):

@@ -5,10 +5,11 @@ import pytest
 from msgspec.structs import replace
 
 from configs.losses import Truncate
+from configs.preferences import Dpo, Kto
 from policies.objectives import terms as arithmetic
 from policies.objectives.normalise import denominators
 from policies.objectives.terms import computes, counts_of, loss
-from policies.terms import CrossEntropy, Divergence, PolicyGradient, Term
+from policies.terms import CrossEntropy, Divergence, PolicyGradient, Preference, Term
 from tests.policies.objectives.micro_batches import (
     CE,
     LENGTHS,
@@ -98,9 +99,13 @@ def test_a_term_from_elsewhere_brings_its_arithmetic(monkeypatch):
     assert report["length_loss"] == report["loss"] == pytest.approx(total) and slope.any()
 
 
+UNITS, SIDES = np.array([0, 0, 1, 2, 2]), np.array([1, -1, 1, -1, 1])
+"""Two pairs with a row between them, and half a pair."""
+
+
 def test_each_term_is_divided_by_its_own_tokens():
-    lengths = {PG: np.array([3, 0, 2]), CE: np.array([0, 4, 0])}
-    found = counts_of([PolicyGradient(), CrossEntropy()], lengths, 10)
+    lengths = {PG: np.array([3, 0, 2, 0, 0]), CE: np.array([0, 4, 0, 0, 0])}
+    found = counts_of([PolicyGradient(), CrossEntropy()], lengths, 10, UNITS, SIDES)
     assert found == {PG: denominators([3, 0, 2], 10), CE: denominators([0, 4, 0], 10)}
     assert (found[PG].tokens, found[CE].tokens, found[PG].sequences) == (5, 4, 2)
 
@@ -108,7 +113,24 @@ def test_each_term_is_divided_by_its_own_tokens():
 def test_beside_a_divergence_cross_entropy_is_a_share_of_one_mean():
     name = Divergence.weight
     terms = [CrossEntropy(counted=name), Divergence(kind="forward")]
-    lengths = {CE: np.array([0, 4, 0]), name: np.array([3, 4, 0])}
-    assert counts_of(terms, lengths, 10) == {n: denominators([3, 4, 0], 10) for n in (CE, name)}
-    alone = counts_of(terms, lengths | {name: np.zeros(3, int)}, 10)
+    lengths = {CE: np.array([0, 4, 0, 0, 0]), name: np.array([3, 4, 0, 0, 0])}
+    shared = counts_of(terms, lengths, 10, UNITS, SIDES)
+    assert shared == {n: denominators([3, 4, 0], 10) for n in (CE, name)}
+    alone = counts_of(terms, lengths | {name: np.zeros(5, int)}, 10, UNITS, SIDES)
     assert alone[CE] == denominators([0, 4, 0], 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "lengths", "units"),
+    [
+        (Dpo(), [3, 4, 2, 5, 1], 2),
+        (Dpo(), [3, 4, 2, 0, 1], 1),
+        (Dpo(), [0, 0, 2, 0, 0], 1),
+        (Kto(), [3, 4, 2, 5, 1], 5),
+        (Kto(), [3, 0, 2, 0, 1], 3),
+    ],
+)
+def test_preferences_are_divided_by_their_pairs_or_by_judged_answers(settings, lengths, units):
+    term = Preference(settings=settings)
+    found = counts_of([term], {term.weight: np.array(lengths)}, 10, UNITS, SIDES)[term.weight]
+    assert (found.sequences, found.tokens) == (units, sum(lengths))

@@ -32,13 +32,13 @@ from configs.tasks import judges
 from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
 from runtime.metrics import METRICS, Meter
-from runtime.rundir import (
+from runtime.rundir import RunDirectory
+from runtime.status import (
     PASS_AT_1,
     PASS_AT_1_SAMPLED,
     PREFERENCE_ACCURACY,
     REWARD_MARGIN,
     EvalResult,
-    RunDirectory,
     Status,
 )
 from runtime.tasks.open import open_task

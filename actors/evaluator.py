@@ -19,8 +19,8 @@ from actors.messages import Hello
 from configs.schema import Settings
 from runtime import failpoints
 from runtime.durable import write_file
-from runtime.rundir import PASS_AT_1, EvalResult
 from runtime.settlement import Row
+from runtime.status import PASS_AT_1, EvalResult
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt, Verdict
 

@@ -21,8 +21,8 @@ from actors.messages import (
     TeacherReport,
     TeacherRequest,
 )
-from runtime.rundir import EvalResult
 from runtime.settlement import Row
+from runtime.status import EvalResult
 from runtime.tasks.prompt import Prompt
 
 Reference = Any

@@ -36,14 +36,15 @@ from configs.schema import Settings
 from policies import weights
 from policies.comparison import accuracy, margins, measured
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
-from policies.model import load_policy
+from policies.load import load_policy
 from policies.trainer import MayGoOn, trainer_for
 from runtime import checkpoint, failpoints
 from runtime.blas import load_blas
 from runtime.checkpoint import Checkpoint
 from runtime.errors import RunFailed
-from runtime.rundir import PREFERENCE_ACCURACY, REWARD_MARGIN, EvalResult, RunDirectory
+from runtime.rundir import RunDirectory
 from runtime.settlement import Settled
+from runtime.status import PREFERENCE_ACCURACY, REWARD_MARGIN, EvalResult
 from runtime.throttle import Throttle
 from runtime.trajectory import UNLOGGED, merge, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog

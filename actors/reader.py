@@ -13,7 +13,7 @@ from actors.messages import Hello
 from actors.verifier import rows_of
 from configs.schema import Settings
 from configs.teachers import LocalTeacher
-from policies.model import context_length, load_tokens
+from policies.load import context_length, load_tokens
 from policies.rows import from_data, from_preferences
 from runtime.settlement import Row
 from runtime.tasks.prompt import Prompt

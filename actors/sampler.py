@@ -15,7 +15,7 @@ from configs.schema import Settings
 from policies.decode import Counts, Decoder, Sampling, Sequence
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.evolution.loader import EvolutionWeightLoader
-from policies.model import load_policy
+from policies.load import load_policy
 from policies.rows import encode, from_data, from_sequence, to_sequences
 from policies.trainer import weight_loader_for
 from runtime import failpoints

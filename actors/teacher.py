@@ -31,7 +31,7 @@ from policies.batch import Row, pack
 from policies.decode import Counts, Decoder, Sampling, Sequence
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.frozen import load_teacher
-from policies.model import context_length, load_tokens
+from policies.load import context_length, load_tokens
 from policies.rows import by_teacher, from_answer, from_sequence
 from runtime import chat, failpoints
 from runtime.blas import load_blas

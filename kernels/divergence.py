@@ -8,7 +8,7 @@ the student is compared given that it is within the shared ids, and −log of it
 (for forward KL that is the plain definition; for reverse KL that would be infinite). Those that
 the student lacks are left out of the teacher.
 
-Shapes: N tokens of a batch (flat), C of a chunk, D hidden width, V vocabulary, K kept ids, M draws,
+Shapes: N tokens of a batch (flat), C of a chunk, D hidden width, V vocabulary, K kept ids,
 W outcomes that are compared: V ids, or K ids and a tail.
 """
 
@@ -20,7 +20,7 @@ import mlx.core as mx
 
 from kernels.divergence_kinds import Divergence, Given, Softmax, slope, value
 from kernels.logprobs import Project, normalise
-from kernels.teacher import CHUNK_TOKENS, Draws, Full, Teacher, TopK, after, buckets, chunks
+from kernels.teacher import CHUNK_TOKENS, Full, Teacher, TopK, after, buckets, chunks
 
 MASS_TOLERANCE = 5e-3
 """How far from 1 a teacher's top-k and tail may add up, stored in half precision."""
@@ -46,8 +46,7 @@ def per_token(
     teacher is a constant. A token at which the teacher said NaN, an infinity, an id out of range or
     twice, or masses that do not add up to 1, is not usable: divergence and gradient are exactly 0.
 
-    Raises ValueError if draws are used for anything but forward KL, which alone they estimate, or
-    top-k or draws were made at another temperature.
+    Raises ValueError if a teacher's top-k was made at another temperature.
     """
     form = _form(teacher, divergence)
     steps = chunks(hidden_ND.shape[0], chunk_tokens)
@@ -149,13 +148,6 @@ def _form(teacher: Teacher, divergence: Divergence) -> Form:
         case TopK():
             _same_temperature(teacher.temperature, divergence)
             return _top_k(teacher, divergence)
-        case Draws():
-            _same_temperature(teacher.temperature, divergence)
-            if divergence.kind != "forward":
-                raise ValueError(
-                    f"kind: needed forward with a teacher's draws, got {divergence.kind}"
-                )
-            return _draws(teacher, divergence)
 
 
 def _same_temperature(theirs: float, divergence: Divergence) -> None:
@@ -225,27 +217,6 @@ def _top_k(teacher: TopK, divergence: Divergence) -> Form:
     return form
 
 
-def _draws(teacher: Draws, divergence: Divergence) -> Form:
-    def form(logits_CV: mx.array, rows_C: slice):
-        ids_CM, usable_C = _checked_ids(teacher.ids_NM[rows_C], logits_CV.shape[-1])
-        logprobs_CM = teacher.logprobs_NM[rows_C].astype(mx.float32)
-        weights_CM = teacher.weights_NM[rows_C].astype(mx.float32)
-        usable_C = usable_C & mx.isfinite(logprobs_CM.sum(axis=-1) + weights_CM.sum(axis=-1))
-        usable_C = usable_C & (weights_CM.min(axis=-1) >= 0)
-        p = Softmax(logits_CV, divergence.temperature)
-        student_CM = mx.take_along_axis(p.log_CW, ids_CM, axis=-1)
-        value_C = (weights_CM * (logprobs_CM - student_CM)).sum(axis=-1)
-
-        def slope_CV() -> mx.array:
-            rows_C1 = mx.arange(ids_CM.shape[0])[:, None]
-            pushed_CV = p.mass_CW * weights_CM.sum(axis=-1, keepdims=True)
-            return pushed_CV.at[rows_C1, ids_CM].add(-_gathered(ids_CM, weights_CM))
-
-        return value_C, usable_C, slope_CV
-
-    return form
-
-
 def _checked_ids(ids_CK: mx.array, vocabulary: int) -> tuple[mx.array, mx.array]:
     """Ids that can be gathered (MLX does not check), and whether they were so as they came."""
     inside_CK = (ids_CK >= 0) & (ids_CK < vocabulary)
@@ -255,12 +226,3 @@ def _checked_ids(ids_CK: mx.array, vocabulary: int) -> tuple[mx.array, mx.array]
 def _distinct(ids_CK: mx.array) -> mx.array:
     sorted_CK = mx.sort(ids_CK, axis=-1)
     return (sorted_CK[:, 1:] != sorted_CK[:, :-1]).all(axis=-1)
-
-
-def _gathered(ids_CM: mx.array, weights_CM: mx.array) -> mx.array:
-    """Weights with those of an id that was drawn again moved to its first draw: any order adds up."""
-    same_CMM = ids_CM[:, :, None] == ids_CM[:, None, :]
-    summed_CM = mx.where(same_CMM, weights_CM[:, None, :], 0.0).sum(axis=-1)
-    count = ids_CM.shape[-1]
-    earlier_MM = mx.arange(count)[:, None] > mx.arange(count)[None, :]
-    return mx.where((same_CMM & earlier_MM).any(axis=-1), 0.0, summed_CM)

@@ -1,22 +1,18 @@
-"""What a teacher says about each token: everything, its k likeliest, or a few draws.
+"""What a teacher says about each token: everything, or its k likeliest.
 
 Top-k always comes with the mass of the tail, and that mass is a bucket of its own: renormalised
-top-k inflates every kept probability by 1 / (1 − tail) and trains the tail towards nothing. Draws
-carry importance weights instead, and are unbiased (Anshumann 2025, 2503.16870).
+top-k inflates every kept probability by 1 / (1 − tail) and trains the tail towards nothing.
 
-Shapes: N tokens of a batch (flat), C of a chunk, D hidden width, V vocabulary, K kept ids, M draws.
+Shapes: N tokens of a batch (flat), C of a chunk, D hidden width, V vocabulary, K kept ids.
 """
 
 import mlx.core as mx
 from msgspec import Struct
 
 from kernels.logprobs import Project, normalise
-from kernels.sampling import invert
 
 CHUNK_TOKENS = 128
 """Of two distributions and what is made of them a chunk is some 20 arrays: 1.5 GB at V = 150k."""
-SMALLEST_TAIL = 1e-7
-"""Of a tail that is known only as 1 − Σ, in float32."""
 
 
 class Full(Struct, frozen=True):
@@ -37,19 +33,7 @@ class TopK(Struct, frozen=True):
     """Under which these are the log-probabilities: it cannot be changed once the tail is one number."""
 
 
-class Draws(Struct, frozen=True):
-    """Ids drawn with replacement from some proposal q, their log-probabilities t and weights.
-
-    A weight is t / (M q), so that Σ weight · f(id) estimates Σ t · f without bias.
-    """
-
-    ids_NM: mx.array
-    logprobs_NM: mx.array
-    weights_NM: mx.array
-    temperature: float = 1.0
-
-
-Teacher = Full | TopK | Draws
+Teacher = Full | TopK
 
 
 def top_k(
@@ -74,47 +58,6 @@ def top_k(
         parts.append(done)
     ids, logprobs, tails = (mx.concatenate(list(column)) for column in zip(*parts))
     return TopK(ids, logprobs, tails, temperature)
-
-
-def draw(
-    teacher: Full,
-    uniform_N: mx.array,
-    draws: int,
-    *,
-    temperature: float = 1.0,
-    flatness: float = 1.0,
-    chunk_tokens: int = CHUNK_TOKENS,
-) -> Draws:
-    """Systematic draws from q ∝ t^flatness: one uniform in [0, 1) a token places all M of them.
-
-    A `flatness` below 1 draws rare ids more often and weighs them less.
-    """
-    if draws < 1:
-        raise ValueError(f"draws: needed at least 1, got {draws}")
-    if not 0 < flatness <= 1:
-        raise ValueError(f"flatness: needed a number in (0, 1], got {flatness}")
-    parts, done = [], []
-    for rows_C in chunks(teacher.hidden_ND.shape[0], chunk_tokens):
-        logits_CV = teacher.project(after(teacher.hidden_ND[rows_C], done))
-        shifted_CV, exp_CV, log_total_C = normalise(logits_CV, temperature)
-        flat_CV = shifted_CV if flatness == 1 else shifted_CV * flatness
-        mass_CV = exp_CV if flatness == 1 else mx.exp(flat_CV)
-        places = [(uniform_N[rows_C] + place) / draws for place in range(draws)]
-        # Rounding up to 1 would ask for more than all of the mass.
-        ids_CM = mx.stack([invert(mass_CV, mx.minimum(u, 1 - 2**-24)) for u in places], axis=-1)
-        logprobs_CM = mx.take_along_axis(shifted_CV, ids_CM, axis=-1) - log_total_C[:, None]
-        proposal_CM = mx.take_along_axis(flat_CV, ids_CM, axis=-1)
-        proposal_CM = proposal_CM - mx.log(mass_CV.sum(axis=-1, keepdims=True))
-        done = [ids_CM, logprobs_CM, mx.exp(logprobs_CM - proposal_CM) / draws]
-        parts.append(done)
-    ids, logprobs, weights = (mx.concatenate(list(column)) for column in zip(*parts))
-    return Draws(ids, logprobs, weights, temperature)
-
-
-def tail_of(logprobs_NK: mx.array) -> mx.array:
-    """log(1 − Σ) [N], for a teacher that names its top-k only."""
-    rest_N = 1 - mx.exp(logprobs_NK.astype(mx.float32)).sum(axis=-1)
-    return mx.log(mx.maximum(rest_N, SMALLEST_TAIL))
 
 
 def buckets(

@@ -5,7 +5,9 @@ import time
 from ops.outcome import FAILED, FINE
 from ops.show import progress_line
 from runtime.errors import BadInput, PippinError
-from runtime.rundir import ALIVE, PauseRequest, RunDirectory
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
+from runtime.status import ALIVE
 
 STOP_S = 150.0
 """How long `pause` and `stop` wait; a run that is saving may take so long."""

@@ -15,7 +15,8 @@ from ops.show import LiveLine, first_and_last
 from ops.signals import hold_back
 from ops.supervise import supervise
 from runtime.errors import Interrupted
-from runtime.rundir import RunDirectory, Status
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 
 HERE, DETACHED = "here", "detached"
 

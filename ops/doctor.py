@@ -126,7 +126,7 @@ def _durability() -> Iterator[Finding]:
 def _self_tests() -> Iterator[Finding]:
     from configs.model import Lora, Model
     from policies.device import gpu_lease
-    from policies.model import load_policy
+    from policies.load import load_policy
     from policies.seedling import write_blank
 
     with contextlib.ExitStack() as stack:
@@ -187,7 +187,7 @@ def _adapter_gradient(policy) -> float:
     import mlx.core as mx
     import mlx.nn as nn
 
-    from policies.model import flat, number
+    from policies.arrays import flat, number
 
     tokens = mx.array([[4, 20, 21, 22, 2, 5, 22, 21]])
 

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 from msgspec.structs import replace
 
-from configs.model import Lora
 from configs.schema import Settings
 from configs.teachers import LocalTeacher
 from ops.network import QUANTIZATION_GROUP, Network
+from policies.adapters.registry import adapter_for
+from policies.optimizers.registry import OPTIMIZERS
 
 GIB = 1024**3
 FLOAT32 = 4
@@ -93,7 +94,7 @@ def estimate(
         Item("always", "learner: weights", base),
         *(Item("always", what, size) for what, size in _training(settings, network, trained)),
     ]
-    if facts.reference and not isinstance(settings.model.train, Lora):
+    if facts.reference and not adapter_for(settings.model.train).adds_weights:
         items.append(Item("always", "learner: weights of the reference policy", base))
     if samplers:
         items += _sampling(settings, network, samplers, prompt_tokens)
@@ -107,8 +108,8 @@ def _sampling(
     settings: Settings, network: Network, samplers: int, prompt_tokens: int
 ) -> Iterator[Item]:
     """Yields what the samplers hold, and what decoding takes."""
-    is_lora = isinstance(settings.model.train, Lora)
-    adapter = trained_parameters(network, settings) * FLOAT32 if is_lora else 0
+    adds_weights = adapter_for(settings.model.train).adds_weights
+    adapter = trained_parameters(network, settings) * FLOAT32 if adds_weights else 0
     what = "sampler: weights" if samplers == 1 else f"{samplers} samplers: weights"
     yield Item("always", what, samplers * (base_bytes(network, settings) + adapter))
     length = longest_answer_tokens(settings) + prompt_tokens
@@ -190,33 +191,29 @@ def activation_item_bytes(network: Network, settings: Settings) -> int:
 
 
 def trained_parameters(network: Network, settings: Settings) -> int:
-    """Parameters that the optimiser moves: all of them, or rank × (inputs + outputs) a module."""
-    train = settings.model.train
-    if not isinstance(train, Lora):
-        return network.parameters
-    layers = network.layers if train.layers < 0 else min(train.layers, network.layers)
-    linears = network.linears()
-    modules = train.modules or list(linears)
-    return layers * sum(train.rank * sum(linears[m]) for m in modules if m in linears)
+    """Returns the parameters that the optimiser moves, as the adapter counts them."""
+    return adapter_for(settings.model.train).parameter_count(network)
 
 
 def _training(settings: Settings, network: Network, trained: int) -> list[tuple[str, int]]:
     """Returns what is kept for the parameters that are moved: float32, whatever the weights."""
     facts = settings.facts
+    optimizer = OPTIMIZERS.of(settings.optimizer)
+    name, moments = optimizer.STATE_NAME, optimizer.STATE_PER_WEIGHT * trained * FLOAT32
     if not facts.gradients:  # every sampler follows with a master of its own
         holders = 1 + settings.actors.samplers
         kept = [("float32 masters of learner and samplers", holders * trained * FLOAT32)]
         if facts.optimizer:
-            kept.append(("AdamW's two moments beside each", 2 * holders * trained * FLOAT32))
+            kept.append((f"{name} beside each", holders * moments))
         return [*kept, ("learner: the base, for the drift from it", trained * FLOAT32)]
-    is_lora = isinstance(settings.model.train, Lora)
+    adds_weights = adapter_for(settings.model.train).adds_weights
     is_float32 = activation_item_bytes(network, settings) == FLOAT32
-    owns = "learner: adapters" if is_lora else "learner: float32 copy of the weights"
-    master = [(owns, trained * FLOAT32)] if is_lora or not is_float32 else []
+    owns = "learner: adapters" if adds_weights else "learner: float32 copy of the weights"
+    master = [(owns, trained * FLOAT32)] if adds_weights or not is_float32 else []
     return [
         *master,
         ("learner: gradients", trained * FLOAT32),
-        ("learner: AdamW's two moments", 2 * trained * FLOAT32),
+        (f"learner: {name}", moments),
     ]
 
 

@@ -35,7 +35,7 @@ def export(
     found, trained = trained_weights(run, step)
 
     from policies.device import gpu_lease
-    from policies.model import load_policy
+    from policies.load import load_policy
 
     with gpu_lease().hold(f"pippin export {run.name}", LEASE_S):
         policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
@@ -85,7 +85,7 @@ def trained_weights(run: RunDirectory, step: int | None) -> tuple[Checkpoint, An
 def _write(
     target: Path, policy: Any, about: dict[str, Any], adapters: bool, dequantize: bool
 ) -> None:
-    from policies.model import save_adapters, save_checkpoint
+    from policies.save import save_adapters, save_checkpoint
 
     aside = target.with_name(f".{target.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)

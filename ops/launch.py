@@ -86,7 +86,7 @@ def find_teachers(settings: Settings) -> dict[str, Path]:
 
 def _found(path: str) -> Path:
     if path not in NOT_FOLDERS:
-        from policies.model import locate
+        from policies.load import locate
 
         return locate(path)
     from ops.seed import seedling_folder

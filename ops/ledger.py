@@ -13,7 +13,8 @@ import pyarrow as pa
 from msgspec import Struct
 
 from runtime.errors import BadInput, PippinError
-from runtime.rundir import RunDirectory, Status
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 from runtime.trajectory import StopReason, lists
 from runtime.trajectory_log import batches
 

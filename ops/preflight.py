@@ -9,11 +9,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from configs.decisive import decisive
-from configs.model import Full
 from configs.schema import Settings
 from configs.tasks import Jsonl
 from ops.session import require_free
 from ops.teachers import Readers, check_teachers
+from policies.adapters.registry import adapter_for
 from runtime.checkpoint_files import fingerprint, inspect
 from runtime.durable import nearest_existing
 from runtime.errors import BadInput
@@ -72,7 +72,8 @@ def check_run(settings: Settings, root: Path) -> list[str]:
 def _check_disk(settings: Settings, root: Path, weights_bytes: int) -> None:
     existing = nearest_existing(root)
     free = shutil.disk_usage(existing).free
-    trained = weights_bytes if isinstance(settings.model.train, Full) else weights_bytes // 20
+    adds_weights = adapter_for(settings.model.train).adds_weights
+    trained = weights_bytes // 20 if adds_weights else weights_bytes
     steps, every = settings.algorithm.steps, settings.checkpoint.keep_every
     kept = settings.checkpoint.keep + 2 + (steps // every if every else 0)
     answers = steps * settings.facts.rows_per_step * settings.sampling.max_new_tokens
@@ -95,7 +96,7 @@ def _check_reward(settings: Settings, task: Task) -> None:
 
 
 def _check_prompts(settings: Settings, folder: Path, task: Task) -> None:
-    from policies.model import context_length, load_tokens
+    from policies.load import context_length, load_tokens
     from policies.rows import encode
 
     tokens = load_tokens(settings.model, folder)

@@ -20,7 +20,8 @@ from configs.dump import to_toml
 from configs.schema import Settings
 from runtime.durable import publish_folder, retire_folder
 from runtime.home import home
-from runtime.rundir import RunDirectory, Status
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 
 RECIPES = Path(__file__).parent.parent / "configs"
 RECIPE = RECIPES / "seedling.toml"

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from runtime.rundir import PASS_AT_1, EvalResult, Status
+from runtime.status import PASS_AT_1, EvalResult, Status
 
 BAR = 12
 

@@ -5,7 +5,8 @@ import os
 import signal
 
 from runtime.errors import PippinError
-from runtime.rundir import PauseRequest, RunDirectory
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -33,7 +33,9 @@ from runtime import checkpoint
 from runtime.clock import Deadline
 from runtime.errors import BadInput, Interrupted, PippinError, RunFailed
 from runtime.home import home
-from runtime.rundir import Machine, PauseRequest, RunDirectory, Status
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
+from runtime.status import Machine, Status
 
 POLL_S = 0.1
 WATCH_S = 2.0

@@ -20,7 +20,7 @@ def check_teachers(settings: Settings) -> list[str]:
     that is not there or cannot teach this student.
     """
     from policies.frozen import model_of
-    from policies.model import load_tokens
+    from policies.load import load_tokens
 
     facts, student = settings.facts, Path(settings.model.path)
     mine = load_tokens(settings.model, student)
@@ -82,7 +82,7 @@ class Readers:
 
     def __init__(self, settings: Settings) -> None:
         from policies.frozen import model_of
-        from policies.model import context_length, load_tokens
+        from policies.load import context_length, load_tokens
 
         self._limits: dict[str, tuple[Any, int]] = {}
         self._facts = facts = settings.facts

@@ -28,7 +28,8 @@ from msgspec import Struct, field
 
 from kernels.sampling import sample
 from policies.cache import Prefilled, PromptCache, Slots
-from policies.model import Policy, causal_mask
+from policies.mlx_lm_port import causal_mask
+from policies.policy import Policy
 from runtime.keys import uniform
 from runtime.trajectory import StopReason
 

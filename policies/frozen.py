@@ -18,7 +18,8 @@ from configs.teachers import LocalTeacher
 from kernels.logprobs import score
 from kernels.teacher import Full, TopK, top_k
 from policies.batch import MicroBatch
-from policies.model import Policy, load_frozen
+from policies.load import load_frozen
+from policies.policy import Policy
 
 
 class Frozen:

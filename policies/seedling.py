@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.characters import VOCABULARY, write_tokenizer
-from policies.model import create_checkpoint
+from policies.random_checkpoint import create_checkpoint
 
 ARCHITECTURE: dict[str, Any] = {
     "model_type": "qwen3",

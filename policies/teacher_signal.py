@@ -13,8 +13,8 @@ from kernels.divergence import Divergence as Kind
 from kernels.teacher import Teacher, TopK
 from policies.batch import MicroBatch
 from policies.frozen import Frozen
-from policies.model import Policy
 from policies.objectives.divergence import Signal, signal
+from policies.policy import Policy
 from policies.terms import Divergence, Term
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Tokens:
-    """Wraps what mlx-lm loads; `policies.model.load_tokens` makes it."""
+    """Wraps what mlx-lm loads; `policies.load.load_tokens` makes it."""
 
     def __init__(self, wrapper: Any, folder: Path, template: dict[str, Any], system: str) -> None:
         self._wrapper = wrapper

@@ -17,7 +17,8 @@ import pyarrow as pa
 from configs.schema import Settings
 from policies import weights
 from policies.algorithms import open_algorithm
-from policies.model import Arrays, Policy
+from policies.arrays import Arrays
+from policies.policy import Policy
 from runtime.versions import WeightsVersion
 
 MayGoOn = Callable[[bool], bool]

@@ -21,15 +21,16 @@ from configs.schema import Settings
 from kernels.logprobs import score, selected
 from policies import weights
 from policies.algorithms import open_algorithm
+from policies.arrays import Arrays, flat
 from policies.batch import MicroBatch, Row, pack
 from policies.frozen import Frozen, hosted
 from policies.learned_rows import LearnedRows, learned_rows
-from policies.model import Arrays, Policy, flat
 from policies.objectives.batch import Batch, Outputs
 from policies.objectives.preference import kto_baseline
 from policies.objectives.preference_term import baseline_sums, implied_rewards
 from policies.objectives.terms import Counts, add_up, counts_of, loss, summary, to_floats
-from policies.optimizers import AdamW
+from policies.optimizers.registry import optimizer_for
+from policies.policy import Policy
 from policies.teacher_signal import TeacherSignal
 from policies.terms import PolicyGradient, Preference, needs_temperature
 from policies.trainer import MayGoOn
@@ -85,7 +86,7 @@ class Updater:
         self._may_go_on: MayGoOn = lambda updated: True
         self._updated = False
         steps = settings.algorithm.steps * self._updates
-        self.optimizer = AdamW(settings.optimizer, policy.trained(), steps)
+        self.optimizer = optimizer_for(settings.optimizer, policy.trained(), steps)
 
     def state(self) -> Arrays:
         """Returns the optimiser's state by name: what a checkpoint needs besides the weights."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from policies.model import Arrays
+from policies.arrays import Arrays
 from runtime import failpoints
 from runtime.digest import canonical
 from runtime.durable import full_disk_explained

@@ -8,7 +8,7 @@ METRICS: dict[str, str] = {
     "reward_mean": "mean reward of the step's scored answers",
     "pass_at_1": "share of the step's scored answers that passed",
     "eval_pass_at_1": "share of held-out answers that passed, at the last evaluation",
-    "eval_preference_accuracy": "share of held-out pairs whose preferred answer has the higher implied reward",
+    "eval_preference_accuracy": "share of held-out pairs whose preferred answer has the higher reward",
     "eval_reward_margin": "mean implied reward of preferred less rejected held-out answers",
     "preference_accuracy": "share of the step's pairs whose preferred answer had the higher implied reward",
     "reward_margin": "mean implied reward of the step's preferred less rejected answers",

@@ -18,8 +18,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"actors", "configs", "kernels", "policies", "runtime"},
 }
 ONLY_IN = {"ray": {"actors", "ops"}, "mlx": {"kernels", "policies", "actors", "ops"}}
-MLX_LM = ("policies/model.py", "ops/bench/")
+MLX_LM = ("policies/mlx_lm_port.py", "ops/bench/")
 """Who imports mlx_lm; a benchmark may measure against it."""
+KINDS = {
+    **dict.fromkeys(("Full", "Lora"), ("configs/", "policies/adapters/", "ops/doctor.py")),
+    "AdamW": ("policies/optimizers/",),
+}
+"""Who may name a kind of adapter or optimiser; all others ask its registry (the doctor tries LoRA out)."""
 RAY_REMOTE = "actors/program.py"
 KEYLESS = {"key", "split"}
 """Members of mx.random that take no state."""
@@ -74,6 +79,10 @@ def said(node: ast.AST, name: str) -> Iterator[str]:
         yield f"ray.remote is said in {RAY_REMOTE} alone"
     if isinstance(node, ast.ImportFrom) and node.module == "ray":
         yield from ("import ray, not names from it" for a in node.names if a.name == "remote")
+    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("configs", "policies")):
+        for alias in node.names:
+            if alias.name in KINDS and not name.startswith(KINDS[alias.name]):
+                yield f"{alias.name} is one kind of many: ask its registry"
     if isinstance(node, ast.ImportFrom) and node.module in ("mlx.core.random", "random"):
         yield f"no generator of {node.module}: all randomness is keyed"
     if not isinstance(node, ast.Call):
@@ -107,7 +116,13 @@ def test_every_package_folder_is_a_package(file: Path) -> None:
         ("runtime/x.py", "def f():\n    from actors import learner", "may not import actors"),
         ("configs/x.py", "import numpy", "not numpy"),
         ("configs/x.py", "import runtime.errors", "configs may not import runtime"),
-        ("policies/x.py", "from mlx_lm import load", "mlx_lm belongs in policies/model.py"),
+        ("policies/x.py", "from mlx_lm import load", "mlx_lm belongs in policies/mlx_lm_port.py"),
+        ("ops/x.py", "from configs.schema import Lora", "Lora is one kind of many"),
+        (
+            "policies/x.py",
+            "from policies.optimizers.adamw import AdamW",
+            "AdamW is one kind of many",
+        ),
         ("actors/x.py", "import ray\nL = ray.remote(L)", "ray.remote is said in"),
         ("actors/x.py", "from ray import remote", "import ray, not names from it"),
         ("kernels/x.py", "g = mx.random.gumbel((3,))", "without a key"),
@@ -123,7 +138,7 @@ def test_a_breach_is_noticed(name: str, source: str, complaint: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("policies/model.py", "import mlx_lm\nimport mlx.core as mx"),
+        ("policies/mlx_lm_port.py", "import mlx_lm\nimport mlx.core as mx"),
         ("actors/program.py", "import ray\nL = ray.remote(L)"),
         ("kernels/x.py", "g = mx.random.gumbel((3,), key=mx.random.key(1))"),
         ("policies/x.py", "mx.set_wired_limit = refuse"),

@@ -19,7 +19,7 @@ from policies.algorithms.protocol import Sample
 from policies.decode import Decoder, Sampling, Sequence
 from policies.evolution.perturbation import members, perturbation
 from policies.evolution.population import Population
-from policies.model import load_policy
+from policies.load import load_policy
 from policies.rows import encode, from_sequence
 from policies.trainer import trainer_for
 from runtime.keys import derive

@@ -100,7 +100,8 @@ def make_contenders(shape: dict[str, int]) -> dict[str, Contender]:
     from configs.model import Model
     from policies.characters import write_tokenizer
     from policies.decode import Decoder, Sampling, Sequence
-    from policies.model import create_checkpoint, load_policy
+    from policies.load import load_policy
+    from policies.random_checkpoint import create_checkpoint
 
     BatchGenerator.__init__.__globals__["maybe_set_recommended_wired_limit"] = lambda: None
     with tempfile.TemporaryDirectory() as name:

@@ -209,7 +209,7 @@ def settings(model: Path, seed: int, task: dict[str, Any]) -> dict[str, Any]:
 def said_of(run: Run, task: Task, prompts: list[Prompt], *, last: bool) -> dict[str, Any]:
     """Steps and processor time, and the greedy accuracy of each checkpoint, or of the last."""
     from ops.report.measure import passes
-    from policies.model import parameter_count
+    from policies.save import parameter_count
 
     points, parameters = [], 0
     with alone_on_the_gpu("distill_tasks"):

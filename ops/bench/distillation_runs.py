@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Struct, field
 
 from runtime.errors import Interrupted
-from runtime.rundir import PauseRequest, RunDirectory, Status
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 from runtime.tasks.prompt import Prompt, Task
 
 
@@ -53,7 +55,7 @@ def blank(folder: Path, shape: Mapping[str, Any], seed: int, tokenizer: Path | N
     """
     from policies.characters import write_tokenizer
     from policies.device import gpu_lease
-    from policies.model import create_checkpoint
+    from policies.random_checkpoint import create_checkpoint
     from policies.seedling import ARCHITECTURE
 
     with gpu_lease().hold("pippin bench", 600.0):
@@ -113,7 +115,7 @@ def visited(run: Run, *, last: bool = False) -> Iterator[tuple[int, Any]]:
     """
     from configs import load
     from policies import weights
-    from policies.model import load_policy
+    from policies.load import load_policy
     from runtime import checkpoint
 
     settings = load(run.directory.recipe, [])

@@ -32,7 +32,7 @@ TASK = Addition(digits=1)
 def raise_base(folder: Path, seed: int) -> None:
     """A weak base in `folder`."""
     from policies import weights
-    from policies.model import load_policy
+    from policies.load import load_policy
     from policies.rows import from_data
     from policies.seedling import write_blank
     from policies.trainer import trainer_for

@@ -24,7 +24,9 @@ from ops.bench.report import print_table, write_json
 from ops.processes import session_of
 from runtime.failpoints import FOLDER_VARIABLE, VARIABLE
 from runtime.keys import derive
-from runtime.rundir import ALIVE, PauseRequest, RunDirectory, Status
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
+from runtime.status import ALIVE, Status
 
 RECIPE = Path(__file__).parents[2] / "configs" / "quickstart.toml"
 SMALL = (
@@ -47,7 +49,7 @@ from runtime.blas import load_blas
 load_blas(True)
 import mlx.core as mx
 from configs import load
-from policies.model import load_policy
+from policies.load import load_policy
 settings = load(Path(sys.argv[1]))
 began = time.perf_counter()
 mx.eval(load_policy(settings.model, Path(settings.model.path), settings.seed).trained())

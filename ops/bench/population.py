@@ -81,7 +81,8 @@ def make_contenders() -> tuple[dict[str, Contender], Contender]:
     from policies.evolution.centre import Centre
     from policies.evolution.perturbation import members, perturbation
     from policies.evolution.population import Population
-    from policies.model import create_checkpoint, load_policy
+    from policies.load import load_policy
+    from policies.random_checkpoint import create_checkpoint
 
     with tempfile.TemporaryDirectory() as name:
         create_checkpoint(Path(name), config(SHAPE), seed=0)

@@ -25,7 +25,8 @@ from ops.preflight import check_same_run
 from runtime import failpoints
 from runtime.errors import BadInput, Interrupted, PippinError
 from runtime.failpoints import Plan
-from runtime.rundir import PauseRequest, RunDirectory
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
 
 LIMIT_S = 120
 """A trial that takes longer is ended by the kernel, whoever else is gone by then."""

@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from runtime import checkpoint
 from runtime.checkpoint import Checkpoint
-from runtime.rundir import RunDirectory, Status
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 from runtime.trajectory import StopReason, lists
 from runtime.trajectory_log import EMPTY_CHAIN, batches, extend
 

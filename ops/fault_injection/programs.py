@@ -133,7 +133,7 @@ def write_models(folder: Path) -> None:
 
 def _write(folder: Path, seed: int) -> None:
     from policies.characters import SPECIAL, write_tokenizer
-    from policies.model import create_checkpoint
+    from policies.random_checkpoint import create_checkpoint
 
     names = [*SPECIAL, *CHARACTERS]
     create_checkpoint(folder, {**SHAPE, "vocab_size": len(names)}, seed)

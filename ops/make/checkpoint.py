@@ -13,7 +13,7 @@ from runtime.errors import BadInput, RunFailed
 def find(path: str) -> Path:
     """The folder of a checkpoint, a hub id or the seedling. Raises BadInput if there is none."""
     if path != "seedling":
-        from policies.model import locate
+        from policies.load import locate
 
         try:
             return locate(path)

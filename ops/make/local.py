@@ -22,7 +22,7 @@ from ops.make.teacher import Desk
 from policies import decode
 from policies.device import bound_cache, gpu_lease
 from policies.frozen import model_of
-from policies.model import load_frozen, load_tokens
+from policies.load import load_frozen, load_tokens
 from policies.tokens import Tokens
 from runtime.errors import BadInput
 from runtime.trajectory import StopReason

@@ -14,7 +14,8 @@ from ops.export import trained_weights
 from ops.preflight import check_same_model
 from runtime.checkpoint_files import inspect
 from runtime.errors import BadInput
-from runtime.rundir import ALIVE, RunDirectory
+from runtime.rundir import RunDirectory
+from runtime.status import ALIVE
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Prompt, Task
 
@@ -51,7 +52,7 @@ class Contestant(Struct, frozen=True, kw_only=True):
     def load(self) -> Any:
         """Its policy. Raises BadInput or Damaged for files that are not what they were."""
         from policies import weights
-        from policies.model import load_frozen, load_policy
+        from policies.load import load_frozen, load_policy
 
         assert self.model is not None
         folder = Path(self.model.path)

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import Struct
 
 from ops.report.contestants import Side
-from runtime.rundir import PASS_AT_1
+from runtime.status import PASS_AT_1
 
 ROLES = ("learner", "teacher", "sampler", "verifier")
 UNEQUAL = 0.10

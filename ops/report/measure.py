@@ -23,7 +23,9 @@ from policies.batch import Row, pack
 from policies.decode import Decoder, Sampling
 from policies.decode import Sequence as Decoded
 from policies.frozen import Frozen
-from policies.model import Policy, context_length, parameter_count, weights_bytes
+from policies.load import context_length
+from policies.policy import Policy
+from policies.save import parameter_count, weights_bytes
 from runtime.tasks.prompt import Prompt, Task
 
 SPEED_ROWS = 32

@@ -16,9 +16,10 @@ import mlx.core as mx
 from msgspec import Struct
 
 from configs.perturbations import AdamwStep, AnchorL2, AnchorSoft, Free, PlainStep
+from policies.arrays import Arrays, number
 from policies.evolution.perturbation import Member, Perturbation, Term, combined, perturbed
-from policies.model import Arrays, Policy, number
-from policies.optimizers import AdamW
+from policies.optimizers.registry import Optimizer
+from policies.policy import Policy
 from policies.weights import digest
 from runtime.errors import Damaged
 
@@ -58,7 +59,7 @@ class Centre:
         self.base = digest(weights)
         self.master: Arrays = {n: weights[n].astype(mx.float32) for n in perturbation.shapes}
         self.dtypes = {name: weights[name].dtype for name in perturbation.shapes}
-        self.optimizer: AdamW | None = None
+        self.optimizer: Optimizer | None = None
         """Needed by `AdamwStep`: one made for `master`."""
         self._update = update
         self._anchor = anchor

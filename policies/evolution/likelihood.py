@@ -8,7 +8,7 @@ import numpy as np
 
 from kernels.logprobs import normalise
 from policies.evolution.population import Population
-from policies.model import Policy
+from policies.policy import Policy
 
 CHUNK_LOGITS = 1 << 24
 """Logits that exist at once."""

@@ -20,7 +20,7 @@ from policies.evolution.likelihood import log_likelihoods
 from policies.evolution.perturbation import Member, members
 from policies.evolution.population import Population
 from policies.evolution.trainer import Step, centre_of, generation_of
-from policies.model import Policy
+from policies.policy import Policy
 from runtime.errors import Damaged
 from runtime.trajectory import StopReason, Trajectory
 from runtime.versions import WeightsVersion

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from configs.perturbations import Generation, LowRank
 from kernels.noise import Kind, noise
-from policies.model import Arrays, Policy
+from policies.arrays import Arrays
+from policies.policy import Policy
 from runtime.errors import BadInput
 from runtime.keys import derive, mix
 

@@ -18,7 +18,7 @@ import mlx.nn as nn
 import numpy as np
 
 from policies.evolution.perturbation import Member, Perturbation, factors
-from policies.model import Policy
+from policies.policy import Policy
 from runtime.errors import BadInput
 
 
@@ -64,11 +64,6 @@ class Population:
         self._members_N = members_N.copy()
         self._row_N = mx.array(np.searchsorted(self._table_keys, keys_N).astype(np.uint32))
         self._scale_N = mx.array(self._scale[members_N])
-
-    @property
-    def factor_bytes(self) -> int:
-        """Memory of the factors that exist now."""
-        return sum(factor.nbytes for both in self._table.values() for factor in both)
 
     def _fill_table(self, keys: np.ndarray) -> None:
         self._table.clear()

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 import mlx.core as mx
 
 from configs.perturbations import RANK_SPREAD, Generation, PlainStep
+from policies.arrays import Arrays, number
 from policies.evolution.perturbation import Perturbation
-from policies.model import Arrays, number
 
 MOST_LOST = 0.5
 """Of a tensor's elements."""

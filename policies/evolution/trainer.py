@@ -17,12 +17,13 @@ from configs.perturbations import AdamwStep, Generation
 from configs.schema import Settings
 from policies import weights
 from policies.algorithms import open_algorithm
+from policies.arrays import Arrays
 from policies.evolution.centre import Centre, Lineage, distance
 from policies.evolution.fitness import combine
 from policies.evolution.perturbation import Member, Perturbation, Term, members, perturbation
 from policies.evolution.precision import problems
-from policies.model import Arrays, Policy
-from policies.optimizers import AdamW
+from policies.optimizers.registry import optimizer_for
+from policies.policy import Policy
 from policies.trainer import MayGoOn
 from runtime.durable import write_file
 from runtime.errors import BadInput, Damaged, Interrupted
@@ -49,7 +50,9 @@ def centre_of(policy: Policy, settings: Settings) -> tuple[Perturbation, Centre]
     noise = perturbation(es, policy)
     centre = Centre(policy, noise, es.update, es.anchor)
     if isinstance(es.update, AdamwStep):
-        centre.optimizer = AdamW(settings.optimizer, centre.master, settings.algorithm.steps)
+        centre.optimizer = optimizer_for(
+            settings.optimizer, centre.master, settings.algorithm.steps
+        )
     rate = settings.optimizer.learning_rate
     for sentence in problems(es, noise, centre.master, centre.dtypes, rate):
         raise BadInput(sentence)

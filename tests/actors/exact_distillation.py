@@ -19,7 +19,9 @@ assert load_blas(exact=True) in ("reference", "metal")
 
 from configs.schema import Settings  # noqa: E402
 from runtime import failpoints  # noqa: E402
-from runtime.rundir import PauseRequest, RunDirectory, Status  # noqa: E402
+from runtime.pause_request import PauseRequest  # noqa: E402
+from runtime.rundir import RunDirectory  # noqa: E402
+from runtime.status import Status  # noqa: E402
 from tests.actors.tiny import (  # noqa: E402
     GRADED,
     Death,

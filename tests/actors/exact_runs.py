@@ -17,7 +17,9 @@ from runtime.blas import load_blas
 assert load_blas(exact=True) in ("reference", "metal")
 
 from runtime import failpoints  # noqa: E402
-from runtime.rundir import PauseRequest, RunDirectory, Status  # noqa: E402
+from runtime.pause_request import PauseRequest  # noqa: E402
+from runtime.rundir import RunDirectory  # noqa: E402
+from runtime.status import Status  # noqa: E402
 from tests.actors.tiny import (  # noqa: E402
     COARSE,
     Death,

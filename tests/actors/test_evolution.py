@@ -11,7 +11,7 @@ from configs.schema import Settings
 from policies import weights
 from policies.evolution.centre import Lineage
 from policies.evolution.trainer import LINEAGE, EvolutionTrainer, centre_of
-from policies.model import load_policy
+from policies.load import load_policy
 from runtime.errors import BadInput, RunFailed
 from runtime.trajectory import Trajectory, to_batch, to_rows
 from runtime.trajectory_log import batches

@@ -16,7 +16,9 @@ import pytest
 
 from actors.program import RayActorSystem, start_conductor
 from runtime.errors import BadInput, Damaged, Interrupted, PippinError, RunFailed
-from runtime.rundir import PauseRequest, RunDirectory, Status
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 from runtime.trajectory import lists, to_batch
 from tests.actors.tiny import digests, new_run, settings
 from tests.runtime.test_trajectory import row

@@ -12,7 +12,9 @@ from policies.weights import load
 from runtime import checkpoint
 from runtime.errors import RunFailed
 from runtime.metrics import METRICS
-from runtime.rundir import PauseRequest, RunDirectory, Status
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 from runtime.trajectory import StopReason, to_rows
 from runtime.trajectory_log import EMPTY_CHAIN, batches, extend
 from tests.actors.tiny import COARSE, go, new_run, settings

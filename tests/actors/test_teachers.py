@@ -9,9 +9,11 @@ import mlx.core as mx
 import pytest
 
 from actors.pool import roles_of
-from policies.model import create_checkpoint
+from policies.random_checkpoint import create_checkpoint
 from runtime.errors import BadInput, RunFailed
-from runtime.rundir import PauseRequest, RunDirectory, Status
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 from runtime.trajectory import to_rows
 from runtime.trajectory_log import batches
 from tests.actors.tiny import SHAPE, checkpoint, distilled, go, new_run, teacher

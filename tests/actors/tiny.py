@@ -16,10 +16,12 @@ from configs.consistency import check
 from configs.schema import Settings
 from ops.fault_injection import programs
 from policies.characters import VOCABULARY, write_tokenizer
-from policies.model import create_checkpoint
+from policies.random_checkpoint import create_checkpoint
 from runtime.errors import Interrupted
 from runtime.keys import derive
-from runtime.rundir import PauseRequest, RunDirectory, Status
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 
 SHAPE: dict[str, Any] = {**programs.SHAPE, "vocab_size": VOCABULARY}
 DIGESTS = ("weights_digest", "optimizer_digest", "trajectories_digest")

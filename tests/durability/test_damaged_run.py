@@ -18,7 +18,9 @@ from ops.fault_injection.facts import differences
 from ops.fault_injection.kills import FaultRuns, untoward
 from ops.host import BAD_INPUT, DONE, FAILED, PAUSED
 from runtime.keys import Stream
-from runtime.rundir import Machine, PauseRequest, RunDirectory
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
+from runtime.status import Machine
 
 PROGRAM = "grpo-lagging"
 ROUNDS = 3

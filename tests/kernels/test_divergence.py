@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kernels.divergence import Divergence, per_token, per_token_plain
-from kernels.teacher import Draws, Full, TopK, draw, tail_of, top_k
+from kernels.teacher import Full, TopK, top_k
 
 N, D, V = 23, 16, 61
 KINDS = [
@@ -344,8 +344,6 @@ def test_top_k_is_the_likeliest_with_the_mass_of_the_rest():
     )
     rest = np.log(np.exp(np.take_along_axis(log_t, order[:, 7:], -1)).sum(-1))
     np.testing.assert_allclose(np.array(said.tail_N), rest, atol=2e-5)
-    subtracted = np.exp(np.array(tail_of(said.logprobs_NK)))
-    np.testing.assert_allclose(subtracted, np.exp(rest), atol=1e-6)
 
 
 @each_kind
@@ -436,53 +434,6 @@ def test_damaged_top_k_is_flagged_and_trains_nothing():
     assert not grad[:7].any() and grad[7].any()
 
 
-# ── a teacher's draws ────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("flatness", [1.0, 0.6])
-def test_draws_are_an_unbiased_estimate_of_forward_kl_and_of_its_gradient(flatness):
-    """Over a grid of the one uniform number, systematic draws are averaged exactly."""
-    keys = mx.random.split(mx.random.key(3), 2)
-    student, logits = (mx.random.normal((1, 9), key=key) for key in keys)
-    grid = 4096
-    uniform = (mx.arange(grid) + 0.5) / grid
-    said = draw(
-        Full(mx.broadcast_to(logits, (grid, 9)), lambda h: h), uniform, 3, flatness=flatness
-    )
-    divergence = Divergence(kind="forward")
-    value, grad = slope(mx.broadcast_to(student, (grid, 9)), said, divergence)
-    expected, true = slope(student, given(logits), divergence)
-    assert value.mean() == pytest.approx(expected[0], abs=2e-3)
-    np.testing.assert_allclose(grad.mean(0), true[0], atol=2e-3)
-    assert value.std() > 0.01
-
-
-def test_draws_of_an_identical_teacher_have_no_loss_and_on_average_no_gradient():
-    logits = mx.broadcast_to(mx.random.normal((1, 9), key=mx.random.key(3)), (4096, 9))
-    uniform = (mx.arange(4096) + 0.5) / 4096
-    said = draw(given(logits), uniform, 3)
-    value, grad = slope(logits, said, Divergence(kind="forward"))
-    assert not value.any()
-    assert np.abs(grad.mean(0)).max() < 1e-3
-
-
-def test_draws_repeat_an_id_that_is_likely_and_count_it_as_often():
-    said = draw(given(mx.array([[0.0, -20.0, -20.0]])), mx.array([0.5]), 4)
-    assert said.ids_NM.tolist() == [[0, 0, 0, 0]]
-    assert mx.allclose(said.weights_NM, mx.array(0.25)).item()
-    _, grad = slope(mx.zeros((1, 3)), said, Divergence(kind="forward"))
-    np.testing.assert_allclose(grad, [[-2 / 3, 1 / 3, 1 / 3]], atol=1e-6)
-
-
-def test_damaged_draws_are_flagged():
-    said = draw(given(mx.zeros((4, 3))), mx.full((4,), 0.5), 2)
-    ids, logprobs, weights = (np.array(a) for a in (said.ids_NM, said.logprobs_NM, said.weights_NM))
-    ids[0, 0], logprobs[1, 0], weights[2, 0] = 3, np.nan, -1
-    damaged = Draws(mx.array(ids), mx.array(logprobs), mx.array(weights))
-    usable = per_token(mx.zeros((4, 3)), identity, (), damaged, Divergence(kind="forward"))[1]
-    assert np.array(usable).tolist() == [False, False, False, True]
-
-
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -514,13 +465,6 @@ def test_what_does_not_fit_the_teacher_is_refused():
         top_k(teacher, 4)
     with pytest.raises(ValueError, match="k: needed 1 to 3"):
         top_k(teacher, 0)
-    with pytest.raises(ValueError, match="draws: needed at least 1"):
-        draw(teacher, mx.zeros(2), 0)
-    with pytest.raises(ValueError, match="flatness"):
-        draw(teacher, mx.zeros(2), 1, flatness=0.0)
-    said = draw(teacher, mx.zeros(2), 1)
-    with pytest.raises(ValueError, match="needed forward with a teacher's draws, got reverse"):
-        per_token(mx.zeros((2, 3)), identity, (), said, Divergence())
     with pytest.raises(ValueError, match="temperature: needed the 1 at which"):
         per_token(mx.zeros((2, 3)), identity, (), top_k(teacher, 2), Divergence(temperature=2.0))
     with pytest.raises(ValueError, match="at most the student's vocabulary of 2"):

@@ -34,7 +34,8 @@ from configs.dump import to_toml
 from configs.schema import Settings
 from ops import processes
 from ops.processes import session_of
-from runtime.rundir import ALIVE, RunDirectory, Status
+from runtime.rundir import RunDirectory
+from runtime.status import ALIVE, Status
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 180.0

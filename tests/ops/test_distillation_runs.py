@@ -9,7 +9,8 @@ from ops.bench.distill_tasks import TASKS, distinct
 from ops.bench.distill_text import LINES, rows, split, write_bpe
 from ops.bench.distillation_runs import blank, exported, held_out, run_here, visited
 from policies import weights
-from policies.model import load_tokens, parameter_count
+from policies.load import load_tokens
+from policies.save import parameter_count
 from runtime.tasks.addition import open_addition
 from tests.actors.tiny import SHAPE, checkpoint
 
@@ -88,7 +89,7 @@ def test_the_tokenizer_gives_back_every_byte_and_knows_an_end(tmp_path: Path):
 
 def test_a_student_has_at_most_a_tenth_of_its_teacher(tmp_path: Path):
     from ops.bench import distill_tasks, distill_text
-    from policies.model import load_frozen
+    from policies.load import load_frozen
 
     for module, shape in ((distill_tasks, {}), (distill_text, {"vocab_size": 512})):
         sizes = []

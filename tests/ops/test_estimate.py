@@ -1,3 +1,5 @@
+"""How much memory a run takes, by arithmetic that can be done by hand."""
+
 import msgspec
 import pytest
 
@@ -18,6 +20,8 @@ from ops.estimate import (
     network_of,
     trained_parameters,
 )
+from tests.policies.adapters.gains import Gains
+from tests.policies.optimizers.sign_descent import SignSettings
 
 QWEN = QWEN3[0.6]
 LORA = {"train": {"name": "lora", "rank": 8}}
@@ -188,3 +192,20 @@ def test_a_teachers_weights_count_where_they_are() -> None:
     assert both["teacher big: weights"] == both["learner: weights of teacher big"] == weights
     assert "logits of teacher and student, a chunk" in hosted
     assert "logits of teacher and student, a chunk" not in of(signal={"name": "sampled"})
+
+
+def test_an_adapter_and_an_optimiser_from_outside_are_asked_for_their_sizes() -> None:
+    plain = settings(algorithm={"name": "grpo", "kl": {"coefficient": 0.1}})
+    wanted = msgspec.structs.replace(
+        plain,
+        model=msgspec.structs.replace(plain.model, train=Gains()),
+        optimizer=SignSettings(),
+    )
+    gains = 28 * 1024
+    assert trained_parameters(QWEN, wanted) == gains
+    found = sizes(estimate(wanted, QWEN, 64 * GIB, 64))
+    assert found["learner: the running mean of sign descent"] == 4 * gains
+    assert found["learner: adapters"] == found["learner: gradients"] == 4 * gains
+    assert found["sampler: weights"] == base_bytes(QWEN, wanted) + 4 * gains
+    assert "learner: weights of the reference policy" not in found
+    assert "learner: weights of the reference policy" in sizes(estimate(plain, QWEN, 64 * GIB, 64))

@@ -11,7 +11,8 @@ from ops.cli import main
 from ops.ledger import BARS, BINS, account, account_text
 from runtime.errors import BadInput
 from runtime.ledger import Ledger
-from runtime.rundir import RunDirectory, Status
+from runtime.rundir import RunDirectory
+from runtime.status import Status
 from runtime.trajectory import StopReason, Trajectory, to_batch
 from runtime.trajectory_log import TrajectoryLog
 

@@ -14,7 +14,7 @@ from ops.make.local import user_turn
 from ops.make.make import Made
 from ops.make.store import journal_path
 from policies.characters import CHAT_TEMPLATE
-from policies.model import load_tokens
+from policies.load import load_tokens
 from policies.rows import from_data
 from runtime.errors import BadInput, Interrupted, RunFailed
 from runtime.tasks.open import open_task

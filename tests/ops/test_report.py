@@ -20,7 +20,8 @@ from ops.report.command import examine
 from ops.report.contestants import Contestant, contestants, side_of
 from ops.report.measure import surprise
 from runtime.errors import BadInput
-from runtime.rundir import PauseRequest, RunDirectory
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
 from runtime.tasks.open import open_task
 from tests.actors.tiny import distilled, go, prompts, settings, teacher
 

@@ -3,7 +3,7 @@
 import io
 
 from ops.show import LiveLine, duration, eval_line, progress_line, runs_table
-from runtime.rundir import EvalResult, Status
+from runtime.status import EvalResult, Status
 
 METRICS = {
     "reward_mean": 0.25,

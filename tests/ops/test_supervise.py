@@ -23,7 +23,7 @@ from ops.machine import VARIABLE
 from ops.processes import session_of
 from ops.show import status_text
 from runtime.keys import derive
-from runtime.rundir import Status
+from runtime.status import Status
 from tests.actors.tiny import GRADED, digests, settings
 from tests.ops.real_run import RealRun, Terminal, Witness, undisturbed
 

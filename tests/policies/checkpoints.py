@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.characters import write_tokenizer
-from policies.model import create_checkpoint
+from policies.random_checkpoint import create_checkpoint
 
 FAMILIES = ("qwen3", "llama", "gemma3_text")
 VOCABULARY = 128

@@ -16,7 +16,8 @@ import mlx.core as mx  # noqa: E402
 from configs.model import Full, Lora, Model  # noqa: E402
 from kernels.logprobs import selected  # noqa: E402
 from policies.decode import Decoder, Sampling, Sequence  # noqa: E402
-from policies.model import Policy, load_policy  # noqa: E402
+from policies.load import load_policy  # noqa: E402
+from policies.policy import Policy  # noqa: E402
 from runtime.keys import Stream, derive  # noqa: E402
 from tests.policies.checkpoints import FAMILIES, VOCABULARY, WINDOW, write  # noqa: E402
 

@@ -15,8 +15,10 @@ import pytest
 
 from configs.model import Model
 from kernels.logprobs import score
+from policies.arrays import number
 from policies.decode import Decoder, Sampling, Sequence
-from policies.model import Policy, load_policy, number
+from policies.load import load_policy
+from policies.policy import Policy
 from runtime.keys import Stream, derive
 from runtime.trajectory import StopReason
 from tests.policies.checkpoints import FAMILIES, VOCABULARY, WINDOW, write

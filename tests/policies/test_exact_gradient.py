@@ -24,8 +24,10 @@ import pytest
 
 from configs.schema import Settings
 from policies.advantages import advantages
+from policies.arrays import Arrays, flat
 from policies.decode import Decoder, Sampling, Sequence
-from policies.model import Arrays, Policy, flat, load_policy
+from policies.load import load_policy
+from policies.policy import Policy
 from policies.rows import encode, from_data, from_sequence
 from policies.update import Updater
 from runtime.keys import derive

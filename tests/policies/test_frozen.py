@@ -11,7 +11,7 @@ from configs.teachers import LocalTeacher
 from kernels.logprobs import score
 from policies.batch import Row, pack
 from policies.frozen import Frozen, load_teacher
-from policies.model import load_policy
+from policies.load import load_policy
 from tests.policies.checkpoints import VOCABULARY, write
 
 

@@ -7,8 +7,11 @@ import mlx.nn as nn
 import pytest
 
 from configs.model import Lora, Model
+from policies.arrays import flat
 from policies.characters import write_tokenizer
-from policies.model import Policy, create_checkpoint, flat, load_policy
+from policies.load import load_policy
+from policies.policy import Policy
+from policies.random_checkpoint import create_checkpoint
 from policies.seedling import ARCHITECTURE
 
 

@@ -4,8 +4,9 @@ import pytest
 
 from configs.model import Model
 from policies.decode import Sequence
-from policies.model import Tokens, load_tokens
+from policies.load import load_tokens
 from policies.rows import encode, from_data, from_sequence
+from policies.tokens import Tokens
 from runtime.errors import BadInput
 from runtime.tasks.prompt import Prompt
 from runtime.trajectory import StopReason

@@ -13,8 +13,10 @@ from configs.algorithms.grpo import Grpo
 from configs.consistency import problems
 from configs.schema import Settings
 from policies.advantages import advantages
+from policies.arrays import Arrays
 from policies.decode import Decoder, Sampling, Sequence
-from policies.model import Arrays, Policy, load_policy
+from policies.load import load_policy
+from policies.policy import Policy
 from policies.rows import encode, from_sequence
 from policies.update import Updater
 from policies.weights import digest

@@ -1,56 +1,12 @@
-"""One writer, one name, and a status that tells the truth about a process that is gone."""
+"""One name is one run; what is no run, or one of another version, is named."""
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import threading
-from pathlib import Path
 
-import msgspec
 import pytest
 
-from runtime.errors import BadInput
-from runtime.rundir import EvalResult, PauseRequest, RunDirectory, Status, free_name, runs
-
-ROOT = Path(__file__).parents[2]
-WRITER = """
-import sys, time
-from pathlib import Path
-from runtime.rundir import RunDirectory, Status
-run = RunDirectory(Path(sys.argv[1]), sys.argv[2])
-run.lock()
-run.write_status(Status(name=run.name, state="running", doing="learning step 3", step=2, steps=9))
-print("locked", flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.fixture
-def run(tmp_path) -> RunDirectory:
-    run = RunDirectory(tmp_path / "runs", "demo")
-    run.create("seed = 1\n", {"argv": ["launch"]})
-    return run
-
-
-@pytest.fixture
-def writer(run):
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(run.path.parent), run.name],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout and process.stdout.readline() == "locked\n"
-    yield process
-    process.kill()
-    process.wait()
-
-
-def complaint(work, *arguments) -> str:
-    with pytest.raises(BadInput) as caught:
-        work(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+from runtime.rundir import RunDirectory, free_name, runs
+from tests.runtime.complaints import complaint
 
 
 def test_a_new_run_has_its_folders_its_recipe_and_what_it_was_made_with(run):
@@ -112,104 +68,6 @@ def test_a_damaged_run_json_is_named(run, content):
     assert complaint(run.read_status).startswith(f"{run.path / 'run.json'}: is damaged")
 
 
-def test_a_second_process_is_locked_out_by_name(run, writer):
-    assert complaint(run.lock) == f"{run.path}: another process is running it (pid {writer.pid})"
-    assert run.locked()
-
-
-def test_a_killed_writer_leaves_the_lock_and_its_run_died(run, writer):
-    status = run.read_status()
-    assert (status.state, status.doing, status.step) == ("running", "learning step 3", 2)
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.wait()
-    status = run.read_status()
-    assert (status.state, status.step) == ("died", 2)
-    assert status.message == "its process is gone; see the logs"
-    run.lock()
-    assert run.read_status().state == "running"  # somebody goes on with it
-    run.unlock()
-
-
-@pytest.mark.parametrize("state", ["finished", "failed", "interrupted"])
-def test_a_run_that_ended_with_a_word_has_not_died(run, state):
-    run.write_status(Status(name="demo", state=state, message="why"))
-    assert (run.read_status().state, run.read_status().message) == (state, "why")
-
-
-def test_the_lock_can_be_given_up(run):
-    run.lock()
-    other = RunDirectory(run.path.parent, "demo")
-    assert other.locked()
-    run.unlock()
-    assert not other.locked()
-    other.lock()
-    other.unlock()
-
-
-def test_looking_at_a_run_never_keeps_its_writer_out(run):
-    watched, stop = RunDirectory(run.path.parent, "demo"), threading.Event()
-    run.lock()
-    run.unlock()
-
-    def look() -> None:
-        while not stop.is_set():
-            watched.locked()
-
-    threads = [threading.Thread(target=look) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(50):
-            run.lock()
-            run.unlock()
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-def test_a_status_comes_back_as_it_was(run):
-    score = {"task": "addition", "metric": "pass@1", "stderr": 0.0, "mean_tokens": 1.5}
-    status = Status(
-        name="demo", state="finished", step=3, steps=3, metrics={"loss": -0.5}, pids={"learner": 7},
-        evals=[
-            EvalResult(step=0, score=0.25, n=4, truncated=0.5, **score),
-            EvalResult(step=3, score=None, n=0, truncated=0.0, failed=4, **score),
-        ],
-    )  # fmt: skip
-    run.write_status(status)
-    assert run.read_status() == status
-
-
-def test_a_damaged_status_is_named(run):
-    (run.path / "status.json").write_text('{"name": "demo", "step": "x"}')
-    assert complaint(run.read_status).startswith(f"{run.path / 'status.json'}: is damaged: ")
-
-
-def test_a_run_without_a_status_has_not_begun_or_has_died(run):
-    assert run.read_status().state == "died"
-    run.lock()
-    assert run.read_status().state == "starting"
-    run.unlock()
-
-
-def test_lines_are_kept_up_to_a_step_and_a_torn_one_is_left_out(run):
-    for step in range(1, 6):
-        run.append_line("metrics.jsonl", {"step": step, "loss": step / 2})
-    with (run.path / "metrics.jsonl").open("ab") as file:
-        file.write(b'{"step": 6, "lo')
-    assert [line["step"] for line in run.read_lines("metrics.jsonl")] == [1, 2, 3, 4, 5]
-    run.keep_lines("metrics.jsonl", 3)
-    run.append_line("metrics.jsonl", {"step": 4, "loss": 9.0})
-    assert run.read_lines("metrics.jsonl") == [
-        {"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 1.5},
-        {"step": 4, "loss": 9.0},
-    ]  # fmt: skip
-    assert all(msgspec.json.decode(x) for x in (run.path / "metrics.jsonl").open("rb"))
-    run.keep_lines("none.jsonl", 3)
-    assert run.read_lines("none.jsonl") == []
-
-
 def test_runs_are_listed_and_free_names_are_free(run, tmp_path):
     root = run.path.parent
     RunDirectory(root, "grpo-1").create("", {})
@@ -218,20 +76,3 @@ def test_runs_are_listed_and_free_names_are_free(run, tmp_path):
     assert runs(tmp_path / "none") == []
     assert free_name(root, "grpo") == "grpo-2"
     assert free_name(root, "sft") == "sft-1"
-
-
-def test_a_person_and_the_machine_ask_apart(tmp_path):
-    run = RunDirectory(tmp_path, "run")
-    run.create("", {})
-    machine = PauseRequest(by="machine", reason="on battery")
-    person = PauseRequest(by="user", reason="pippin stop", end=True)
-    run.ask_to_pause(machine)
-    assert run.pause_asked() and run.pause_request() == machine
-    run.ask_to_pause(person)
-    run.ask_to_pause(machine)  # it says so again, with other figures
-    assert run.pause_request() == person
-    run.withdraw_pause(of_machine=True)
-    assert run.pause_asked() and run.pause_request() == person
-    run.ask_to_pause(machine)
-    run.withdraw_pause()
-    assert not run.pause_asked() and run.pause_request() is None

@@ -2,7 +2,8 @@
 
 import pytest
 
-from runtime.rundir import PauseRequest, RunDirectory
+from runtime.pause_request import PauseRequest
+from runtime.rundir import RunDirectory
 from runtime.throttle import FIRST_S, LONGER, LOOK_S, Throttle
 
 

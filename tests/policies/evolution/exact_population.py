@@ -15,7 +15,7 @@ from configs.model import Lora  # noqa: E402
 from policies.decode import Decoder, Sampling, Sequence  # noqa: E402
 from policies.evolution.perturbation import Perturbation  # noqa: E402
 from policies.evolution.population import Population  # noqa: E402
-from policies.model import Policy  # noqa: E402
+from policies.policy import Policy  # noqa: E402
 from tests.policies.checkpoints import FAMILIES, write  # noqa: E402
 from tests.policies.evolution.populations import (  # noqa: E402
     asked,

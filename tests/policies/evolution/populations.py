@@ -14,7 +14,8 @@ from policies.decode import Decoder, Sampling, Sequence
 from policies.evolution.centre import Centre
 from policies.evolution.perturbation import Member, Perturbation, members, perturbation
 from policies.evolution.population import Population
-from policies.model import Policy, load_policy
+from policies.load import load_policy
+from policies.policy import Policy
 from runtime.keys import Stream, derive
 from tests.policies.checkpoints import VOCABULARY, write
 

@@ -26,7 +26,7 @@ from configs.run import Optimizer
 from policies.evolution.centre import Applied, Centre, Lineage, anchored, distance
 from policies.evolution.fitness import combine
 from policies.evolution.perturbation import combined, members, perturbation
-from policies.optimizers import AdamW
+from policies.optimizers.adamw import AdamW
 from policies.weights import digest
 from runtime.errors import Damaged
 from tests.policies.evolution.populations import load

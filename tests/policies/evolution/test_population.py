@@ -14,13 +14,13 @@ from configs.model import Lora, Model
 from configs.perturbations import FullRank
 from configs.schema import Settings
 from configs.tasks import Sorting
+from policies.arrays import flat
 from policies.decode import Decoder, Sampling, Sequence
 from policies.evolution.centre import Centre
 from policies.evolution.likelihood import log_likelihoods
 from policies.evolution.loader import EvolutionWeightLoader
 from policies.evolution.perturbation import Member, Perturbation
 from policies.evolution.population import Population
-from policies.model import flat
 from policies.weights import digest
 from runtime.errors import BadInput
 from runtime.trajectory import StopReason

@@ -1,23 +1,31 @@
-"""AdamW on named arrays, with full-precision masters where the weights are in half precision.
+"""AdamW (Loshchilov & Hutter 2019), with full-precision masters where the weights are in half precision.
 
 A learning rate of 1e-6 moves a bfloat16 weight by less than its last bit: the step would be lost. So the
 optimiser holds float32 masters, steps them, and the model gets them rounded.
 """
 
-import math
-from typing import Any
+from __future__ import annotations
 
-import mlx.core as mx
-import mlx.optimizers as optim
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from configs.run import Optimizer
-from policies.model import Arrays, number
+from policies.optimizers.registry import OPTIMIZERS
+from policies.optimizers.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from policies.arrays import Arrays
 
 
 class AdamW:
     """MLX's AdamW with bias correction. `state()` is all there is to it; `restore` brings it back."""
 
+    STATE_PER_WEIGHT: ClassVar[int] = 2
+    STATE_NAME: ClassVar[str] = "AdamW's two moments"
+
     def __init__(self, settings: Optimizer, weights: Arrays, steps: int) -> None:
+        import mlx.core as mx
+        import mlx.optimizers as optim
+
         self._settings = settings
         self._steps = steps
         self._adam = optim.AdamW(
@@ -37,17 +45,16 @@ class AdamW:
         self._adam.init({k: self._masters.get(k, w) for k, w in weights.items()})
 
     def step(self, weights: Arrays, gradients: Arrays) -> tuple[Arrays, float, float]:
-        """New weights, the global norm of the gradient before it was scaled down, and the rate used.
+        """Returns new weights, the norm of the gradient before it was scaled down, and the rate used.
 
         Raises FloatingPointError, changing nothing, if the gradient is not finite.
         """
-        squares = sum(mx.square(g.astype(mx.float32)).sum() for g in gradients.values())
-        norm = number(mx.sqrt(mx.array(squares)))
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient's norm is {norm}")
-        limit = self._settings.max_grad_norm
-        scale = limit / norm if limit and norm > limit else 1.0
-        rate = self.rate(self.updates)
+        import mlx.core as mx
+
+        from policies.gradient import norm_and_scale
+
+        norm, scale = norm_and_scale(gradients, self._settings.max_grad_norm)
+        rate = learning_rate(self._settings, self.updates, self._steps)
         adam: Any = self._adam
         adam.learning_rate = mx.array(rate)
         adam.state["step"] = adam.state["step"] + 1
@@ -64,24 +71,10 @@ class AdamW:
         mx.eval(adam.state["step"])
         return rounded, norm, rate
 
-    def rate(self, update: int) -> float:
-        """The learning rate of update number `update`, from 0: warm-up, then the schedule."""
-        s = self._settings
-        if update < s.warmup_steps:
-            return s.learning_rate * (update + 1) / s.warmup_steps
-        span = max(self._steps - s.warmup_steps, 1)
-        done = min((update - s.warmup_steps) / span, 1.0)
-        match s.schedule:
-            case "constant":
-                share = 1.0
-            case "linear":
-                share = 1 - (1 - s.final_share) * done
-            case "cosine":
-                share = s.final_share + (1 - s.final_share) * (1 + math.cos(math.pi * done)) / 2
-        return s.learning_rate * share
-
     def state(self) -> Arrays:
-        """Moments, step count and masters, by name."""
+        """Returns moments, step count and masters, by name."""
+        import mlx.core as mx
+
         adam: Any = self._adam.state
         moments = {f"{m}.{name}": adam[name][m] for name in self._dtypes for m in ("m", "v")}
         masters = {f"master.{name}": array for name, array in self._masters.items()}
@@ -89,7 +82,11 @@ class AdamW:
         return {**moments, **masters, **counts}
 
     def restore(self, state: Arrays) -> None:
-        """Go on from a saved state. Raises ValueError if it is of another model."""
+        """Goes on from a saved state. Raises ValueError if it is of another model."""
+        import mlx.core as mx
+
+        from policies.arrays import number
+
         mine, theirs = self.state(), state
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
             odd = sorted(mine.keys() ^ theirs.keys())[:3] or ["shapes"]
@@ -100,3 +97,6 @@ class AdamW:
         rate = mx.array(self._settings.learning_rate)
         self._adam.state = {**moments, "step": theirs["step"], "learning_rate": rate}
         mx.eval(self._masters, self._adam.state)
+
+
+OPTIMIZERS.add(Optimizer, AdamW)

@@ -1,0 +1,50 @@
+"""What an optimiser answers for, and which one the settings ask for. No MLX: estimates ask, too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from runtime.registry import Registry
+
+if TYPE_CHECKING:
+    from policies.arrays import Arrays
+
+
+class Optimizer(Protocol):
+    """Steps named arrays along their gradients, `steps` updates long."""
+
+    STATE_PER_WEIGHT: ClassVar[int]
+    """Float32 numbers that it keeps for each trained one, besides a full-precision master."""
+    STATE_NAME: ClassVar[str]
+    """What they are, to a person: "AdamW's two moments"."""
+
+    def __init__(self, settings: Any, weights: Arrays, steps: int) -> None: ...
+
+    @property
+    def updates(self) -> int:
+        """Updates taken so far."""
+        ...
+
+    def step(self, weights: Arrays, gradients: Arrays) -> tuple[Arrays, float, float]:
+        """Returns new weights, the gradient's norm before any limit, and the learning rate of this update.
+
+        Raises FloatingPointError, changing nothing, if the gradient is not finite.
+        """
+        ...
+
+    def state(self) -> Arrays:
+        """Returns everything that `restore` needs, by name."""
+        ...
+
+    def restore(self, state: Arrays) -> None:
+        """Goes on from a saved state. Raises ValueError if it is of another model."""
+        ...
+
+
+OPTIMIZERS: Registry[type[Optimizer]] = Registry("policies.optimizers")
+"""The optimisers, by the class of their settings."""
+
+
+def optimizer_for(settings: object, weights: Arrays, steps: int) -> Optimizer:
+    """Returns a new optimiser of `weights`, as the settings ask for it."""
+    return OPTIMIZERS.of(settings)(settings, weights, steps)

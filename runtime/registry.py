@@ -1,0 +1,48 @@
+"""Kinds of one thing, found by the class of their settings: a new kind is one file, and no other is edited.
+
+    ADAPTERS: Registry[Callable[[Any], Adapter]] = Registry("policies.adapters")
+
+    ADAPTERS.add(schema.Lora, LoraAdapter)      # at the end of policies/adapters/lora.py
+    ADAPTERS.of(settings.model.train)           # LoraAdapter
+
+The files of the package are imported at the first question, so that naming a registry costs nothing.
+"""
+
+import importlib
+import pkgutil
+from typing import Generic, TypeVar
+
+Kind = TypeVar("Kind")
+
+
+class Registry(Generic[Kind]):
+    """The kinds that the files of one package add."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+        self._kinds: dict[type, Kind] = {}
+        self._complete = False
+
+    def add(self, settings: type, kind: Kind) -> None:
+        """Adds a kind under the class of its settings. Raises ValueError if another has that class."""
+        if self._kinds.setdefault(settings, kind) is not kind:
+            raise ValueError(f"{self._package}: two kinds for {settings.__name__}")
+
+    def of(self, settings: object) -> Kind:
+        """Returns the kind for these settings. Raises LookupError if no file of the package adds one."""
+        self._import_all()
+        try:
+            return self._kinds[type(settings)]
+        except KeyError:
+            known = ", ".join(sorted(kind.__name__ for kind in self._kinds))
+            raise LookupError(
+                f"{self._package}: no file there adds {type(settings).__name__}, only {known}"
+            ) from None
+
+    def _import_all(self) -> None:
+        if self._complete:
+            return
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+        self._complete = True

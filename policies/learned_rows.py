@@ -35,7 +35,8 @@ class LearnedRows(Struct, frozen=True):
 def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) -> LearnedRows:
     """Returns the rows that are trained on, in the batch's order; `hosted` if teachers are asked here.
 
-    Raises ValueError for a weight in a term that is not among `terms`: it would be dropped silently.
+    Raises ValueError for a weight in a term that is not among `terms`, which would be dropped silently, and
+    for a term whose weight is no column of the record.
     """
     _check(batch, terms)
     tokens, logprobs = lists(batch, "tokens"), lists(batch, "logprobs")
@@ -72,12 +73,17 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
 
 
 def _check(batch: pa.RecordBatch, terms: Sequence[Term]) -> None:
+    for term in terms:
+        if term.weight not in WEIGHTS:
+            raise ValueError(
+                f"the term {type(term).__name__} needs one of the weights {', '.join(WEIGHTS)}, "
+                f"got {term.weight}"
+            )
     looked_at = {term.weight for term in terms}
     for name in WEIGHTS:
-        if name not in looked_at and batch[name].null_count < batch.num_rows:
-            values = batch[name].values.to_numpy()
-            if values.any():
-                raise ValueError(f"the record has {name}s, but no loss term looks at them")
+        # `flatten` leaves out what a slice shares memory with; `values` would not.
+        if name not in looked_at and batch[name].flatten().to_numpy().any():
+            raise ValueError(f"the record has {name}s, but no loss term looks at them")
 
 
 def _top_k(batch: pa.RecordBatch, i: int) -> dict[str, np.ndarray]:

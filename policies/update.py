@@ -124,7 +124,7 @@ class Updater:
         learned = learned_rows(batch, self._terms, hosted=self._hosts_teachers)
         rows = learned.rows
         if not rows:
-            return {"trained_tokens": 0.0}
+            return {"trained_tokens": 0.0, **self._algorithm.report(batch)}
         packed = self._packed(learned)
         self._updated = False
         fixed = [[self._before_update(micro) for micro in micros] for micros in packed]

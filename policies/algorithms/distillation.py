@@ -140,7 +140,7 @@ class Distillation:
         log_ratios = _log_ratios(batch, answer_positions(batch))
         used = [log_ratios[i] for i, imitated in self._used(batch).items() if not imitated]
         if not used:
-            return {"divergence": math.nan, "unusable_tokens": 0}
+            return {}
         every = np.concatenate(used)
         unusable = int(np.isnan(every).sum())
         kl = -float(np.nanmean(every)) if unusable < len(every) else math.nan

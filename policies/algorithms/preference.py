@@ -66,10 +66,13 @@ class Preference:
     def annotate(
         self, batch: pa.RecordBatch, reward_kl_N: np.ndarray | None = None
     ) -> pa.RecordBatch:
-        """Returns the batch with weight 1 on every token of the answers that are compared."""
-        return with_annotation(
-            batch, preference_weight=constant(batch, dict.fromkeys(kept(batch), 1.0))
-        )
+        """Returns the batch with weight 1 on every token of the answers that are compared.
+
+        An answer whose reward failed has no preference: it is not dropped, but compared with nothing.
+        """
+        compared = batch["preference"].is_valid().to_pylist()
+        weights = {i: 1.0 for i in kept(batch) if compared[i]}
+        return with_annotation(batch, preference_weight=constant(batch, weights))
 
     def report(self, batch: pa.RecordBatch) -> dict[str, float]:
         """Returns nothing more than what the loss term reports."""

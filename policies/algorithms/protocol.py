@@ -75,7 +75,7 @@ class Algorithm(Protocol):
     def annotate(
         self, batch: pa.RecordBatch, reward_kl_N: np.ndarray | None = None
     ) -> pa.RecordBatch:
-        """Returns the batch of a whole step with its annotation columns (`runtime.annotation`).
+        """Returns the batch of a whole step with its annotation columns (`policies.annotation`).
 
         `reward_kl_N` [N rows] is the log-ratio of sampler to reference, summed over each answer, where
         `Facts.reward_kl` asks for it.

@@ -46,13 +46,3 @@ def weighted(signal: Signal, weight_BT: mx.array) -> mx.array:
     """Each token's loss [B, T]: exactly 0, gradient included, where the weight is or none is usable."""
     usable_BT = (weight_BT != 0) & signal.usable_BT
     return weight_BT * mx.where(usable_BT, signal.divergence_BT, 0.0)
-
-
-def soft_target_weights(alpha: float) -> tuple[float, float]:
-    """Weights of cross-entropy and divergence in (1 − α) CE + α T² KL (Hinton 2015, 1503.02531).
-
-    Raises ValueError unless α is in (0, 1]: at 0 the teacher has no say.
-    """
-    if not 0 < alpha <= 1:
-        raise ValueError(f"alpha: needed a number in (0, 1], got {alpha}")
-    return 1 - alpha, alpha

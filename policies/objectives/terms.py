@@ -42,13 +42,14 @@ def loss(
     """Returns this micro-batch's share of the step's loss, and sums for the report.
 
     The metrics are constants; `add_up` and `summary` read them. Raises ValueError if something is missing
-    that a term needs, or if the batch has weights for a term that is not in the list.
+    that a term needs, or if the batch has weights for a term that is not in the list; LookupError for a
+    kind of term without arithmetic.
     """
     if strangers := batch.weights.keys() - {term.weight for term in terms}:
         raise ValueError(f"no loss term looks at {', '.join(sorted(strangers))}: it would be lost")
     total, metrics = mx.array(0.0), {}
     for term in terms:
-        share, more = _COMPUTED[type(term)](term, outputs, batch, counts[term.weight])
+        share, more = _arithmetic(term)(term, outputs, batch, _counted(term, counts))
         total, metrics = total + share, metrics | more
     metrics = {k: mx.stop_gradient(v.astype(mx.float32)) for k, v in metrics.items()}
     return total, metrics | {"loss": mx.stop_gradient(total)}
@@ -138,7 +139,7 @@ WEIGHT_SUMS = {"weight", "weight_squared"}
 def _cross_entropy(
     term: Term, outputs: Outputs, batch: Batch, counts: Denominators
 ) -> tuple[mx.array, Metrics]:
-    ce_weight_BT = batch.weights[term.weight]
+    ce_weight_BT = needed(batch.weights.get(term.weight), "the cross-entropy", "weights")
     share = token_mean(cross_entropy(outputs.logprobs_BT, ce_weight_BT), counts)
     covered_BT = (ce_weight_BT != 0).astype(mx.float32)
     metrics = {"ce_loss": share, "ce_tokens": covered_BT.sum()}
@@ -156,6 +157,24 @@ def _divergence(
     metrics = {"divergence_loss": share, "divergence_tokens": usable_BT.sum()}
     metrics["divergence_nats"] = weighted(signal, covered_BT).sum()
     return share, metrics | {"unusable_tokens": covered_BT.sum() - usable_BT.sum()}
+
+
+def _arithmetic(term: Term) -> Computed:
+    if type(term) not in _COMPUTED:
+        raise LookupError(
+            f"the term {type(term).__name__} has no arithmetic: "
+            "needed a function that policies.objectives.terms.computes was given"
+        )
+    return _COMPUTED[type(term)]
+
+
+def _counted(term: Term, counts: Counts) -> Denominators:
+    if term.weight not in counts:
+        raise ValueError(
+            f"the term {type(term).__name__} needs the step's counts, got those of "
+            f"{', '.join(counts) or 'no term'}"
+        )
+    return counts[term.weight]
 
 
 def _largest(name: str) -> bool:

@@ -87,7 +87,8 @@ def policy(tmp_path_factory) -> Policy:
     policy = load_policy(wanted.model, folder, seed=0)
     updater = Updater(policy, wanted)
     for step in range(STEPS):
-        updater.step(to_batch(from_data(policy.tokenizer, questions(), step=step, limit=64)))
+        rows = from_data(policy.tokenizer, questions(), step=step, limit=64)
+        updater.step(updater.annotated(to_batch(rows)))
     return policy
 
 
@@ -155,7 +156,8 @@ def sample(policy: Policy, rewards: np.ndarray) -> pa.RecordBatch:
 
 def compare(policy: Policy, wanted: Settings, batch: pa.RecordBatch, truth: Arrays):
     """Cosine and scale of the estimate: the loss goes down where J goes up, by 1 / limit of it."""
-    found = Updater(policy, wanted).gradients(batch)
+    updater = Updater(policy, wanted)
+    found = updater.gradients(updater.annotated(batch))
     a = np.concatenate([-LIMIT_TOKENS * np.array(found[name]).ravel() for name in truth])
     b = np.concatenate([np.array(truth[name]).ravel() for name in truth])
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b), np.linalg.norm(a) / np.linalg.norm(b)

@@ -1,5 +1,6 @@
 """One optimiser step: every combination of settings moves the weights, and cuts change nothing."""
 
+import math
 from pathlib import Path
 from typing import get_args
 
@@ -7,7 +8,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from policies.annotate import annotate
 
 from configs.algorithms.grpo import Grpo
 from configs.consistency import problems
@@ -30,6 +30,8 @@ SURROGATES = ["clip", "cispo", "gspo", "dppo_tv", "reinforce"]
 CORRECTIONS = ["bypass", "truncate", "mask"]
 NORMALIZERS = ["token_mean", "sequence_mean", "constant"]
 ADVANTAGES = ["group_mean", "group_std", "rloo", "batch_std"]
+GRPO = {"name": "grpo", "prompts_per_step": 4, "group_size": 4}
+TEACHER = {"name": "local", "path": "/t"}
 KLS = [{}, {"coefficient": 0.1}, {"coefficient": 0.1, "placement": "reward_k1"}]
 
 
@@ -37,7 +39,7 @@ def settings(folder: Path, micro_batch_tokens: int = 4096, **algorithm) -> Setti
     raw = {
         "task": {"name": "addition", "digits": 1},
         "model": {"path": str(folder)},
-        "algorithm": {"name": "grpo", "prompts_per_step": 4, "group_size": 4, **algorithm},
+        "algorithm": GRPO | algorithm if "name" not in algorithm else algorithm,
         "sampling": {"max_new_tokens": 6},
         # Where a gradient is rounding noise, Adam's first step without an epsilon is its sign.
         "optimizer": {"learning_rate": 1e-3, "epsilon": 1e-3, "max_grad_norm": 0},
@@ -81,11 +83,11 @@ def sampled(policy: Policy, base: Arrays) -> pa.RecordBatch:
 
 
 def with_advantages(batch: pa.RecordBatch, updater: Updater, grpo: Grpo) -> pa.RecordBatch:
-    rewards = batch["reward"].to_numpy()
-    if grpo.kl.coefficient and grpo.kl.placement == "reward_k1":
-        rewards = rewards - grpo.kl.coefficient * updater.reward_kl(batch)
-    values = advantages(rewards, batch["prompt_index"].to_numpy(), grpo.advantage)
-    return with_columns(batch, {"advantage": values.tolist()})
+    """The batch as the learner gets it, with the conductor's advantages, and then annotated."""
+    values = advantages(
+        batch["reward"].to_numpy(), batch["prompt_index"].to_numpy(), grpo.advantage
+    )
+    return updater.annotated(with_columns(batch, {"advantage": values.tolist()}))
 
 
 def stale(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -182,8 +184,7 @@ def test_several_updates_take_a_share_of_the_groups_each(policy, base, sampled, 
     batch = with_advantages(sampled, updater, Grpo())
     report = updater.step(batch)
     assert updater.optimizer.updates == updates
-    rows = annotate(batch).rows
-    assert report["trained_tokens"] == sum(len(row.positions) for row in rows)
+    assert report["trained_tokens"] == sum(map(sum, batch["sampled"].to_pylist()))
     assert report["mismatch_max"] < 1e-4  # of the first update: nothing has moved yet
     after = policy.trained()
     one = one_step(policy, base, sampled, settings(policy.folder))[1]
@@ -210,7 +211,7 @@ def test_dropped_and_unscored_rows_have_no_effect(policy, base, sampled):
     keep = [i for i in range(16) if i % 5]
     dropped = ["truncated" if i % 10 == 0 else None for i in range(16)]
     values = [None if i % 10 == 5 else a for i, a in enumerate(batch["advantage"].to_pylist())]
-    marked = with_columns(batch, {"dropped": dropped, "advantage": values})
+    marked = updater.annotated(with_columns(batch, {"dropped": dropped, "advantage": values}))
     expected = updater.gradients(batch.take(pa.array(keep)))
     found = updater.gradients(marked)
     assert largest_gap(expected, found) < 1e-7
@@ -219,20 +220,63 @@ def test_dropped_and_unscored_rows_have_no_effect(policy, base, sampled):
 def test_a_batch_without_rows_changes_nothing(policy, base, sampled):
     policy.load_trained(base)
     updater = Updater(policy, settings(policy.folder))
-    assert updater.step(sampled) == {"trained_tokens": 0.0}
+    for batch in (sampled, updater.annotated(sampled)):
+        assert updater.step(batch) == {"trained_tokens": 0.0}
     assert digest(policy.trained()) == digest(base) and updater.optimizer.updates == 0
+
+
+def test_tokens_that_no_teacher_scored_are_counted_and_change_nothing(policy, base, sampled):
+    algorithm = {"name": "distill", "signal": {"name": "sampled"}, "teachers": {"big": TEACHER}}
+    policy.load_trained(base)
+    updater = Updater(policy, settings(policy.folder, prompts_per_step=16, **algorithm))
+    silent = [[math.nan] * len(row) for row in sampled["tokens"].to_pylist()]
+    report = updater.step(updater.annotated(with_columns(sampled, {"teacher_logprobs": silent})))
+    assert report["unusable_tokens"] == sum(map(sum, sampled["sampled"].to_pylist())) > 0
+    assert report["trained_tokens"] == 0 and math.isnan(report["divergence"])
+    assert digest(policy.trained()) == digest(base) and updater.optimizer.updates == 0
+
+
+def test_a_weight_that_no_term_looks_at_stops_the_step(policy, base, sampled):
+    policy.load_trained(base)
+    updater = Updater(policy, settings(policy.folder))
+    batch = with_advantages(sampled, updater, Grpo())
+    foreign = with_columns(
+        batch, {"cross_entropy_weight": batch["policy_gradient_weight"].to_pylist()}
+    )
+    for learn in (updater.step, updater.gradients):
+        with pytest.raises(
+            ValueError, match="cross_entropy_weights, but no loss term looks at them"
+        ):
+            learn(foreign)
+    assert digest(policy.trained()) == digest(base)
 
 
 def test_a_gradient_that_is_not_finite_stops_and_keeps_the_weights(policy, base, sampled):
     wanted = settings(policy.folder, surrogate={"name": "reinforce"})
     policy.load_trained(base)
     updater = Updater(policy, wanted)
-    broken = with_columns(sampled, {"advantage": [float("inf")] * 16})
+    broken = updater.annotated(with_columns(sampled, {"advantage": [float("inf")] * 16}))
     with pytest.raises(
         RunFailed, match=r"norm is (nan|inf) at update 1; the weights before it are kept"
     ):
         updater.step(broken)
     assert digest(policy.trained()) == digest(base) and updater.optimizer.updates == 0
+
+
+def test_the_reference_s_log_ratio_is_taken_off_the_reward_before_advantages(policy, base, sampled):
+    policy.load_trained(base)
+    batch, wanted = stale(sampled), settings(policy.folder, kl=KLS[2])
+    updater = Updater(policy, wanted)
+    rewards = batch["reward"].to_numpy() - 0.1 * updater.reward_kl(batch)
+    expected = advantages(rewards, batch["prompt_index"].to_numpy(), "group_mean")
+    annotated = updater.annotated(batch)
+    np.testing.assert_allclose(annotated["advantage"].to_numpy(), expected, atol=1e-12)
+    for values, chosen, advantage in zip(
+        annotated["token_advantage"].to_pylist(), batch["sampled"].to_pylist(), expected
+    ):
+        assert values == pytest.approx([advantage * one for one in chosen], rel=1e-6)
+    plain = Updater(policy, settings(policy.folder, kl=KLS[1]))
+    assert plain.annotated(batch)["advantage"].null_count == 16
 
 
 def test_reward_kl_is_zero_before_training_and_sees_the_reference_only(policy, base, sampled):

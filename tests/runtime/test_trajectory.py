@@ -5,15 +5,21 @@ import pytest
 from msgspec.structs import replace
 
 from runtime.trajectory import (
+    ANNOTATION,
     SCHEMA,
+    UNLOGGED,
     VOLATILE,
+    Span,
     StopReason,
     Trajectory,
+    answer_positions,
     digest,
     lists,
     merge,
+    spans_of,
     to_batch,
     to_rows,
+    upgraded,
     with_columns,
 )
 
@@ -48,7 +54,7 @@ def test_rows_survive_the_batch_and_its_stream():
     with pa.ipc.open_stream(sink.getvalue()) as reader:
         (read,) = list(reader)
     assert to_rows(read) == rows
-    assert read.schema.metadata == {b"pippin.schema": b"1", b"pippin.tokenizer": b"abc"}
+    assert read.schema.metadata == {b"pippin.schema": b"2", b"pippin.tokenizer": b"abc"}
     assert {field.name for field in SCHEMA} == set(Trajectory.__struct_fields__)
 
 
@@ -66,6 +72,9 @@ def test_token_columns_need_one_length(column):
         row(**{column: getattr(row(), column) * 2})
     with pytest.raises(ValueError, match="'teacher_logprobs': 3"):
         row(teacher_logprobs=[0.0, 0.0, -0.5])
+    for name in ANNOTATION:
+        with pytest.raises(ValueError, match=f"'{name}': 5"):
+            row(**{name: [0.0] * 5})
 
 
 @pytest.mark.parametrize("count", [0, -1, 5])
@@ -101,7 +110,8 @@ CHANGES = {
     "reward": 0.0, "passed": False, "reward_parts": None, "failure": "", "advantage": None,
     "dropped": "zero_variance", "seconds": 9.0, "author": "big", "teacher": "big",
     "teacher_logprobs": [0.0, 0.0, -0.5, -0.25], "teacher_ids": [], "teacher_id_logprobs": [-0.5],
-    "teacher_tail": [-2.0],
+    "teacher_tail": [-2.0], "spans": [Span("prompt", 0, 2), Span("answer", 2, 4)], "pair": 3,
+    "preference": -1, **{name: [0.0, 0.0, 1.0, 0.5] for name in ANNOTATION},
 }  # fmt: skip
 
 
@@ -169,3 +179,120 @@ def test_replacing_columns_shares_the_others():
     assert batch["reward"].to_pylist() == [1.0, None]
     for mine, theirs in zip(changed["tokens"].buffers(), batch["tokens"].buffers()):
         assert (mine and mine.address) == (theirs and theirs.address)
+
+
+# ── turns ────────────────────────────────────────────────────────────────────────────────────────
+
+TURNS = [
+    Span("prompt", 0, 2), Span("answer", 2, 4), Span("observation", 4, 7), Span("answer", 7, 8)
+]  # fmt: skip
+
+
+def episode(**changes) -> Trajectory:
+    """A prompt, an answer, what an environment replied, and a last answer."""
+    chosen = [False, False, True, True, False, False, False, True]
+    values = {
+        "tokens": [4, 5, 6, 2, 7, 8, 9, 2], "sampled": chosen, "spans": TURNS,
+        "logprobs": [-0.5 * one for one in chosen], "weights_version": [2 * c - 1 for c in chosen],
+    }  # fmt: skip
+    return row(**(values | changes))
+
+
+def of_data(**changes) -> Trajectory:
+    unsampled = {"sampled": [False] * 8, "logprobs": [0.0] * 8, "weights_version": [-1] * 8}
+    return episode(stop_reason=StopReason.DATA, **(unsampled | changes))
+
+
+def test_turns_survive_the_batch_beside_rows_without_any():
+    rows = [episode(), row(sample=2), of_data(sample=3)]
+    assert to_rows(to_batch(rows)) == rows
+    assert to_rows(merge([to_batch(rows[2:]), to_batch(rows[:2])])) == rows
+    assert spans_of(rows[0]) == TURNS
+
+
+def test_a_row_without_turns_has_those_of_its_prompt_and_answer():
+    assert spans_of(row()) == [Span("prompt", 0, 2), Span("answer", 2, 4)]
+    assert spans_of(row(prompt_tokens=4, sampled=[False] * 4)) == [Span("prompt", 0, 4)]
+
+
+def test_observations_are_no_answers():
+    rows = [episode(), of_data(sample=2), of_data(sample=3, spans=None), row(sample=4)]
+    found = [positions.tolist() for positions in answer_positions(to_batch(rows))]
+    assert found == [[2, 3, 7], [2, 3, 7], [2, 3, 4, 5, 6, 7], [2, 3]]
+    assert [p.tolist() for p in answer_positions(to_batch(rows).slice(1, 1))] == [[2, 3, 7]]
+    silent = of_data(spans=[Span("prompt", 0, 8)])
+    assert answer_positions(to_batch([silent]))[0].tolist() == []
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [],
+        TURNS[:-1],
+        TURNS[1:],
+        [TURNS[0], *TURNS[2:]],
+        [*TURNS, Span("answer", 8, 9)],
+        [*TURNS[:3], Span("answer", 6, 8)],
+        [*TURNS[:3], Span("observation", 7, 7), TURNS[3]],
+        [TURNS[0], Span("answer", 2, 7), Span("answer", 5, 7), TURNS[3]],
+        TURNS[::-1],
+    ],
+)
+def test_turns_cover_a_row_without_gaps(spans):
+    with pytest.raises(ValueError, match="spans need to cover 0 to 8 without gaps"):
+        episode(spans=spans)
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [Span("prompt", 0, 8)],
+        [Span("prompt", 0, 3), Span("answer", 3, 8)],
+        [Span("prompt", 0, 2), Span("answer", 2, 7), Span("observation", 7, 8)],
+    ],
+)
+def test_what_the_policy_sampled_lies_in_its_answers(spans):
+    with pytest.raises(ValueError, match="sampled tokens belong in an answer, got some in Span"):
+        episode(spans=spans)
+
+
+# ── earlier versions ─────────────────────────────────────────────────────────────────────────────
+
+SINCE_2 = ("spans", "pair", "preference", *ANNOTATION)
+
+
+DIGEST_1 = "03db2f7363ee78b771db7d200d288a15b84fb856a4e102df4f324ae1ce7dec9f"
+"""What the code of version 1 gave for `row()` and `other()`: digests of logs and journals stay true."""
+
+
+def of_version_1(*rows: Trajectory) -> pa.RecordBatch:
+    """A batch as version 1 wrote it."""
+    batch = to_batch(list(rows), {"pippin.tokenizer": "abc", "pippin.schema": "1"})
+    return batch.drop_columns(list(SINCE_2))
+
+
+def test_a_batch_of_version_1_is_read_as_one_without_turns_pairs_and_annotation():
+    rows = [row(), other()]
+    old = of_version_1(*rows)
+    new = upgraded(old)
+    assert new.schema.equals(SCHEMA)
+    assert new.schema.metadata == {b"pippin.schema": b"2", b"pippin.tokenizer": b"abc"}
+    assert all(new[name].null_count == 2 for name in SINCE_2)
+    assert to_rows(new) == to_rows(old) == rows
+    assert digest(new) == digest(old) == digest(to_batch(rows)) == DIGEST_1
+    assert [p.tolist() for p in answer_positions(new)] == [[2, 3], [2]]
+
+
+def test_a_batch_of_this_version_is_not_touched():
+    batch = to_batch([row(), other()])
+    assert upgraded(batch) is batch
+
+
+def test_a_logged_batch_has_the_digest_of_its_own_columns():
+    batch = to_batch([row(), other()])
+    logged = batch.drop_columns(list(UNLOGGED))
+    assert digest(upgraded(logged)) == digest(logged) == digest(batch)
+
+
+def test_a_value_in_a_column_of_version_2_changes_the_digest():
+    assert digest(to_batch([episode(spans=None)])) != digest(to_batch([episode()]))

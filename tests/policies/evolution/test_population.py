@@ -165,7 +165,8 @@ def test_only_the_factors_of_members_in_the_batch_exist(tmp_path):
 
         def asked_between() -> int:
             nonlocal most
-            most = max(most, population.factor_bytes)
+            tables = population._table.values()
+            most = max(most, sum(factor.nbytes for both in tables for factor in both))
             return 0
 
         with Population(policy, asked(policy), who) as population:

@@ -12,28 +12,27 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from configs import schema
+from configs.model import Full as TrainFull
+from configs.model import Lora, Model
 from kernels.divergence import Divergence, per_token_plain
 from kernels.sampling import sample
 from kernels.teacher import Full, top_k
 from policies.arrays import flat
 from policies.load import load_policy
-from policies.objectives.divergence import Signal, signal, soft_target_weights, weighted
+from policies.objectives.batch import Batch, Outputs
+from policies.objectives.divergence import Signal, signal, weighted
 from policies.objectives.normalise import denominators
-from policies.objectives.terms import (
-    Batch,
-    PolicyGradient,
-    Step,
-    add_up,
-    loss,
-    summary,
-    to_floats,
-)
+from policies.objectives.terms import Counts, add_up, loss, summary, to_floats
 from policies.policy import Policy
 from policies.teacher_advantages import annotated, combined, per_token
+from policies.terms import CrossEntropy, PolicyGradient
+from policies.terms import Divergence as DivergenceTerm
 from runtime.keys import derive, uniform
 from tests.policies.checkpoints import write
 
+PG, CE, DIVERGENCE = PolicyGradient.weight, CrossEntropy.weight, DivergenceTerm.weight
+TERM = DivergenceTerm(kind="forward")
+"""The term in a list of terms: which divergence its signal is of was decided when that was made."""
 LENGTHS = [2, 6, 4, 1]
 B, T, D, V = 4, 6, 8, 13
 DIVERGENCES = [
@@ -67,8 +66,8 @@ def problem(seed: int = 0):
     return normal(B, T, D), normal(V, D), normal(B, T, D), normal(V, D), weight
 
 
-def counts(lengths=LENGTHS) -> Step:
-    return Step(*[denominators(lengths, T)] * 3)
+def counts(lengths=LENGTHS) -> Counts:
+    return dict.fromkeys((PG, CE, DIVERGENCE), denominators(lengths, T))
 
 
 def teacher_of(kind: str, hidden: mx.array, head: mx.array, temperature: float):
@@ -83,15 +82,16 @@ class Result(NamedTuple):
     to_head: np.ndarray
 
 
-def gradient(divergence, kind, arrays, step=None, terms=None, batch=None) -> Result:
+def gradient(divergence, kind, arrays, step=None, terms=(TERM,), batch=None) -> Result:
     hidden, head, their_hidden, their_head, weight = arrays
     teacher = teacher_of(kind, their_hidden, their_head, divergence.temperature)
-    batch = batch or Batch(sampled_BT=mx.ones(weight.shape))
+    batch = batch or Batch(sampled_BT=mx.ones(weight.shape), weights={DIVERGENCE: weight})
 
     def function(hidden, head):
         said = signal(hidden.reshape(-1, D), project, (head,), teacher, divergence, weight)
         nothing = mx.zeros(weight.shape)
-        return loss(nothing, nothing, batch, terms, step or counts(), said)
+        outputs = Outputs(logprobs_BT=nothing, entropy_BT=nothing, signal=said)
+        return loss(outputs, batch, terms, step or counts())
 
     (total, metrics), grads = mx.value_and_grad(function, argnums=(0, 1))(hidden, head)
     return Result(float(np.array(total)), to_floats(metrics), *map(np.array, grads))
@@ -202,12 +202,12 @@ def test_the_three_terms_add_up():
     covered = (arrays[-1] != 0).astype(mx.float32)
     batch = Batch(
         sampled_BT=covered,
-        pg_weight_BT=covered,
-        ce_weight_BT=covered * 0.5,
+        weights={PG: covered, CE: covered * 0.5, DIVERGENCE: arrays[-1]},
         advantages_BT=mx.array(generator.normal(size=(B, T)).astype(np.float32)),
         behaviour_logprobs_BT=mx.array(generator.normal(0, 0.1, (B, T)).astype(np.float32)),
     )
-    total, report, *_ = gradient(Divergence(), "full", arrays, None, PolicyGradient(), batch)
+    terms = [PolicyGradient(), CrossEntropy(), TERM]
+    total, report, *_ = gradient(Divergence(), "full", arrays, None, terms, batch)
     parts = report["pg_loss"] + report["ce_loss"] + report["divergence_loss"]
     assert total == pytest.approx(parts, rel=1e-5) and report["divergence_loss"] != 0
     means = summary(report)
@@ -216,8 +216,10 @@ def test_the_three_terms_add_up():
 
 
 def test_what_the_term_needs_is_asked_for():
-    with pytest.raises(ValueError, match="the divergence term needs the step's counts"):
-        step = Step(denominators(LENGTHS, T), denominators(LENGTHS, T))
+    step = {name: denominators(LENGTHS, T) for name in (PG, CE)}
+    with pytest.raises(
+        ValueError, match="the term Divergence needs the step's counts, got those of"
+    ):
         gradient(Divergence(), "full", problem(), step)
 
 
@@ -227,21 +229,13 @@ def test_weights_of_zero_hide_whatever_is_there():
     assert weighted(said, weight).tolist() == [[2.0, 0.0, 0.0]]
 
 
-def test_soft_targets_share_a_loss_of_one():
-    assert soft_target_weights(0.5) == (0.5, 0.5)
-    assert soft_target_weights(1.0) == (0.0, 1.0)
-    for alpha in (0.0, -0.1, 1.1, math.nan):
-        with pytest.raises(ValueError, match=r"alpha: needed a number in \(0, 1\]"):
-            soft_target_weights(alpha)
-
-
 # ── with loaded checkpoints ──────────────────────────────────────────────────────────────────────
 
 
 def loaded(folder: Path, family: str, **changes) -> Policy:
     # Quantised weights load with adapters only; new ones change nothing.
-    train = schema.Lora() if changes.get("quantized") else schema.Full()
-    settings = schema.Model(path=str(folder), train=train)
+    train = Lora() if changes.get("quantized") else TrainFull()
+    settings = Model(path=str(folder), train=train)
     return load_policy(settings, write(folder, family, **changes), seed=0)
 
 
@@ -263,8 +257,9 @@ def distil(student: Policy, teacher: Policy, divergence: Divergence):
             mx.ones(tokens.shape),
         )
         nothing = mx.zeros(tokens.shape)
-        step = Step(*[denominators([12] * 3, 12)] * 3)
-        return loss(nothing, nothing, Batch(sampled_BT=nothing), None, step, said)[0]
+        outputs = Outputs(logprobs_BT=nothing, entropy_BT=nothing, signal=said)
+        batch = Batch(sampled_BT=nothing, weights={DIVERGENCE: mx.ones(tokens.shape)})
+        return loss(outputs, batch, [TERM], {DIVERGENCE: denominators([12] * 3, 12)})[0]
 
     value, gradients = nn.value_and_grad(student.model, objective)()
     return float(np.array(value)), gradients
@@ -328,17 +323,18 @@ def estimate(coefficient: float | None = None):
     values, weights = (np.stack(column) for column in zip(*map(annotated, advantages)))
     batch = Batch(
         sampled_BT=mx.ones(tokens.shape),
-        pg_weight_BT=mx.array(weights),
+        weights={PG: mx.array(weights)},
         advantages_BT=mx.array(values),
         behaviour_logprobs_BT=behaviour,
     )
-    step = Step(*[denominators([SAMPLES] * STATES, SAMPLES)] * 2)
+    step = {PG: denominators([SAMPLES] * STATES, SAMPLES)}
 
     def surrogate(hidden, head):
         logprobs = project(hidden, head)
         logprobs = logprobs - mx.logsumexp(logprobs, axis=-1, keepdims=True)
         chosen = mx.take_along_axis(logprobs, tokens, axis=-1)
-        return loss(chosen, mx.zeros(chosen.shape), batch, PolicyGradient(), step)[0]
+        outputs = Outputs(logprobs_BT=chosen, entropy_BT=mx.zeros(chosen.shape))
+        return loss(outputs, batch, [PolicyGradient()], step)[0]
 
     return [
         np.concatenate([np.array(g).ravel() for g in mx.grad(f, argnums=(0, 1))(hidden, head)])

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 
+from actors.handles import ActorId
 from actors.logs import open_log
 from actors.messages import Hello
 from actors.pause import Pause
@@ -119,6 +121,7 @@ def test_an_actor_that_dies_as_it_starts_is_started_again(tmp_path):
     assert go(wanted, run, mortal_fleet(wanted, run, deaths)).state == "finished"
 
 
+SAMPLER = ActorId("sampler", 0)
 NOBODY = 2**22 + 1
 """No process has this number."""
 
@@ -128,17 +131,17 @@ class AsyncActorSystem:
 
     def __init__(self) -> None:
         self.started = 0
-        self.handles: dict[tuple[str, int], Any] = {}
+        self.handles: dict[ActorId, Any] = {}
 
-    def start(self, role: str, index: int) -> Any:
+    def start(self, actor: ActorId) -> Any:
         self.started += 1
-        if (role, index) in self.handles:
-            self.handles[role, index].die()
-        self.handles[role, index] = AsyncPart()
-        return self.handles[role, index]
+        if actor in self.handles:
+            self.handles[actor].die()
+        self.handles[actor] = AsyncActor()
+        return self.handles[actor]
 
-    def actor(self, role: str, index: int = 0) -> Any:
-        return self.handles[role, index]
+    def actor(self, actor: ActorId) -> Any:
+        return self.handles[actor]
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
         try:
@@ -149,7 +152,7 @@ class AsyncActorSystem:
     def stop(self) -> None: ...
 
 
-class AsyncPart:
+class AsyncActor:
     def __init__(self) -> None:
         self.dead = asyncio.Event()
         self.begins = time.monotonic() + 0.3
@@ -158,11 +161,11 @@ class AsyncPart:
         self.dead.set()
 
     def __getattr__(self, name: str) -> Any:
-        part = self
+        actor = self
 
         class Method:
             def remote(self, *arguments: Any) -> Any:
-                return asyncio.ensure_future(part.answer(name, *arguments))
+                return asyncio.ensure_future(actor.answer(name, *arguments))
 
         return Method()
 
@@ -185,16 +188,20 @@ def pool_of(wanted, system, folder) -> ActorPool:
     return ActorPool(wanted, system, pause, folder, open_log(folder, "conductor"))
 
 
+def answer(pool: ActorPool, seconds: float, what: str = "an answer") -> Awaitable[Any]:
+    return pool.sampler(0).value(lambda actor: actor.generate.remote(seconds), what)
+
+
 async def test_calls_that_share_a_dead_actor_restart_it_once(tmp_path):
     system = AsyncActorSystem()
-    parts = pool_of(settings(tmp_path, actors={"restarts": 1}), system, tmp_path)
-    system.start("sampler", 0)
+    actors = pool_of(settings(tmp_path, actors={"restarts": 1}), system, tmp_path)
+    system.start(SAMPLER)
 
     async def kill() -> None:
         await asyncio.sleep(0.4)
-        system.actor("sampler", 0).die()
+        system.actor(SAMPLER).die()
 
-    calls = [parts.ask("sampler", 0, "generate", 0.5, what="an answer") for _ in range(5)]
+    calls = [answer(actors, 0.5) for _ in range(5)]
     *answers, _ = await together([*calls, kill()])
     assert answers == ["answer"] * 5
     assert system.started == 2
@@ -203,10 +210,10 @@ async def test_calls_that_share_a_dead_actor_restart_it_once(tmp_path):
 async def test_a_deadline_names_what_is_awaited_after_one_more_try(tmp_path):
     system = AsyncActorSystem()
     wanted = settings(tmp_path, deadlines={"generate_s": 0.4})
-    parts = pool_of(wanted, system, tmp_path)
-    system.start("sampler", 0)
+    actors = pool_of(wanted, system, tmp_path)
+    system.start(SAMPLER)
     with pytest.raises(RunFailed, match=r"^waited 0\.4 s for sampler-0 to answer step 3; 2 tries"):
-        await parts.ask("sampler", 0, "generate", 9, what="sampler-0 to answer step 3")
+        await answer(actors, 9, "sampler-0 to answer step 3")
     assert system.started == 2
     hasty = pool_of(settings(tmp_path, deadlines={"start_s": 0.1}), system, tmp_path)
     with pytest.raises(RunFailed, match=r"^waited 0\.1 s for \w+-\d to start; 2 tries"):
@@ -215,16 +222,16 @@ async def test_a_deadline_names_what_is_awaited_after_one_more_try(tmp_path):
 
 async def test_a_part_that_is_stuck_once_is_replaced(tmp_path):
     system = AsyncActorSystem()
-    parts = pool_of(settings(tmp_path, deadlines={"generate_s": 0.5}), system, tmp_path)
-    system.start("sampler", 0)
+    actors = pool_of(settings(tmp_path, deadlines={"generate_s": 0.5}), system, tmp_path)
+    system.start(SAMPLER)
     durations = iter([9.0, 0.0])
 
-    class Once(AsyncPart):
+    class Once(AsyncActor):
         async def answer(self, name: str, *arguments: Any) -> Any:
             return await super().answer(name, *(next(durations) for _ in arguments))
 
-    system.handles["sampler", 0] = Once()
-    assert await parts.ask("sampler", 0, "generate", 0.0, what="an answer") == "answer"
+    system.handles[SAMPLER] = Once()
+    assert await answer(actors, 0.0) == "answer"
     assert system.started == 2
 
 

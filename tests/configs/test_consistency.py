@@ -183,6 +183,11 @@ def test_reinforce_off_policy_is_uncorrected_until_it_has_a_correction() -> None
     assert not Grpo(max_lag=1).is_uncorrected
 
 
+def test_what_is_needed_comes_before_what_has_no_effect_without_it() -> None:
+    first = next(problems(settings(task={**JSONL, "pass_at": 0.5})))
+    assert first.startswith('algorithm "grpo" needs task.reward')
+
+
 def test_hours_are_minutes_after_midnight_and_may_wrap() -> None:
     assert minutes("22:00-07:30") == (1320, 450)
     assert minutes("00:00-23:59") == (0, 1439)

@@ -5,8 +5,10 @@ import time
 from collections.abc import Awaitable
 from typing import Any
 
+import msgspec
 import pytest
 
+from actors.failures import FailuresInARow
 from actors.handles import ActorId
 from actors.logs import open_log
 from actors.messages import Hello
@@ -15,6 +17,7 @@ from actors.pool import ActorPool, together
 from actors.program import RayActorSystem
 from actors.system import ActorDied, ActorStuck
 from runtime.errors import RunFailed
+from runtime.tasks.prompt import Verdict
 from runtime.trajectory import to_rows
 from runtime.trajectory_log import batches
 from tests.actors.tiny import Death, go, mortal_fleet, new_run, settings
@@ -26,6 +29,7 @@ def reward(prompt, completion, row):
         {what}
     return float(len(completion))
 """
+BAD = Verdict(reward=None, failure="raised", detail="bad")
 KINDS = {
     "raise ValueError('no such word')": "raised",
     "time.sleep(60)": "timed_out",
@@ -56,24 +60,35 @@ def test_a_reward_that_fails_is_counted_by_kind_and_is_no_zero(tmp_path, what):
     assert sum(shares) / 2 == pytest.approx(len(failed) / len(rows))
 
 
-def test_failures_in_a_row_stop_the_run_with_the_first_of_them(tmp_path):
+@pytest.mark.parametrize("limit", [5, 14], ids=["in one batch", "over two batches"])
+def test_failures_in_a_row_stop_the_run_with_the_first_of_them(tmp_path, limit):
     broken = (
         "calls = []\n"
         "def reward(prompt, completion, row):\n"
         "    calls.append(1)\n"
         "    raise ValueError(f'cause number {len(calls)}')\n"
     )
-    wanted = settings(tmp_path, reward=broken, verifier={"max_failures": 5},
+    wanted = settings(tmp_path, reward=broken, verifier={"max_failures": limit},
                       eval={"prompts": 0}, actors={})  # fmt: skip
     run = new_run(tmp_path)
     with pytest.raises(RunFailed) as caught:
         go(wanted, run)
     sentence = str(caught.value)
     assert sentence.startswith(
-        "the reward failed 5 times in a row (verifier.max_failures); the first: "
+        f"the reward failed {limit} times in a row (verifier.max_failures); the first: "
     )
     assert "raised: " in sentence and "cause number 1" in sentence and "\n" not in sentence
     assert (run.read_status().state, run.read_status().message) == ("failed", sentence)
+
+
+def test_a_reward_that_can_be_had_ends_the_row_of_failures():
+    failures, fine = FailuresInARow(3), Verdict(reward=0.0)
+    for number, verdict in enumerate([fine, *[BAD] * 2, fine, *[BAD] * 2, fine]):
+        failures.see(msgspec.structs.replace(verdict, detail=f"cause {number}"))
+    failures.see(BAD)
+    failures.see(BAD)
+    with pytest.raises(RunFailed, match=r"failed 3 times in a row .* the first: raised: bad$"):
+        failures.see(msgspec.structs.replace(BAD, detail="worse"))
 
 
 def test_an_evaluation_without_any_score_says_so_and_the_run_goes_on(tmp_path):

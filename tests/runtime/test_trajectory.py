@@ -5,15 +5,23 @@ import pytest
 from msgspec.structs import replace
 
 from runtime.trajectory import (
+    ANNOTATION,
+    ANSWER,
+    OBSERVATION,
+    PROMPT,
     SCHEMA,
     VOLATILE,
+    Span,
     StopReason,
     Trajectory,
+    answer_positions,
     digest,
     lists,
     merge,
+    spans_of,
     to_batch,
     to_rows,
+    upgraded,
     with_columns,
 )
 
@@ -48,7 +56,7 @@ def test_rows_survive_the_batch_and_its_stream():
     with pa.ipc.open_stream(sink.getvalue()) as reader:
         (read,) = list(reader)
     assert to_rows(read) == rows
-    assert read.schema.metadata == {b"pippin.schema": b"1", b"pippin.tokenizer": b"abc"}
+    assert read.schema.metadata == {b"pippin.schema": b"2", b"pippin.tokenizer": b"abc"}
     assert {field.name for field in SCHEMA} == set(Trajectory.__struct_fields__)
 
 
@@ -64,8 +72,9 @@ def test_token_columns_need_one_length(column):
         row(**{column: getattr(row(), column)[:3]})
     with pytest.raises(ValueError, match="need one length"):
         row(**{column: getattr(row(), column) * 2})
-    with pytest.raises(ValueError, match="'teacher_logprobs': 3"):
-        row(teacher_logprobs=[0.0, 0.0, -0.5])
+    for name in ("teacher_logprobs", *ANNOTATION):
+        with pytest.raises(ValueError, match=f"'{name}': 3"):
+            row(**{name: [0.0, 0.0, -0.5]})
 
 
 @pytest.mark.parametrize("count", [0, -1, 5])
@@ -93,6 +102,7 @@ def test_merging_refuses_another_schema():
         merge([batch, batch.drop_columns(["text"])])
 
 
+TURNS = [Span(PROMPT, 0, 1), Span(OBSERVATION, 1, 2), Span(ANSWER, 2, 4)]
 CHANGES = {
     "step": 4, "task": "sorting", "prompt_index": 8, "sample": 0, "key": 1,
     "tokens": [4, 5, 6, 3], "sampled": [False, True, True, True],
@@ -101,7 +111,8 @@ CHANGES = {
     "reward": 0.0, "passed": False, "reward_parts": None, "failure": "", "advantage": None,
     "dropped": "zero_variance", "seconds": 9.0, "author": "big", "teacher": "big",
     "teacher_logprobs": [0.0, 0.0, -0.5, -0.25], "teacher_ids": [], "teacher_id_logprobs": [-0.5],
-    "teacher_tail": [-2.0],
+    "teacher_tail": [-2.0], "spans": TURNS, "pair": 7, "preference": -1,
+    **{name: [0.0, 0.0, 1.0, 0.5] for name in ANNOTATION},
 }  # fmt: skip
 
 
@@ -169,3 +180,57 @@ def test_replacing_columns_shares_the_others():
     assert batch["reward"].to_pylist() == [1.0, None]
     for mine, theirs in zip(changed["tokens"].buffers(), batch["tokens"].buffers()):
         assert (mine and mine.address) == (theirs and theirs.address)
+
+
+# ── turns, and records of schema 1 ───────────────────────────────────────────────────────────────
+
+
+def episode(**changes) -> Trajectory:
+    """A prompt, an answer, what the environment replied, and an answer to that."""
+    turns = [(PROMPT, 0, 2), (ANSWER, 2, 3), (OBSERVATION, 3, 5), (ANSWER, 5, 6)]
+    values = {
+        "tokens": [4, 5, 6, 7, 8, 2], "sampled": [False, False, True, False, False, True],
+        "logprobs": [0.0, 0.0, -0.5, 0.0, 0.0, -1.0], "weights_version": [-1, -1, 2, -1, -1, 2],
+        "spans": [Span(*turn) for turn in turns],
+    }  # fmt: skip
+    return row(**(values | changes))
+
+
+def test_turns_survive_the_batch_and_are_a_prompt_and_an_answer_without_others():
+    assert to_rows(to_batch([row(), episode(sample=2)])) == [row(), episode(sample=2)]
+    assert spans_of(episode()) == episode().spans
+    assert spans_of(row()) == [Span(PROMPT, 0, 2), Span(ANSWER, 2, 4)]
+    assert spans_of(row(prompt_tokens=4, sampled=[False] * 4)) == [Span(PROMPT, 0, 4)]
+
+
+@pytest.mark.parametrize(
+    ("spans", "words"),
+    [
+        ([Span(PROMPT, 0, 2), Span(ANSWER, 3, 4)], "cover 0 to 4 without gaps"),
+        ([Span(PROMPT, 0, 2), Span(ANSWER, 2, 3)], "cover 0 to 4 without gaps"),
+        ([Span(PROMPT, 0, 2), Span(ANSWER, 2, 2), Span(ANSWER, 2, 4)], "cover 0 to 4"),
+        ([], "cover 0 to 4"),
+        ([Span(PROMPT, 0, 3), Span(ANSWER, 3, 4)], "sampled tokens belong in an answer"),
+        ([Span(PROMPT, 0, 2), Span(OBSERVATION, 2, 4)], "sampled tokens belong in an answer"),
+    ],
+)
+def test_turns_cover_the_row_and_only_answers_are_sampled(spans, words):
+    with pytest.raises(ValueError, match=words):
+        row(spans=spans)
+
+
+def test_a_loss_looks_at_what_was_sampled_or_at_the_data_s_answers():
+    data = {"stop_reason": StopReason.DATA, "sampled": [False] * 6}
+    rows = [episode(), episode(sample=2, **data), episode(sample=3, **data, spans=None)]
+    found = [positions.tolist() for positions in answer_positions(to_batch(rows))]
+    assert found == [[2, 5], [2, 5], [2, 3, 4, 5]]
+
+
+def test_a_record_of_schema_1_is_read_as_one_without_what_came_since():
+    rows, since = [row(), other()], ["spans", "pair", "preference", *ANNOTATION]
+    old = to_batch(rows).drop_columns(since).replace_schema_metadata({"pippin.schema": "1"})
+    assert to_rows(old) == rows
+    new = upgraded(old)
+    assert (new.schema.names, new.schema.metadata) == (SCHEMA.names, SCHEMA.metadata)
+    assert digest(new) == digest(old) == digest(to_batch(rows))
+    assert upgraded(new) is new

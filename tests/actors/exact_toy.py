@@ -20,6 +20,7 @@ from configs import load
 from ops.launch import prepare
 from ops.preflight import check_same_run
 from runtime import failpoints
+from runtime.checkpoint import newest as newest_checkpoint
 from runtime.rundir import PauseRequest, RunDirectory, Status
 from tests.actors.tiny import (
     GRADED,
@@ -67,8 +68,8 @@ prompts = 3
 samplers = 2
 """
 """The folder has the model, the prompts and the reward beside it."""
-TOKEN = 9
-"""Of a run's first 12, in the middle of its first step."""
+PAUSES = {9: "unfinished-eval-000000.arrow", 13: "unfinished-sample-000001.arrow"}
+"""A token between two of which a run pauses, counted from where it goes on, and the answers that it keeps."""
 
 
 def recipe(folder: Path) -> Path:
@@ -99,18 +100,20 @@ def stopped(run: RunDirectory) -> Status:
 
 
 def paused_in_a_step(run: RunDirectory) -> Status:
-    """It pauses between two tokens of its evaluation's or its first step's answers, twice."""
+    """It pauses between two tokens of the first evaluation's answers, and of its first step's."""
 
     def ask() -> None:
         run.ask_to_pause(PauseRequest(by="user", reason="a test"))
 
-    for hit in (TOKEN, TOKEN + 4):
+    for hit, kept in PAUSES.items():
         failpoints.arm(failpoints.Plan("sample.token", hit, ask))
         try:
             status = gone_on(run)
         finally:
             failpoints.disarm()
         assert (status.state, status.step) == ("paused", 0)
+        newest, _ = newest_checkpoint(run.checkpoints)
+        assert newest and [p.name for p in newest.path.glob("unfinished-*")] == [kept]
     return gone_on(run)
 
 

@@ -140,7 +140,7 @@ def test_the_best_of_each_group_is_what_it_trains_on(runs) -> None:
     groups = [list(g) for _, g in groupby(rows, key=lambda row: (row.step, row.prompt_index))]
     assert [len(group) for group in groups] == [ANSWERS] * STEPS * PROMPTS
     for group in groups:
-        rewards = [row.reward for row in group]
+        rewards = [row.reward or 0.0 for row in group]
         (trained,) = (i for i, row in enumerate(group) if row.dropped is None)
         assert trained == rewards.index(max(rewards))
 

@@ -15,6 +15,8 @@ from runtime.errors import Interrupted, RunFailed
 
 T = TypeVar("T")
 
+ACTOR_STARTED = "actor started"
+"""Event in the conductor's log, by which a measurement sees how long a start took."""
 BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
 GRACE_S = {"sampler": 5.0, "teacher": 5.0, "verifier": 0.0, "evaluator": 0.0, "reader": 0.0}
@@ -148,7 +150,7 @@ class ActorPool:
             self._system.wait(reference, limit_s, what), 0.0, what
         )
         self.pids[actor.name] = hello.pid
-        self._log.info("actor started", actor=actor.name, pid=hello.pid, backend=hello.backend)
+        self._log.info(ACTOR_STARTED, actor=actor.name, pid=hello.pid, backend=hello.backend)
 
     def _count(self, name: str, death: ActorDied) -> None:
         """One death more. Raises RunFailed with the first of them when there were too many."""

@@ -27,8 +27,10 @@ def check(settings: Settings) -> None:
 def problems(settings: Settings) -> Iterator[str]:
     """Every contradiction, a sentence each that names the keys."""
     yield from _model(settings.model, settings.exact)
+    yield from settings.algorithm.problems(
+        settings
+    )  # what it needs, before what is idle without it
     yield from _task(settings)
-    yield from settings.algorithm.problems(settings)
     yield from _schedule(settings)
     yield from _eval(settings.eval)
     yield from _checkpoint(settings.checkpoint)

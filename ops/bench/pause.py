@@ -19,6 +19,7 @@ from pathlib import Path
 
 from msgspec import Struct, to_builtins
 
+from actors.pool import ACTOR_STARTED
 from ops import processes
 from ops.bench.report import print_table, write_json
 from ops.processes import session_of
@@ -150,7 +151,7 @@ class Paused:
         except FileNotFoundError:
             return None
         lines = [json.loads(line) for line in text.splitlines()]
-        times = [_time(line["timestamp"]) for line in lines if line["event"] == "part started"]
+        times = [_time(line["timestamp"]) for line in lines if line["event"] == ACTOR_STARTED]
         return times[-1] if times and times[-1] > self._resumed else None
 
     def _host(self) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from actors.handles import ActorId
 from actors.learner import Learner
 from configs.schema import Settings
 from policies import weights
@@ -164,5 +165,5 @@ def test_what_the_weights_cannot_express_is_refused_when_the_learner_starts(
 ):
     wanted = evolution(tmp_path, algorithm, **changes)
     with pytest.raises(BadInput) as caught:
-        Learner(wanted, str(new_run(tmp_path).path), "learner-0")
+        Learner(wanted, str(new_run(tmp_path).path), ActorId("learner"))
     assert words in str(caught.value) and "\n" not in str(caught.value)

@@ -2,10 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import Any
 
+import msgspec
 import pytest
 
+from actors.failures import FailuresInARow
+from actors.handles import ActorId
 from actors.logs import open_log
 from actors.messages import Hello
 from actors.pause import Pause
@@ -13,6 +17,7 @@ from actors.pool import ActorPool, together
 from actors.program import RayActorSystem
 from actors.system import ActorDied, ActorStuck
 from runtime.errors import RunFailed
+from runtime.tasks.prompt import Verdict
 from runtime.trajectory import to_rows
 from runtime.trajectory_log import batches
 from tests.actors.tiny import Death, go, mortal_fleet, new_run, settings
@@ -25,6 +30,7 @@ def reward(prompt, completion, row):
         {what}
     return float(len(completion))
 """
+BAD = Verdict(reward=None, failure="raised", detail="bad")
 KINDS = {
     "raise ValueError('no such word')": "raised",
     "time.sleep(60)": "timed_out",
@@ -59,24 +65,35 @@ def test_a_reward_that_fails_is_counted_by_kind_and_is_no_zero(tmp_path, what):
     assert sum(shares) / 2 == pytest.approx(len(failed) / len(rows))
 
 
-def test_failures_in_a_row_stop_the_run_with_the_first_of_them(tmp_path):
+@pytest.mark.parametrize("limit", [5, 14], ids=["in one batch", "over two batches"])
+def test_failures_in_a_row_stop_the_run_with_the_first_of_them(tmp_path, limit):
     broken = (
         "calls = []\n"
         "def reward(prompt, completion, row):\n"
         "    calls.append(1)\n"
         "    raise ValueError(f'cause number {len(calls)}')\n"
     )
-    wanted = settings(tmp_path, reward=broken, verifier={"max_failures": 5},
+    wanted = settings(tmp_path, reward=broken, verifier={"max_failures": limit},
                       eval={"prompts": 0}, actors={})  # fmt: skip
     run = new_run(tmp_path)
     with pytest.raises(RunFailed) as caught:
         go(wanted, run)
     sentence = str(caught.value)
     assert sentence.startswith(
-        "the reward failed 5 times in a row (verifier.max_failures); the first: "
+        f"the reward failed {limit} times in a row (verifier.max_failures); the first: "
     )
     assert "raised: " in sentence and "cause number 1" in sentence and "\n" not in sentence
     assert (run.read_status().state, run.read_status().message) == ("failed", sentence)
+
+
+def test_a_reward_that_can_be_had_ends_the_row_of_failures():
+    failures, fine = FailuresInARow(3), Verdict(reward=0.0)
+    for number, verdict in enumerate([fine, *[BAD] * 2, fine, *[BAD] * 2, fine]):
+        failures.see(msgspec.structs.replace(verdict, detail=f"cause {number}"))
+    failures.see(BAD)
+    failures.see(BAD)
+    with pytest.raises(RunFailed, match=r"failed 3 times in a row .* the first: raised: bad$"):
+        failures.see(msgspec.structs.replace(BAD, detail="worse"))
 
 
 def test_an_evaluation_without_any_score_says_so_and_the_run_goes_on(tmp_path):
@@ -124,6 +141,7 @@ def test_an_actor_that_dies_as_it_starts_is_started_again(tmp_path):
     assert go(wanted, run, mortal_fleet(wanted, run, deaths)).state == "finished"
 
 
+SAMPLER = ActorId("sampler", 0)
 NOBODY = 2**22 + 1
 """No process has this number."""
 
@@ -133,17 +151,17 @@ class AsyncActorSystem:
 
     def __init__(self) -> None:
         self.started = 0
-        self.handles: dict[tuple[str, int], Any] = {}
+        self.handles: dict[ActorId, Any] = {}
 
-    def start(self, role: str, index: int) -> Any:
+    def start(self, actor: ActorId) -> Any:
         self.started += 1
-        if (role, index) in self.handles:
-            self.handles[role, index].die()
-        self.handles[role, index] = AsyncPart()
-        return self.handles[role, index]
+        if actor in self.handles:
+            self.handles[actor].die()
+        self.handles[actor] = AsyncActor()
+        return self.handles[actor]
 
-    def actor(self, role: str, index: int = 0) -> Any:
-        return self.handles[role, index]
+    def actor(self, actor: ActorId) -> Any:
+        return self.handles[actor]
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
         try:
@@ -154,7 +172,7 @@ class AsyncActorSystem:
     def stop(self) -> None: ...
 
 
-class AsyncPart:
+class AsyncActor:
     def __init__(self) -> None:
         self.dead = asyncio.Event()
         self.begins = time.monotonic() + 0.3
@@ -163,11 +181,11 @@ class AsyncPart:
         self.dead.set()
 
     def __getattr__(self, name: str) -> Any:
-        part = self
+        actor = self
 
         class Method:
             def remote(self, *arguments: Any) -> Any:
-                return asyncio.ensure_future(part.answer(name, *arguments))
+                return asyncio.ensure_future(actor.answer(name, *arguments))
 
         return Method()
 
@@ -190,16 +208,20 @@ def pool_of(wanted, system, folder) -> ActorPool:
     return ActorPool(wanted, system, pause, folder, open_log(folder, "conductor"))
 
 
+def answer(pool: ActorPool, seconds: float, what: str = "an answer") -> Awaitable[Any]:
+    return pool.sampler(0).value(lambda actor: actor.generate.remote(seconds), what)
+
+
 async def test_calls_that_share_a_dead_actor_restart_it_once(tmp_path):
     system = AsyncActorSystem()
-    parts = pool_of(settings(tmp_path, actors={"restarts": 1}), system, tmp_path)
-    system.start("sampler", 0)
+    actors = pool_of(settings(tmp_path, actors={"restarts": 1}), system, tmp_path)
+    system.start(SAMPLER)
 
     async def kill() -> None:
         await asyncio.sleep(0.4)
-        system.actor("sampler", 0).die()
+        system.actor(SAMPLER).die()
 
-    calls = [parts.ask("sampler", 0, "generate", 0.5, what="an answer") for _ in range(5)]
+    calls = [answer(actors, 0.5) for _ in range(5)]
     *answers, _ = await together([*calls, kill()])
     assert answers == ["answer"] * 5
     assert system.started == 2
@@ -208,10 +230,10 @@ async def test_calls_that_share_a_dead_actor_restart_it_once(tmp_path):
 async def test_a_deadline_names_what_is_awaited_after_one_more_try(tmp_path):
     system = AsyncActorSystem()
     wanted = settings(tmp_path, deadlines={"generate_s": 0.4})
-    parts = pool_of(wanted, system, tmp_path)
-    system.start("sampler", 0)
+    actors = pool_of(wanted, system, tmp_path)
+    system.start(SAMPLER)
     with pytest.raises(RunFailed, match=r"^waited 0\.4 s for sampler-0 to answer step 3; 2 tries"):
-        await parts.ask("sampler", 0, "generate", 9, what="sampler-0 to answer step 3")
+        await answer(actors, 9, "sampler-0 to answer step 3")
     assert system.started == 2
     hasty = pool_of(settings(tmp_path, deadlines={"start_s": 0.1}), system, tmp_path)
     with pytest.raises(RunFailed, match=r"^waited 0\.1 s for \w+-\d to start; 2 tries"):
@@ -220,16 +242,16 @@ async def test_a_deadline_names_what_is_awaited_after_one_more_try(tmp_path):
 
 async def test_a_part_that_is_stuck_once_is_replaced(tmp_path):
     system = AsyncActorSystem()
-    parts = pool_of(settings(tmp_path, deadlines={"generate_s": 0.5}), system, tmp_path)
-    system.start("sampler", 0)
+    actors = pool_of(settings(tmp_path, deadlines={"generate_s": 0.5}), system, tmp_path)
+    system.start(SAMPLER)
     durations = iter([9.0, 0.0])
 
-    class Once(AsyncPart):
+    class Once(AsyncActor):
         async def answer(self, name: str, *arguments: Any) -> Any:
             return await super().answer(name, *(next(durations) for _ in arguments))
 
-    system.handles["sampler", 0] = Once()
-    assert await parts.ask("sampler", 0, "generate", 0.0, what="an answer") == "answer"
+    system.handles[SAMPLER] = Once()
+    assert await answer(actors, 0.0) == "answer"
     assert system.started == 2
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from actors.conductor import Conductor
+from actors.handles import ActorId
 from actors.program import local_actor_system
 from configs.schema import Settings
 from policies.weights import load
@@ -19,6 +20,7 @@ from runtime.trajectory import StopReason, to_rows
 from runtime.trajectory_log import EMPTY_CHAIN, batches, extend
 from tests.actors.tiny import COARSE, go, new_run, settings
 
+LEARNER = ActorId("learner")
 Done = tuple[Settings, RunDirectory, Status]
 
 
@@ -151,8 +153,8 @@ def test_a_run_of_all_equal_rewards_leaves_the_weights_as_they_were(tmp_path):
         )
         run = new_run(tmp_path, name)
         system = local_actor_system(wanted, run)
-        system.start("learner", 0)
-        base = system.actor("learner").restore.remote().value().weights.digest
+        system.start(LEARNER)
+        base = system.actor(LEARNER).restore.remote().value().weights.digest
         status = go(wanted, run, system)
         assert status.state == "finished" and status.weights_digest == base
         assert status.ledger["dropped"] == ({"zero_variance": 48} if keep else {})
@@ -163,11 +165,11 @@ def test_a_learner_takes_steps_in_order_only(done: Done, tmp_path):
 
     wanted = settings(tmp_path)
     system = local_actor_system(wanted, new_run(tmp_path))
-    system.start("learner", 0)
-    system.actor("learner").restore.remote().value()
-    request = Learn(step=2, scored=[], dropped=[], state=RunState(), checkpoint=False, keep=[])
+    system.start(LEARNER)
+    system.actor(LEARNER).restore.remote().value()
+    request = Learn(step=2, settled=[], state=RunState(), checkpoint=False, keep=[])
     with pytest.raises(RunFailed, match="stands at step 0, was asked for 2"):
-        system.actor("learner").learn.remote(request).value()
+        system.actor(LEARNER).learn.remote(request).value()
     system.stop()
 
 
@@ -175,7 +177,7 @@ def test_a_learner_refuses_tokens_older_than_the_run_allows(done: Done, tmp_path
     from actors.learner import Learner
 
     _, run, _ = done
-    learner = Learner(settings(tmp_path), str(new_run(tmp_path).path), "learner-0")
+    learner = Learner(settings(tmp_path), str(new_run(tmp_path).path), LEARNER)
     learner.restore()
     of_step_2 = list(batches(run.trajectories))[1]  # sampled with version 1
     learner._check_age(of_step_2, 2)

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from actors.pool import roles_of
+from actors.pool import actors_of
 from policies.random_checkpoint import create_checkpoint
 from runtime.errors import BadInput, RunFailed
 from runtime.pause_request import PauseRequest
@@ -162,7 +162,7 @@ def test_an_endpoint_that_is_down_ends_the_run_with_its_reason(tmp_path):
         url = server.url
     api = {"name": "endpoint", "url": url, "model": "m", "attempts": 1}
     with pytest.raises(
-        RunFailed, match=r"nothing usable of any row of step 1.*api: teacher_refused"
+        RunFailed, match=r"nothing usable for any row of step 1.*api: teacher_refused"
     ):
         run_of(tmp_path, **TEXT, algorithm__teachers={"api": api})
 
@@ -309,7 +309,7 @@ def test_vocabularies_of_two_sizes_are_no_hindrance(tmp_path, vocabulary, change
 
 def test_the_actors_of_a_run_are_those_that_it_needs(tmp_path):
     def roles(**changes: Any) -> set[str]:
-        return {role for role, _ in roles_of(distilled(tmp_path, **changes))}
+        return {actor.role for actor in actors_of(distilled(tmp_path, **changes))}
 
     assert "teacher" not in roles() and "teacher" in roles(**TOP_K)
     assert roles(**TEXT) == {"learner", "teacher"}

@@ -10,6 +10,7 @@ import mlx.core as mx
 import msgspec
 
 from actors.conductor import Conductor
+from actors.handles import ActorId
 from actors.program import local_actor_system, role_class
 from actors.system import ActorDied, ActorSystem, LocalActorSystem
 from configs.consistency import check
@@ -171,12 +172,12 @@ class Death(msgspec.Struct):
 def mortal_fleet(settings: Settings, run: RunDirectory, deaths: list[Death]) -> LocalActorSystem:
     """Actors in this process, each of `deaths` happening once."""
 
-    def make(role: str, index: int) -> Any:
-        actor = role_class(role)(settings, str(run.path), f"{role}-{index}")
+    def make(actor: ActorId) -> Any:
+        made = role_class(actor.role)(settings, str(run.path), actor)
         for death in deaths:
-            if death.role == role:
-                setattr(actor, death.method, _mortal(getattr(actor, death.method), death))
-        return actor
+            if death.role == actor.role:
+                setattr(made, death.method, _mortal(getattr(made, death.method), death))
+        return made
 
     return LocalActorSystem(make)
 

@@ -5,7 +5,7 @@ import pytest
 
 from configs import SettingsError
 from configs.algorithms.grpo import Grpo
-from configs.consistency import check, minutes, problems, uncorrected
+from configs.consistency import check, minutes, problems
 from configs.losses import Reinforce, Truncate
 from configs.schema import Settings
 
@@ -176,11 +176,16 @@ def test_what_can_work_passes(tables: dict[str, object]) -> None:
 
 
 def test_reinforce_off_policy_is_uncorrected_until_it_has_a_correction() -> None:
-    assert uncorrected(Grpo(surrogate=Reinforce(), max_lag=1))
-    assert uncorrected(Grpo(surrogate=Reinforce(), updates_per_step=2))
-    assert not uncorrected(Grpo(surrogate=Reinforce()))
-    assert not uncorrected(Grpo(surrogate=Reinforce(), correction=Truncate(), max_lag=1))
-    assert not uncorrected(Grpo(max_lag=1))
+    assert Grpo(surrogate=Reinforce(), max_lag=1).is_uncorrected
+    assert Grpo(surrogate=Reinforce(), updates_per_step=2).is_uncorrected
+    assert not Grpo(surrogate=Reinforce()).is_uncorrected
+    assert not Grpo(surrogate=Reinforce(), correction=Truncate(), max_lag=1).is_uncorrected
+    assert not Grpo(max_lag=1).is_uncorrected
+
+
+def test_what_is_needed_comes_before_what_has_no_effect_without_it() -> None:
+    first = next(problems(settings(task={**JSONL, "pass_at": 0.5})))
+    assert first.startswith('algorithm "grpo" needs task.reward')
 
 
 def test_hours_are_minutes_after_midnight_and_may_wrap() -> None:

@@ -4,9 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from configs.distillation import asks_actors, is_hosted, is_token_level
 
-from configs.algorithms.distillation import Distill
 from configs.consistency import problems
 from configs.schema import Settings
 
@@ -111,7 +109,6 @@ def test_only_distillation_has_teachers() -> None:
     ],
 )
 def test_where_the_teachers_are(distill, actors, hosted, token_level) -> None:
-    algorithm = settings(distill).algorithm
-    assert isinstance(algorithm, Distill)
-    found = asks_actors(algorithm), is_hosted(algorithm), is_token_level(algorithm)
+    facts = settings(distill).facts
+    found = facts.asks_teachers, facts.hosts_teachers, facts.shares_tokens
     assert found == (actors, hosted, token_level)

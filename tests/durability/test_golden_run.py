@@ -133,7 +133,7 @@ def test_answers_of_a_later_version_are_refused_by_name(servers, run):
     with path.open("wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     signed(newest.path)
-    assert refused(servers, run) == f"{path}: trajectories of schema 2, this Pippin knows 1"
+    assert refused(servers, run) == f"{path}: trajectories of schema 3, this Pippin knows 2"
 
 
 def test_a_log_of_a_later_version_is_refused_by_name(tmp_path):
@@ -144,7 +144,7 @@ def test_a_log_of_a_later_version_is_refused_by_name(tmp_path):
     with pytest.raises(BadInput) as caught:
         list(batches(tmp_path / "trajectories.log"))
     path = tmp_path / "trajectories.log"
-    assert str(caught.value) == f"{path}: trajectories of schema 2, this Pippin knows 1"
+    assert str(caught.value) == f"{path}: trajectories of schema 3, this Pippin knows 2"
 
 
 def later(batch: pa.RecordBatch) -> pa.RecordBatch:

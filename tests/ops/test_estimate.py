@@ -6,20 +6,17 @@ import pytest
 from configs.schema import Settings
 from ops.estimate import (
     GIB,
-    QWEN3,
     RAY_BYTES,
-    SEEDLING,
     Estimate,
     Item,
     activation_bytes,
-    assumed_network,
     base_bytes,
     estimate,
     kv_cache_bytes,
     micro_batch,
-    network_of,
     trained_parameters,
 )
+from ops.network import QWEN3, SEEDLING, assumed_network, network_of
 from tests.policies.adapters.gains import Gains
 from tests.policies.optimizers.sign_descent import SignSettings
 

@@ -123,5 +123,5 @@ def test_a_record_that_is_no_batch_is_damage(tmp_path):
 
 def test_a_newer_schema_is_refused_with_both_versions(log, tmp_path):
     log.append(to_batch([row()], {"pippin.schema": "7"}))
-    with pytest.raises(BadInput, match="trajectories of schema 7, this Pippin knows 1"):
+    with pytest.raises(BadInput, match="trajectories of schema 7, this Pippin knows 2"):
         list(batches(tmp_path / "log"))

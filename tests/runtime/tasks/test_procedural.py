@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from configs import schema
+from configs import tasks
 from runtime.errors import BadInput
 from runtime.tasks.chain import judge as judge_chain
 from runtime.tasks.countdown import NotLegal, evaluate
@@ -15,18 +15,18 @@ from runtime.tasks.prompt import Split
 from tests.runtime.tasks.hostile import HOSTILE
 
 PROCEDURAL = [
-    schema.Addition(),
-    schema.Addition(digits=1),
-    schema.Addition(digits=18),
-    schema.Sorting(),
-    schema.Sorting(length=2),
-    schema.Sorting(length=64),
-    schema.Countdown(),
-    schema.Countdown(numbers=2),
-    schema.Countdown(numbers=6, largest=1000),
-    schema.Chain(),
-    schema.Chain(terms=2, modulus=5),
-    schema.Chain(terms=64, modulus=100),
+    tasks.Addition(),
+    tasks.Addition(digits=1),
+    tasks.Addition(digits=18),
+    tasks.Sorting(),
+    tasks.Sorting(length=2),
+    tasks.Sorting(length=64),
+    tasks.Countdown(),
+    tasks.Countdown(numbers=2),
+    tasks.Countdown(numbers=6, largest=1000),
+    tasks.Chain(),
+    tasks.Chain(terms=2, modulus=5),
+    tasks.Chain(terms=64, modulus=100),
 ]
 
 
@@ -76,7 +76,7 @@ def test_eval_prompts_do_not_depend_on_the_seed_and_train_prompts_do(settings):
 
 
 def test_the_splits_of_a_small_space_are_disjoint_and_about_one_in_eight():
-    task = open_task(schema.Addition(digits=1), seed=0)
+    task = open_task(tasks.Addition(digits=1), seed=0)
     train = {question(task.prompt("train", i)) for i in range(1500)}
     held_out = {question(task.prompt("eval", i)) for i in range(300)}
     assert len(train | held_out) == 100
@@ -85,8 +85,8 @@ def test_the_splits_of_a_small_space_are_disjoint_and_about_one_in_eight():
 
 
 def test_what_only_differs_in_order_is_the_same_instance():
-    addition = open_task(schema.Addition(digits=1), seed=0)
-    sorting = open_task(schema.Sorting(length=2), seed=0)
+    addition = open_task(tasks.Addition(digits=1), seed=0)
+    sorting = open_task(tasks.Sorting(length=2), seed=0)
     for index in range(200):
         a, b = question(addition.prompt("eval", index))[:-1].split("+")
         assert f"{b}+{a}=" not in {question(addition.prompt("train", i)) for i in range(50)}
@@ -96,7 +96,7 @@ def test_what_only_differs_in_order_is_the_same_instance():
 
 
 @pytest.mark.parametrize(
-    "settings", [schema.Countdown(numbers=2, largest=2), schema.Chain(terms=2, modulus=2)]
+    "settings", [tasks.Countdown(numbers=2, largest=2), tasks.Chain(terms=2, modulus=2)]
 )
 def test_settings_that_leave_nothing_to_hold_out_are_bad_input(settings):
     with pytest.raises(BadInput, match=r"hold out") as caught:
@@ -119,10 +119,10 @@ def test_no_completion_breaks_a_verifier_or_passes_by_accident(settings):
 
 def test_prompts_have_the_promised_form():
     forms = [
-        (schema.Addition(), r"[0-9]{1,2}\+[0-9]{1,2}="),
-        (schema.Sorting(), r"s:[0-9]{6}"),
-        (schema.Countdown(), r"[1-9] [1-9] [1-9] > [1-9][0-9]?"),
-        (schema.Chain(), r"[0-9]([-+][0-9]){3} m10"),
+        (tasks.Addition(), r"[0-9]{1,2}\+[0-9]{1,2}="),
+        (tasks.Sorting(), r"s:[0-9]{6}"),
+        (tasks.Countdown(), r"[1-9] [1-9] [1-9] > [1-9][0-9]?"),
+        (tasks.Chain(), r"[0-9]([-+][0-9]){3} m10"),
     ]
     for settings, form in forms:
         task = open_task(settings, seed=0)
@@ -131,7 +131,7 @@ def test_prompts_have_the_promised_form():
 
 
 def test_sums_and_sorted_digits_are_those_of_python():
-    addition, sorting = open_task(schema.Addition(), 5), open_task(schema.Sorting(), 5)
+    addition, sorting = open_task(tasks.Addition(), 5), open_task(tasks.Sorting(), 5)
     for index in range(100):
         prompt = addition.prompt("train", index)
         a, b = question(prompt)[:-1].split("+")
@@ -141,7 +141,7 @@ def test_sums_and_sorted_digits_are_those_of_python():
 
 
 def test_chain_results_are_those_of_python():
-    task = open_task(schema.Chain(terms=6, modulus=7), seed=0)
+    task = open_task(tasks.Chain(terms=6, modulus=7), seed=0)
     for index in range(100):
         prompt = task.prompt("train", index)
         chain = question(prompt).removesuffix(" m7")
@@ -193,7 +193,7 @@ def test_what_is_not_an_expression_over_the_given_numbers_is_not_legal(text):
 
 
 def test_any_expression_that_reaches_the_target_passes_and_a_legal_one_that_does_not_says_so():
-    task = open_task(schema.Countdown(), seed=0)
+    task = open_task(tasks.Countdown(), seed=0)
     prompt = task.prompt("train", 0)
     prompt = type(prompt)(
         task="countdown", index=0, messages=[], truth={"numbers": [3, 5, 7], "target": 22}
@@ -211,7 +211,7 @@ def test_a_given_number_may_be_used_as_often_as_it_is_given():
 
 
 def test_a_countdown_target_is_not_given_away():
-    task = open_task(schema.Countdown(numbers=2), seed=0)
+    task = open_task(tasks.Countdown(numbers=2), seed=0)
     for index in range(200):
         truth = task.prompt("train", index).truth
         assert truth["target"] not in truth["numbers"]

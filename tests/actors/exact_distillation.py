@@ -1,13 +1,12 @@
 """Distillations in exact mode, as a program: the tests' own process may have loaded OpenBLAS.
 
-Runs every kind in every disturbance under argv[1] and prints one JSON object, by name. A name is
-"kind" for the undisturbed run, "kind, disturbance" for another that is to end as it does.
+Runs each scenario that it is asked for under argv[1]; see `outcomes.answer`. A scenario's name is "kind" for
+the undisturbed run, "kind, disturbance" for another that is to end as it does.
 """
 
-import json
+import functools
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ assert load_blas(exact=True) in ("reference", "metal")
 from configs.schema import Settings  # noqa: E402
 from runtime import failpoints  # noqa: E402
 from runtime.rundir import PauseRequest, RunDirectory, Status  # noqa: E402
+from tests.actors.outcomes import answer  # noqa: E402
 from tests.actors.tiny import (  # noqa: E402
     GRADED,
     Death,
@@ -147,8 +147,8 @@ def outcome(run: RunDirectory, status: Status) -> dict[str, Any]:
     }
 
 
-def main(root: Path) -> None:
-    """Run all, print all."""
+def scenarios() -> dict[str, Callable[[Path], tuple[RunDirectory, Status]]]:
+    """Returns what runs each scenario in a folder."""
     plans: dict[str, Callable[[Path], tuple[RunDirectory, Status]]] = {}
     for kind, changes in KINDS.items():
         for name, disturb in disturbances(kind).items():
@@ -161,16 +161,23 @@ def main(root: Path) -> None:
         algorithm__learn_from={"name": "student", "reward": 1.0, "group_size": 4},
         task__reward=str(reward_file(folder, GRADED)),
     )
-    results = {}
-    for name, plan in plans.items():
+    return plans
+
+
+def main(root: Path) -> None:
+    """Answers for each scenario. A kind's own run comes after "again", which fills the teacher cache."""
+    plans = scenarios()
+
+    @functools.cache
+    def outcome_of(name: str) -> dict[str, Any]:
+        if name in KINDS:
+            outcome_of(f"{name}, again")
         folder = root / name.replace(" ", "-").replace(",", "")
         folder.mkdir()
         teacher(folder)
-        try:
-            results[name] = outcome(*plan(folder))
-        except Exception:
-            results[name] = {"error": traceback.format_exc()}
-    print(json.dumps(results))
+        return outcome(*plans[name](folder))
+
+    answer(outcome_of)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from runtime.failpoints import POINTS
 
 OTHERS = ("abort", "raise")
 """The ways to end beside SIGKILL. Each failpoint is tried with one of them."""
-RANDOM_KILLS = 30
+RANDOM_KILLS = 18
 SAVING = [
     "file.before_rename", "log.after_sync", "checkpoint.begin", "checkpoint.files",
     "checkpoint.manifest", "checkpoint.before_rename", "checkpoint.after_rename",
@@ -68,8 +68,8 @@ def test_kills_at_random_change_nothing(servers):
     )
     assert [report.problems for report in reports.values()] == [[]] * len(PROGRAMS)
     assert sum(report.kills for report in reports.values()) >= RANDOM_KILLS
-    assert sum(report.ends.get("kill", 0) for report in reports.values()) >= 5
-    assert sum(report.ends.get("abort", 0) for report in reports.values()) >= 5
+    assert sum(report.ends.get("kill", 0) for report in reports.values()) >= 3
+    assert sum(report.ends.get("abort", 0) for report in reports.values()) >= 3
 
 
 def test_kills_while_a_pause_is_saved_change_nothing(servers):

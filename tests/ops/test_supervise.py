@@ -2,8 +2,8 @@
 
 The tests share one run, since starting Ray takes seconds. A test takes the run in whatever state it is and
 starts it if need be, so each test can be run alone; the last one lets the run finish. The tests of crash
-loops, at the end of the file, have runs of their own. `make test` has the commands and most kills, `make soak`
-has everything.
+loops, at the end of the file, have runs of their own. `make test` has the commands and most kills, `make
+soak` has everything.
 """
 
 import json
@@ -356,7 +356,7 @@ def test_the_disturbed_run_ends_as_the_undisturbed_one(disturbed, tmp_path):
 
 @pytest.fixture
 def crash(home, tmp_path):
-    """Returns a function that launches a run that cannot work, and gives the run, its error and its seconds."""
+    """Returns a function that launches a run that cannot work and gives the run, its error, its seconds."""
     made: list[RealRun] = []
 
     def launch(reward: str = "", **variables: str) -> tuple[RealRun, str, float]:

@@ -1,4 +1,4 @@
-"""One writer, one name, and a status that tells the truth about a process that is gone."""
+"""A run directory has one writer and one name, and its status says so when the run's process has died."""
 
 import json
 import os
@@ -126,12 +126,12 @@ def test_a_killed_writer_leaves_the_lock_and_its_run_died(run, writer):
     assert (status.state, status.step) == ("died", 2)
     assert status.message == "its process is gone; see the logs"
     run.lock()
-    assert run.read_status().state == "running"  # somebody goes on with it
+    assert run.read_status().state == "running"  # another process resumes it
     run.unlock()
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "interrupted"])
-def test_a_run_that_ended_with_a_word_has_not_died(run, state):
+def test_a_run_that_recorded_its_end_has_not_died(run, state):
     run.write_status(Status(name="demo", state=state, message="why"))
     assert (run.read_status().state, run.read_status().message) == (state, "why")
 

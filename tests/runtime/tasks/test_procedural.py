@@ -1,4 +1,4 @@
-"""Procedural tasks: what is held out stays held out, and verifiers are exact and unbreakable."""
+"""Procedural tasks keep held-out instances out of training, and their verifiers are exact on any text."""
 
 import itertools
 import re

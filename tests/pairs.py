@@ -1,12 +1,14 @@
 """Pairwise coverage: few cases in which any two values of two different settings still meet.
 
-`parametrize(("kind", "chunk", "dtype"), pairwise(KINDS, CHUNKS, DTYPES))` takes the place of three stacked
-marks. Most mistakes need one or two settings to show, so the full product mostly repeats itself.
+`parametrize(("kind", "chunk", "dtype"), pairs_first(KINDS, CHUNKS, DTYPES))` takes the place of three stacked
+marks. Most mistakes need one or two settings to show, so the rest of the product is for `make soak`.
 """
 
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from typing import Any
+
+import pytest
 
 Row = tuple[int, ...]
 """One case: the index of a value on each axis."""
@@ -32,6 +34,13 @@ def pairwise(
         pending -= set(pairs(best))
         cases.append(values(best))
     return cases
+
+
+def pairs_first(*axes: Sequence[Any]) -> list[Any]:
+    """Returns the product of the axes, for parametrize: the cases of `pairwise`, then the rest as soaks."""
+    cases = pairwise(*axes)
+    rest = [case for case in product(*axes) if case not in cases]
+    return [*cases, *(pytest.param(*case, marks=pytest.mark.soak) for case in rest)]
 
 
 def pairs(row: Row) -> list[tuple[tuple[int, int], ...]]:

@@ -2,7 +2,7 @@
 
 from itertools import combinations, product
 
-from tests.pairs import pairwise
+from tests.pairs import pairs_first, pairwise
 
 AXES = ["abcde", [1, 2, 3], ["x", "y", "z"], [True, False]]
 
@@ -26,6 +26,15 @@ def test_impossible_cases_are_not_made_and_the_other_pairs_are_still_covered():
     cases = pairwise(*AXES, possible=possible)
     found = {case[:2] for case in cases}
     assert found == set(product("abcde", [1, 2, 3])) - {("a", 2)}
+
+
+def test_the_rest_of_the_product_is_for_the_soak():
+    found = pairs_first(*AXES)
+    cases = pairwise(*AXES)
+    assert found[: len(cases)] == cases
+    rest = found[len(cases) :]
+    assert {mark.name for param in rest for mark in param.marks} == {"soak"}
+    assert sorted([*cases, *(param.values for param in rest)]) == sorted(product(*AXES))
 
 
 def test_two_axes_need_their_product_and_one_axis_its_values():

@@ -8,7 +8,7 @@ import pytest
 
 from kernels.divergence import Divergence, per_token, per_token_plain
 from kernels.teacher import Draws, Full, TopK, draw, tail_of, top_k
-from tests.pairs import pairwise
+from tests.pairs import pairs_first
 
 N, D, V = 23, 16, 61
 KINDS = [
@@ -132,7 +132,7 @@ def test_values_are_those_of_double_precision(divergence, temperature):
 
 @pytest.mark.parametrize(
     ("divergence", "project", "chunk_tokens"),
-    pairwise(KINDS, [linear, capped], [1, 5, 512]),
+    pairs_first(KINDS, [linear, capped], [1, 5, 512]),
     ids=named,
 )
 def test_gradients_equal_the_plain_ones(divergence, project, chunk_tokens):
@@ -167,7 +167,7 @@ def test_gradients_match_finite_differences(divergence):
 
 @pytest.mark.parametrize(
     ("divergence", "k", "temperature"),
-    pairwise(KINDS, [None, 1, 7, V], [1.0, 3.0]),
+    pairs_first(KINDS, [None, 1, 7, V], [1.0, 3.0]),
     ids=named,
 )
 def test_an_identical_teacher_gives_exactly_zero(divergence, k, temperature):

@@ -19,7 +19,11 @@ from runtime.blas import load_blas
 load_blas(exact=os.environ.get("PIPPIN_EXACT") == "1")
 
 ROOT = Path(__file__).parents[1]
-ALONE = ("tests/ops/test_supervise.py", "tests/actors/test_ray.py")
+ALONE = (
+    "tests/ops/test_supervise.py",
+    "tests/ops/test_crash_loops.py",
+    "tests/actors/test_ray.py",
+)
 """The tests on real Ray. They look for ports and shared memory left over, so one worker has them all."""
 LONGEST_FIRST = (
     *ALONE,

@@ -1,13 +1,11 @@
 """A run on real processes that is killed, frozen, paused and stopped ends as the undisturbed run does.
 
 The tests share one run, since starting Ray takes seconds. A test takes the run in whatever state it is and
-starts it if need be, so each test can be run alone; the last one lets the run finish. The tests of crash
-loops, at the end of the file, have runs of their own. `make test` has the commands and most kills, `make
-soak` has everything.
+starts it if need be, so each test can be run alone; the last one lets the run finish. `make test` has the
+commands and most kills, `make soak` has everything.
 """
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -349,71 +347,3 @@ def test_the_disturbed_run_ends_as_the_undisturbed_one(disturbed, tmp_path):
     released = [pid for what, pid in awake if what == "release"]
     assert len(set(released)) == len(released) and awake[-1][0] == "release"
     assert digests(disturbed.status()) == undisturbed(disturbed.wanted, tmp_path)
-
-
-# ── crashes ───────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def crash(home, tmp_path):
-    """Returns a function that launches a run that cannot work and gives the run, its error, its seconds."""
-    made: list[RealRun] = []
-
-    def launch(reward: str = "", **variables: str) -> tuple[RealRun, str, float]:
-        changes = {"reward": reward} if reward else {}
-        made.append(
-            RealRun(
-                home, wanted(tmp_path, **changes), f"crash-{derive(str(tmp_path))}", **variables
-            )
-        )
-        began = time.monotonic()
-        done = made[-1].pippin("launch")
-        assert (done.returncode, made[-1].status().state) == (1, "failed"), done.stderr
-        return made[-1], done.stderr.strip().split("pippin: ")[-1], time.monotonic() - began
-
-    yield launch
-    for run in made:
-        run.end()
-
-
-@soak
-def test_an_actor_that_dies_at_every_start_ends_the_run_with_the_first_cause(crash, tmp_path):
-    run, said, _ = crash(**hook(tmp_path, "/logs/sampler-0.stack", "os.abort()"))
-    first, *tail = said.splitlines()
-    assert first.startswith("sampler-0 died while we waited for sampler-0 to start (")
-    assert first.endswith("; 4 tries without a step done")
-    assert tail and all(line.startswith("  sampler-0.log: ") for line in tail)
-    assert run.status().message == said
-    assert run.left_within(GONE_S) == []
-
-
-@soak
-def test_a_host_that_cannot_start_is_tried_four_times(crash, tmp_path):
-    dies = "print('no more memory for you', flush=True); os._exit(1)"
-    run, said, seconds = crash(**hook(tmp_path, "/logs/host.stack", dies))
-    cause = "first at step 1, starting Ray: no more memory for you"
-    assert said == f"died 4 times without a step done; {cause}"
-    assert seconds < 60
-    assert run.left_within(GONE_S) == []
-
-
-def hook(folder: Path, file: str, action: str) -> dict[str, str]:
-    """Returns the environment in which a process that opens `file` does `action` first."""
-    (folder / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "def hook(event, arguments):\n"
-        f"    if event == 'open' and str(arguments[0]).endswith({file!r}):\n"
-        f"        {action}\n"
-        "sys.addaudithook(hook)\n"
-    )
-    path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(path)}
-
-
-@soak
-def test_a_reward_that_always_fails_ends_the_run_and_leaves_no_process(crash):
-    reward = "def reward(prompt, completion, row):\n    raise ValueError('not today')\n"
-    run, said, _ = crash(reward)
-    assert said.startswith("the reward failed 20 times in a row (verifier.max_failures); ")
-    assert "ValueError: not today" in said and said == run.status().message
-    assert run.left_within(GONE_S) == []

@@ -39,7 +39,7 @@ def outcomes(program: str, folder: Path, timeout_s: float) -> Iterator[Callable[
         asked, answers = process.stdin, process.stdout
 
         @functools.cache
-        def run(name: str) -> dict:
+        def ask(name: str) -> dict:
             deadline = threading.Timer(timeout_s, process.kill)
             deadline.start()
             print(name, file=asked, flush=True)
@@ -48,7 +48,10 @@ def outcomes(program: str, folder: Path, timeout_s: float) -> Iterator[Callable[
             assert line, (
                 f"{program} ended, or took over {timeout_s} s for {name}: {said.read_text()}"
             )
-            result = json.loads(line)
+            return json.loads(line)
+
+        def run(name: str) -> dict:
+            result = ask(name)
             assert "error" not in result, result["error"]
             assert result["state"] == "finished"
             return result

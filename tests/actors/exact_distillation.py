@@ -165,19 +165,22 @@ def scenarios() -> dict[str, Callable[[Path], tuple[RunDirectory, Status]]]:
 
 
 def main(root: Path) -> None:
-    """Answers for each scenario. A kind's own run comes after "again", which fills the teacher cache."""
+    """Answers for each scenario. Before the first, each kind's "again" fills the teacher cache, in order."""
     plans = scenarios()
 
     @functools.cache
     def outcome_of(name: str) -> dict[str, Any]:
-        if name in KINDS:
-            outcome_of(f"{name}, again")
         folder = root / name.replace(" ", "-").replace(",", "")
         folder.mkdir()
         teacher(folder)
         return outcome(*plans[name](folder))
 
-    answer(outcome_of)
+    def behind_all_agains(name: str) -> dict[str, Any]:
+        for kind in KINDS:
+            outcome_of(f"{kind}, again")
+        return outcome_of(name)
+
+    answer(behind_all_agains)
 
 
 if __name__ == "__main__":

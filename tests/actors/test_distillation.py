@@ -31,7 +31,7 @@ DISTURBED = [
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exact")
-    with outcomes("tests.actors.exact_distillation", folder, timeout_s=120) as runs:
+    with outcomes("tests.actors.exact_distillation", folder, timeout_s=300) as runs:
         yield runs
 
 

@@ -5,7 +5,7 @@ their own, where no OpenBLAS is loaded.
 """
 
 import os
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +18,6 @@ from runtime.blas import load_blas
 
 load_blas(exact=os.environ.get("PIPPIN_EXACT") == "1")
 
-ROOT = Path(__file__).parents[1]
 ALONE = (
     "tests/ops/test_supervise.py",
     "tests/ops/test_crash_loops.py",
@@ -39,14 +38,21 @@ LONGEST_FIRST = (
 """Files that begin first, so that no worker is left with a long one when the others are done."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps a file's tests, which may share a fixture, on one worker of `pytest -n 2 --dist loadgroup`."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    order = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    names = {item: item.path.relative_to(ROOT).as_posix() for item in items}
-    items.sort(key=lambda item: order.get(names[item], len(order)))
-    for item in items:
-        group = "real-ray" if names[item] in ALONE else names[item]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Sorts the tests of a worker by LONGEST_FIRST."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = {name: place for place, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps a file's tests, which may share a fixture, on one worker, and those of ALONE together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "real Ray" if file in ALONE else file
+
+    return ByFile(config, log)

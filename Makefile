@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.pippin-set-up
 PACKAGES := actors configs kernels ops policies runtime
 PYTHON ?=
+PYTEST := $(BIN)/python -m pytest
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+REAL_PROCESSES := tests/ops/test_supervise.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench soak clean
@@ -19,9 +22,9 @@ demo: setup ## a GRPO run that ends by printing how much better the model got
 	@echo "==> running the demo"
 	@$(BIN)/python -m ops.demo
 
-test: setup ## the tests
+test: setup ## the tests (about 4 minutes on two cores)
 	@echo "==> running the tests"
-	@$(BIN)/python -m pytest
+	@$(PYTEST) $(SIDE_BY_SIDE)
 
 lint: setup ## ruff, ruff format and pyright
 	@echo "==> ruff check";  $(BIN)/ruff check .
@@ -32,9 +35,11 @@ bench: setup ## the benchmarks
 	@echo "==> running the benchmarks"
 	@$(BIN)/pippin bench
 
-soak: setup ## real processes killed, frozen and paused, and a thousand kills of trial runs
-	@echo "==> real processes (about 6 minutes)"
-	@$(BIN)/python -m pytest -m "soak or not soak" tests/ops/test_supervise.py tests/runtime/test_hostile_rewards.py
+soak: setup ## more cases of the same promises, and a thousand kills of trial runs (about 20 minutes)
+	@echo "==> running the tests that are marked soak (about 5 minutes)"
+	@$(PYTEST) $(SIDE_BY_SIDE) -m soak --ignore $(REAL_PROCESSES)
+	@echo "==> running all tests that share one run on real processes (about 5 minutes)"
+	@$(PYTEST) -m "soak or not soak" $(REAL_PROCESSES)
 	@echo "==> killing trial runs (about 10 minutes)"
 	@$(BIN)/pippin bench kills --kills 1000
 

@@ -1,14 +1,12 @@
 """Whole runs in exact mode, as a program: the tests' own process may have loaded OpenBLAS.
 
-Runs every scenario in its own folder under argv[1] and prints one JSON object, by scenario: what
-`Scenario` says of it, or an error.
+Runs each scenario that it is asked for in a folder of its own under argv[1]; see `outcomes.answer`.
 """
 
-import json
 import os
 import sys
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from runtime import failpoints  # noqa: E402
 from runtime.pause_request import PauseRequest  # noqa: E402
 from runtime.rundir import RunDirectory  # noqa: E402
 from runtime.status import Status  # noqa: E402
+from tests.actors.outcomes import answer  # noqa: E402
 from tests.actors.tiny import (  # noqa: E402
     COARSE,
     Death,
@@ -180,28 +179,23 @@ for kind, changes, tokens in (
            Death("learner", "learn", 4, after=True), **changes)  # fmt: skip
 
 
-def main(folder: Path) -> None:
-    """Run all, print all."""
-    results = {}
-    for name, run_it in SCENARIOS.items():
-        here = folder / name.replace(" ", "-").replace(",", "")
-        here.mkdir()
-        try:
-            run, status = run_it(here)
-            results[name] = {
-                "state": status.state,
-                "step": status.step,
-                "digests": digests(status),
-                "ledger": status.ledger,
-                "evals": [[e.step, e.score, e.n] for e in status.evals],
-                "metrics": run.read_lines("metrics.jsonl"),
-                "log": run.trajectories.stat().st_size,
-            }
-        except Exception:
-            results[name] = {"error": traceback.format_exc()}
-    print(json.dumps(results))
+def outcome_of(root: Path, name: str) -> dict[str, Any]:
+    """Runs a scenario. Returns what two equal runs share, and the metrics."""
+    here = root / name.replace(" ", "-").replace(",", "")
+    here.mkdir()
+    run, status = SCENARIOS[name](here)
+    return {
+        "state": status.state,
+        "step": status.step,
+        "digests": digests(status),
+        "ledger": status.ledger,
+        "evals": [[e.step, e.score, e.n] for e in status.evals],
+        "metrics": run.read_lines("metrics.jsonl"),
+        "log": run.trajectories.stat().st_size,
+    }
 
 
 if __name__ == "__main__":
-    os.environ["PIPPIN_HOME"] = str(Path(sys.argv[1]) / "home")
-    main(Path(sys.argv[1]))
+    root = Path(sys.argv[1])
+    os.environ["PIPPIN_HOME"] = str(root / "home")
+    answer(partial(outcome_of, root))

@@ -4,35 +4,49 @@ import pytest
 
 from tests.actors.outcomes import outcomes
 
-AS_PLAIN = [
-    "plain again", "one sampler", "stopped behind 1", "stopped behind 2", "stopped twice",
-    "stopped and damaged", "stopped before a checkpoint", "stopped behind a checkpoint",
-    "sampler died", "sampler died unheard", "verifier died", "evaluator died",
-    "learner died before its work", "learner died before its checkpoint",
-    "learner died behind its checkpoint", "learner died unheard",
-    "learner died before any checkpoint", "learner died while it was restored", "all died",
-]  # fmt: skip
-AS_LAGGING = [
-    "lagging, stopped", "lagging, stopped long behind a checkpoint", "lagging, stopped and damaged",
-    "lagging, learner died",
-]  # fmt: skip
+soak = pytest.mark.soak
 
-AS_ES = [
-    "one sampler", "three samplers", "stopped twice", "stopped before a checkpoint",
-    "stopped and damaged", "paused mid-generation", "a sampler joined late", "sampler died unheard",
-    "learner died before its checkpoint", "learner died unheard",
-    "learner died before any checkpoint", "all died",
-]  # fmt: skip
+
+def some(*names: str, soaked: tuple[str, ...] = ()) -> list:
+    """Returns all names, those in `soaked` for `make soak` alone."""
+    return [*names, *(pytest.param(name, marks=soak) for name in soaked)]
+
+
+AS_PLAIN = some(
+    "plain again", "one sampler", "stopped twice", "stopped and damaged",
+    "stopped before a checkpoint", "sampler died", "verifier died", "evaluator died",
+    "learner died before its work", "learner died unheard", "all died",
+    soaked=(
+        "stopped behind 1", "stopped behind 2", "stopped behind a checkpoint",
+        "sampler died unheard", "learner died before its checkpoint",
+        "learner died behind its checkpoint", "learner died before any checkpoint",
+        "learner died while it was restored",
+    ),
+)  # fmt: skip
+AS_LAGGING = some(
+    "lagging, stopped", "lagging, learner died",
+    soaked=("lagging, stopped long behind a checkpoint", "lagging, stopped and damaged"),
+)  # fmt: skip
+AS_ES = some(
+    "three samplers", "stopped twice", "stopped and damaged", "paused mid-generation",
+    "a sampler joined late", "learner died unheard",
+    soaked=(
+        "one sampler", "stopped before a checkpoint", "sampler died unheard",
+        "learner died before its checkpoint", "learner died before any checkpoint", "all died",
+    ),
+)  # fmt: skip
 AS_ES_OF_A_KIND = [
-    (kind, what)
-    for kind in ("full rank", "on data", "adapters")
-    for what in ("stopped", "paused mid-generation", "actors died")
+    pytest.param(kind, what, marks=[soak] * (one != other))
+    for one, kind in enumerate(("full rank", "on data", "adapters"))
+    for other, what in enumerate(("stopped", "paused mid-generation", "actors died"))
 ]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return outcomes("tests.actors.exact_runs", tmp_path_factory.mktemp("exact"), timeout_s=600)
+    folder = tmp_path_factory.mktemp("exact")
+    with outcomes("tests.actors.exact_runs", folder, timeout_s=120) as runs:
+        yield runs
 
 
 def assert_same(one: dict, other: dict) -> None:

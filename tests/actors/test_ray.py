@@ -213,6 +213,7 @@ def wait_for(run: RunDirectory, step: int) -> Status:
     raise AssertionError(f"step {step} never came")
 
 
+@pytest.mark.soak
 def test_a_run_can_be_paused_and_goes_on_as_if_it_had_not(ray_session, wanted, tmp_path):
     run = new_run(tmp_path)
     paused = 0

@@ -1,6 +1,6 @@
-"""A run on a disk of its own that is too small at first, as a program: argv[1] has a model and `disk`.
+"""A program that does a run on a small disk, which grows until the run fits: argv[1] has a model and `disk`.
 
-Prints a JSON object for each start that the full disk stopped, then the facts of the finished run.
+It prints a JSON object for each start that the full disk stopped, then the facts of the finished run.
 """
 
 import json
@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
         for size in SIZES_KB:
             resized = ["mount", "-o", f"remount,size={size}k", disk]
             if subprocess.run(resized, capture_output=True).returncode:
-                continue  # smaller than what is on it
+                continue  # the disk cannot be smaller than its content
             ended = server.do(Job(what="run", path=str(run.path)))
             if ended.code == DONE:
                 break

@@ -1,7 +1,7 @@
-"""Two processes that both want one run directory, as a program: argv[1] is the run, argv[2] the rounds.
+"""A program in which two processes race for one run directory: argv[1] is the run, argv[2] the rounds.
 
-Prints a JSON array for each round: how each of the two came off. A winner dies without a word and leaves
-its lock file to the next round.
+It prints a JSON array for each round: what each of the two reported. The winner ends without unlocking, so
+that its lock file is still there in the next round.
 """
 
 import json
@@ -17,7 +17,7 @@ TOGETHER_S = 0.02
 
 
 def start(run: RunDirectory, at_s: float, told: int, hold: int) -> None:
-    """One starter's process: does not return. A winner lives until both have said how it went."""
+    """Tries to lock the run, reports the result and ends the process. A winner waits until both reported."""
     while time.monotonic() < at_s:
         pass
     try:
@@ -31,7 +31,7 @@ def start(run: RunDirectory, at_s: float, told: int, hold: int) -> None:
 
 
 def race(run: RunDirectory) -> list[str]:
-    """What the two said."""
+    """Returns what the two processes reported."""
     ours, told = os.pipe()
     hold, let_go = os.pipe()
     at_s = time.monotonic() + TOGETHER_S

@@ -1,7 +1,8 @@
-"""A damaged file of a run directory is noticed: the run ends as it would have, goes on from an older
-checkpoint and names the damage, or is refused with one sentence. It never goes on to another end.
+"""A run one of whose files is damaged ends as it would have, or goes on from an older checkpoint and names
+the damage, or is refused with one sentence. It never ends with other weights or another log.
 
-Damage within checkpoints and log is in tests/runtime/test_corruption.py, against their own modules.
+`make test` does each kind of damage to each file; `make soak` does it three times, at other places.
+tests/runtime/test_corruption.py damages checkpoints and log too, and reads them with their own modules.
 """
 
 import itertools
@@ -23,16 +24,13 @@ from runtime.rundir import RunDirectory
 from runtime.status import Machine
 
 PROGRAM = "grpo-lagging"
-ROUNDS = 3
-"""So often is each kind of damage done to each file."""
 FULL_ONE_IN = 20
-"""Of the cases that the learner's restoring decides, so many go on to the end as well."""
+"""For most files the learner only restores the damaged run. One in so many of those also runs to its end."""
 BY_CONDUCTOR = ("metrics.jsonl", "evals.jsonl", "status.json")
-"""What the learner's restoring does not look at."""
-LINES = ("metrics.jsonl", "evals.jsonl")
+"""The files that the learner does not read when it restores a run."""
 BATCH = 16
 Case = tuple[str, str, int]
-"""File, damage, round."""
+"""The damaged file, the kind of damage, and a number that draws its place."""
 
 
 def truncated(content: bytes, stream: Stream, other: bytes) -> bytes:
@@ -69,7 +67,7 @@ DAMAGE: dict[str, Callable[[bytes, Stream, bytes], bytes]] = {
 
 @pytest.fixture(scope="module")
 def paused(servers) -> RunDirectory:
-    """Paused with two checkpoints behind it, answers under way and the request to pause."""
+    """Returns a paused run with two checkpoints, half-generated answers and a request to pause."""
     fault_runs: FaultRuns = servers.first
     run = fault_runs.new(PROGRAM)
     at = fault_runs.undisturbed(PROGRAM).reached["sample.token"] * 8 // 10
@@ -84,15 +82,14 @@ def paused(servers) -> RunDirectory:
 
 @pytest.fixture(scope="module")
 def files(paused: RunDirectory) -> list[str]:
-    left_out = ("lock", "logs/", "evals/")
-    """A lock is not read; logs and single answers are for people."""
+    left_out = ("lock", "logs/", "evals/")  # no program reads their contents
     names = [str(f.relative_to(paused.path)) for f in paused.path.rglob("*") if f.is_file()]
     return sorted(name for name in names if not name.startswith(left_out))
 
 
 @pytest.fixture(scope="module")
 def stands(servers, paused: RunDirectory) -> dict[str, str]:
-    """Where a learner may stand, by digest: at each of the checkpoints, the newest first."""
+    """Returns the checkpoint's name for the digest that a learner has there, the newest first."""
     found: dict[str, str] = {}
     run = copied(servers.first, paused, "stands")
     while checkpoints := sorted(run.checkpoints.iterdir(), key=order):
@@ -109,7 +106,7 @@ def order(checkpoint: Path) -> tuple[int, int]:
 
 
 def copied(fault_runs: FaultRuns, run: RunDirectory, name: str) -> RunDirectory:
-    """A copy that shares what is never written in place."""
+    """Returns a copy of a run; it shares, by hard links, the files that are never written in place."""
 
     def copy(source: str, target: str) -> None:
         shared = "/checkpoints/" in source or "/weights/" in source
@@ -122,7 +119,7 @@ def copied(fault_runs: FaultRuns, run: RunDirectory, name: str) -> RunDirectory:
 
 
 def changed(paused: RunDirectory, files: list[str], case: Case) -> bytes | None:
-    """The file's new content, None if it is not to be there."""
+    """Returns the damaged file's content; None if the file is deleted."""
     name, kind, _ = case
     stream = Stream(1, *case)
     others = [f for f in files if f != name and Path(f).suffix == Path(name).suffix] or files
@@ -135,7 +132,7 @@ def changed(paused: RunDirectory, files: list[str], case: Case) -> bytes | None:
 def damaged(
     fault_runs: FaultRuns, paused: RunDirectory, files: list[str], case: Case
 ) -> RunDirectory:
-    """A copy with the damage done."""
+    """Returns a copy of the run with the damage done."""
     name, kind, number = case
     run = copied(fault_runs, paused, f"{name.replace('/', '-')}-{kind}-{number}")
     (run.path / name).unlink()
@@ -144,15 +141,14 @@ def damaged(
     return run
 
 
-@pytest.fixture(scope="module")
-def cases(paused: RunDirectory, files: list[str]) -> list[Case]:
-    """Every kind of damage to every file, some several times in other places."""
-    kinds = ("truncated", "zeroed", "swapped", "appended", *["flipped"] * 5)
+def cases_of(paused: RunDirectory, files: list[str], rounds: int, flips: int) -> list[Case]:
+    """Returns every kind of damage to every file: `rounds` times, a flipped bit `flips` times as often."""
+    kinds = ("truncated", "zeroed", "swapped", "appended", *["flipped"] * flips)
     found = {
-        (f, kind, ROUNDS * i + n)
+        (f, kind, rounds * i + n)
         for f in files
         for i, kind in enumerate(kinds)
-        for n in range(1 if f in BY_CONDUCTOR else ROUNDS)
+        for n in range(1 if f in BY_CONDUCTOR else rounds)
     }
     found |= {(f, kind, 0) for f in files for kind in ("emptied", "deleted")}
     return [
@@ -160,9 +156,14 @@ def cases(paused: RunDirectory, files: list[str]) -> list[Case]:
     ]
 
 
-def test_damage_to_any_file_is_noticed_or_harmless(servers, paused, files, cases, stands):
+@pytest.mark.parametrize(
+    ("rounds", "flips", "at_least"), [(1, 2, 130), pytest.param(3, 5, 500, marks=pytest.mark.soak)]
+)
+def test_damage_to_any_file_is_noticed_or_harmless(
+    servers, paused, files, stands, rounds, flips, at_least
+):
     def restored(fault_runs: FaultRuns, batch: tuple[Case, ...]) -> list[str]:
-        """What the learner makes of it."""
+        """Returns what a learner made of each damaged run that it restored."""
         runs = [damaged(fault_runs, paused, files, case) for case in batch]
         found = [
             judged(stand, case, stands) for stand, case in zip(fault_runs.restore(*runs), batch)
@@ -172,12 +173,13 @@ def test_damage_to_any_file_is_noticed_or_harmless(servers, paused, files, cases
         return found
 
     def resumed(fault_runs: FaultRuns, case: Case) -> str:
-        """What a whole start makes of it."""
+        """Returns what came of a damaged run that was started and went on to its end."""
         run = damaged(fault_runs, paused, files, case)
         found = judged_whole(fault_runs, run, case)
         shutil.rmtree(run.path)
         return found
 
+    cases = cases_of(paused, files, rounds, flips)
     by_learner = [case for case in cases if case[0] not in BY_CONDUCTOR]
     batches = [tuple(by_learner[i : i + BATCH]) for i in range(0, len(by_learner), BATCH)]
     outcomes = dict(zip(by_learner, itertools.chain(*servers.map(restored, batches).values())))
@@ -189,12 +191,12 @@ def test_damage_to_any_file_is_noticed_or_harmless(servers, paused, files, cases
     counts = Counter(outcomes.values())
     print(len(outcomes), "cases,", len(whole), "to the end:", dict(counts))
     assert wrong == {}
-    assert len(outcomes) >= 500
+    assert len(outcomes) >= at_least
     assert set(counts) >= {"same", "older checkpoint", "refused", "lines lost and named"}
 
 
 def judged(stand: Stand, case: Case, stands: dict[str, str]) -> str:
-    """What is to be said of where a learner stands."""
+    """Returns how the damage was met, judged by the checkpoint from which the learner goes on."""
     if stand.code in (BAD_INPUT, FAILED):
         one = stand.sentence and "\n" not in stand.sentence
         return "refused" if one else f"WRONG: {stand.sentence!r}"
@@ -206,7 +208,7 @@ def judged(stand: Stand, case: Case, stands: dict[str, str]) -> str:
 
 
 def judged_whole(fault_runs: FaultRuns, run: RunDirectory, case: Case) -> str:
-    """What is to be said of a run that was started."""
+    """Returns how the damage was met, judged by the whole run."""
     before = run.trajectories.stat().st_size if run.trajectories.exists() else 0
     ended = fault_runs.start(run)
     if wrong := untoward(ended):

@@ -1,5 +1,7 @@
-"""The disk is full at the n-th write, for every n: one sentence, a status that can be read, and the same
-end once there is room.
+"""A run whose disk is full at its n-th write stops with one sentence, leaves a status that can be read, and
+ends as the undisturbed run does once there is room.
+
+`make test` tries every other n, `make soak` the rest.
 """
 
 import json
@@ -25,8 +27,9 @@ SENTENCE = re.compile(
 )
 
 
+@pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.soak)])
 @pytest.mark.parametrize(("program", "action"), [("grpo", "full for good"), ("sft", "full")])
-def test_a_full_disk_at_any_write_loses_nothing(servers, program, action):
+def test_a_full_disk_at_any_write_loses_nothing(servers, program, action, first):
     changes = {"algorithm": {**PROGRAMS[program]["algorithm"], "steps": 2}}
     alone = servers.first.undisturbed(program, **changes)
     writes = alone.reached["disk.write"]
@@ -37,7 +40,7 @@ def test_a_full_disk_at_any_write_loses_nothing(servers, program, action):
         full = fault_runs.start(run, plans=[("disk.write", nth, action)])
         assert full.code == FAILED, full
         sentence, status = full.result.sentence, run.read_status()
-        # Where nothing can be written, the status is the one before.
+        # Where nothing can be written, the status of before is still there, and its process is dead.
         assert status.state == ("died" if action == "full for good" else "failed")
         assert SENTENCE.fullmatch(sentence), sentence
         assert action == "full for good" or status.message == sentence
@@ -48,7 +51,7 @@ def test_a_full_disk_at_any_write_loses_nothing(servers, program, action):
         shutil.rmtree(run.path)
         return untoward(full) + untoward(again) + facts.problems + different
 
-    found = servers.map(filled, range(1, writes + 1))
+    found = servers.map(filled, range(first, writes + 1, 2))
     assert {nth: problems for nth, problems in found.items() if problems} == {}
 
 
@@ -61,7 +64,7 @@ def can_mount() -> bool:
 
 @pytest.mark.skipif(not can_mount(), reason="needs a user namespace that may mount a tmpfs")
 def test_a_disk_that_really_is_full_stops_the_run_and_lets_it_go_on(servers, tmp_path):
-    """Where the logs, too, cannot be written."""
+    """Nothing can be written there, the logs included."""
     (disk := tmp_path / "disk").mkdir()
     shutil.copytree(servers.first.model, tmp_path / "model")
     script = [sys.executable, "-m", "tests.durability.small_disk", str(tmp_path)]

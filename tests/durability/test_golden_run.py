@@ -1,4 +1,4 @@
-"""Runs of every schema version stay resumable; those of a version that is still to come are refused."""
+"""Runs that older versions of Pippin wrote can be resumed; runs of a newer schema version are refused."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def run(tmp_path) -> RunDirectory:
 
 
 def answers(run: RunDirectory) -> dict[tuple[int, int], list[int]]:
-    """Sampled tokens of the answers that wait in the newest checkpoint, by prompt and sample."""
+    """Returns the sampled tokens of the unfinished answers in the newest checkpoint, by prompt and sample."""
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None
     (path,) = newest.path.glob("unfinished-sample-*.arrow")
@@ -54,8 +54,8 @@ def sampled(batch: pa.RecordBatch) -> dict[tuple[int, int], list[int]]:
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda path: path.name)
 def test_a_golden_run_is_resumed_to_its_end(servers, golden, tmp_path):
-    """Bit for bit where this machine computes as the one that made it did; where a later MLX, or another
-    processor, computes otherwise, all that does not depend on that.
+    """The end is equal bit for bit where this machine computes as the maker's did. Where another MLX version
+    or another processor computes otherwise, everything that does not depend on numerics is equal.
     """
     fault_runs: FaultRuns = servers.first
     run = unpack(golden, tmp_path / "golden")
@@ -75,14 +75,14 @@ def test_a_golden_run_is_resumed_to_its_end(servers, golden, tmp_path):
         assert [line["step"] for line in facts.metrics] == [
             m["step"] for m in expected.facts.metrics
         ]
-    # What was durable when it was paused has stayed as it was.
+    # The log that was on disk at the pause is unchanged.
     assert run.trajectories.read_bytes().startswith(before)
     *_, next_step, _ = batches(run.trajectories)
     finished = sampled(next_step)
     assert all(finished[key][: len(tokens)] == tokens for key, tokens in kept.items())
 
 
-def test_a_golden_run_is_small_and_names_no_place_of_its_maker():
+def test_a_golden_run_is_small_and_has_no_paths_of_the_machine_that_made_it():
     files = [path for golden in GOLDEN for path in golden.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 300_000 * len(GOLDEN)
     assert HERE in (V1 / "run" / "recipe.toml").read_text()
@@ -91,16 +91,24 @@ def test_a_golden_run_is_small_and_names_no_place_of_its_maker():
 
 
 def refused(servers, run: RunDirectory) -> str:
-    """The sentence by which it is refused, with nothing changed."""
-    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file() and not is_told(p)}
+    """Returns the sentence with which the run is refused, after checking that nothing was changed."""
+    before = {
+        p: p.read_bytes()
+        for p in run.path.rglob("*")
+        if p.is_file() and not is_rewritten_by_any_start(p)
+    }
     ended = servers.first.start(run)
     assert (ended.code, untoward(ended)) == (BAD_INPUT, []), ended
-    after = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file() and not is_told(p)}
+    after = {
+        p: p.read_bytes()
+        for p in run.path.rglob("*")
+        if p.is_file() and not is_rewritten_by_any_start(p)
+    }
     assert after == before
     return ended.result.sentence
 
 
-def is_told(path: Path) -> bool:
+def is_rewritten_by_any_start(path: Path) -> bool:
     return path.parent.name == "logs" or path.name in ("lock", "status.json")
 
 
@@ -153,7 +161,7 @@ def later(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def signed(folder: Path) -> None:
-    """Make the manifest say what is there, as its writer would have."""
+    """Rewrites the manifest's check sums to match the files that are there now."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_bytes())
     manifest["files"] = {name: sha256_file(folder / name) for name in manifest["files"]}

@@ -1,5 +1,5 @@
-"""A run that is paused, at whatever moment and however often, goes on to the same end and samples
-nothing twice.
+"""A run that was paused ends as the undisturbed run does and samples nothing twice, at whatever moment and
+however often it was paused.
 """
 
 import re
@@ -15,13 +15,14 @@ from runtime.keys import Stream
 from runtime.rundir import RunDirectory
 
 AT_POINTS, AT_TIMES = 4, 2
-"""Pauses of each program: at a drawn hit of a failpoint, and at a drawn time from outside."""
+"""How often each program is paused: at a drawn hit of a failpoint, and at a drawn time from outside."""
+soak = pytest.mark.soak
 POINTS = ("sample.token", "verify.row", "learn.micro_batch", "eval.prompts", "teach.part")
 SAMPLING = [program for program in PROGRAMS if program not in ("sft", "distill-text")]
 
 
 def finished(fault_runs: FaultRuns, run: RunDirectory, program: str, *jobs: dict) -> Facts:
-    """Start the run as each job says, each a pause, and then to its end."""
+    """Starts the run once for each job, which pauses it, and then to its end. Returns its facts."""
     ends = [fault_runs.start(run, **job) for job in jobs]
     assert {ended.code for ended in ends} <= {PAUSED, DONE}, ends
     for path in run.checkpoints.glob("*/unfinished-*.arrow"):
@@ -33,15 +34,16 @@ def finished(fault_runs: FaultRuns, run: RunDirectory, program: str, *jobs: dict
     facts = fault_runs.examine(run)
     expected = fault_runs.undisturbed(program).facts
     assert facts.problems + differences(facts, expected) == []
-    # What is in the log and in the evaluations was sampled once, over all starts together.
+    # All starts together sampled each token of the log and of the evaluations once.
     assert facts.sampled_tokens == expected.sampled_tokens
     by_teacher = facts.tokens - facts.sampled_tokens
     assert by_teacher == 0 or program == "distill-text"
     return facts
 
 
+@pytest.mark.parametrize("half", [0, pytest.param(1, marks=soak)])
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_pause_at_any_moment_changes_nothing(servers, program):
+def test_a_pause_at_any_moment_changes_nothing(servers, program, half):
     stream = Stream(1, "pauses", program)
     alone = servers.first.undisturbed(program)
     points = ["sample.token", *(p for p in POINTS if p in alone.reached)][-AT_POINTS:]
@@ -58,7 +60,7 @@ def test_a_pause_at_any_moment_changes_nothing(servers, program):
             when if point else {**when, "then": "pause"},
         )
 
-    servers.map(paused, set(jobs))
+    servers.map(paused, set(jobs[half::2]))
 
 
 def test_a_run_that_is_paused_at_every_few_tokens_gets_to_its_end(servers):
@@ -75,9 +77,11 @@ def test_a_run_that_is_paused_at_every_few_tokens_gets_to_its_end(servers):
     assert all(count >= 20 for count in starts.values())
 
 
-@pytest.mark.parametrize("program", SAMPLING)
+@pytest.mark.parametrize(
+    "program", [pytest.param(p, marks=[soak] * (i % 2)) for i, p in enumerate(SAMPLING)]
+)
 def test_a_pause_within_a_resumed_step_goes_on_with_the_same_answers(servers, program):
-    """Twice in the middle of the first step's sampling, twice in its learning."""
+    """The run is paused twice while it samples its first step, and twice while it learns from it."""
     fault_runs = servers.first
     run, lengths = fault_runs.new(program), []
     assert fault_runs.start(run, plans=[("eval.noted", 1, "pause")]).code == PAUSED
@@ -87,20 +91,20 @@ def test_a_pause_within_a_resumed_step_goes_on_with_the_same_answers(servers, pr
         newest, _ = checkpoint.newest(run.checkpoints)
         assert newest is not None
         lengths.append(sum(f.stat().st_size for f in newest.path.glob("unfinished-*")))
-    assert lengths[0] and lengths == sorted(lengths), "something that was kept is not kept any more"
+    assert lengths[0] and lengths == sorted(lengths), "a later pause kept less than an earlier one"
     finished(fault_runs, run, program)
 
 
 def test_a_pause_in_the_middle_of_an_evaluation_keeps_its_answers(servers):
     fault_runs = servers.first
-    run = fault_runs.new("sft")  # whose only tokens are an evaluation's
+    run = fault_runs.new("sft")  # it samples in evaluations only
     assert fault_runs.start(run, plans=[("sample.token", 3, "pause")]).code == PAUSED
     newest, _ = checkpoint.newest(run.checkpoints)
     assert newest is not None and (newest.path / "unfinished-eval-000000.arrow").exists()
     finished(fault_runs, run, "sft")
 
 
-@pytest.mark.parametrize("samplers", [1, 3])
+@pytest.mark.parametrize("samplers", [1, pytest.param(3, marks=soak)])
 def test_another_number_of_samplers_goes_on_with_the_same_answers(servers, samplers):
     fault_runs = servers.first
     run = fault_runs.new("grpo")

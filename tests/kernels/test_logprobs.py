@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kernels.logprobs import normalise, score, selected, selected_plain
+from tests.pairs import pairs_first
 
 N, D, V = 37, 16, 97
 ROOT = Path(__file__).parents[2]
@@ -73,10 +74,10 @@ def test_values_are_those_of_double_precision():
     assert logprobs.dtype == entropy.dtype == mx.float32
 
 
-@pytest.mark.parametrize("project", [linear, capped])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("entropy_grad", [False, True])
-@pytest.mark.parametrize("chunk_tokens", [1, 5, 37, 512])
+@pytest.mark.parametrize(
+    ("project", "temperature", "entropy_grad", "chunk_tokens"),
+    pairs_first([linear, capped], [1.0, 0.7], [False, True], [1, 5, 37, 512]),
+)
 def test_gradients_equal_the_plain_ones(project, temperature, entropy_grad, chunk_tokens):
     options = {"temperature": temperature, "entropy_grad": entropy_grad}
     value, *ours = gradients(selected, project, chunk_tokens=chunk_tokens, **options)

@@ -1,4 +1,4 @@
-"""Data recipes for tests: a tiny checkpoint or a server of our own as the teacher."""
+"""Data recipes for tests, with a tiny checkpoint or a local server as the teacher."""
 
 import io
 import json
@@ -23,14 +23,14 @@ Rows = list[dict[str, Any]]
 
 
 def settings(**tables: Any) -> DataSettings:
-    """The settings of a recipe, checked."""
+    """Returns the checked settings of a recipe."""
     made = msgspec.convert(tables, DataSettings)
     assert list(problems(made)) == []
     return made
 
 
 def ending(folder: Path, **shape: Any) -> Path:
-    """A random network that ends its answer at about every fourth token, which a plain one hardly does."""
+    """Returns the checkpoint of a random network that ends its answers after about four tokens."""
     if not folder.exists():
         weights = tiny.checkpoint(folder, **shape) / "model.safetensors"
         arrays = dict(mx.load(str(weights)))  # type: ignore[arg-type]
@@ -42,7 +42,7 @@ def ending(folder: Path, **shape: Any) -> Path:
 
 
 def local(folder: Path, reward: str = tiny.COARSE, **tables: Any) -> DataSettings:
-    """Rejection sampling of six prompts by a random network of one layer."""
+    """Returns a recipe of rejection sampling: six prompts, a random network of one layer."""
     raw: dict[str, Any] = {
         "seed": 3,
         "teacher": {"name": "local", "path": str(ending(folder / "model"))},
@@ -60,7 +60,7 @@ def local(folder: Path, reward: str = tiny.COARSE, **tables: Any) -> DataSetting
 
 
 def remote(folder: Path, url: str, **tables: Any) -> DataSettings:
-    """Addition, asked of a server."""
+    """Returns a recipe that asks a server for sums."""
     raw: dict[str, Any] = {
         "teacher": {"name": "endpoint", "url": url, "model": "big", "attempts": 1, "timeout_s": 20},
         "task": {"name": "addition"},
@@ -72,17 +72,17 @@ def remote(folder: Path, url: str, **tables: Any) -> DataSettings:
 
 
 def made(settings: DataSettings, out: Path, **options: Any) -> Made:
-    """Make it in silence."""
+    """Makes the rows without printing."""
     return make(settings, out, progress=Progress(io.StringIO()), **options)
 
 
 def rows(out: Path) -> Rows:
-    """The rows of a file."""
+    """Returns the rows of a file."""
     return [json.loads(line) for line in out.read_bytes().splitlines()]
 
 
 def timeless(rows: Rows) -> Rows:
-    """The rows without what two equal calls need not share."""
+    """Returns the rows without the times, which two equal calls need not share."""
     return [json.loads(json.dumps(row), object_hook=_without_time) for row in rows]
 
 
@@ -91,7 +91,7 @@ def _without_time(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def recipe(folder: Path, settings: DataSettings) -> Path:
-    """The settings as a recipe, for the command."""
+    """Writes the settings as a recipe file, for the command."""
     path = folder / "recipe.toml"
     path.write_text("\n".join(_lines(msgspec.to_builtins(settings), ())))
     return path
@@ -108,7 +108,7 @@ def _lines(table: dict[str, Any], key: tuple[str, ...]) -> list[str]:
 
 
 def command(recipe: Path, out: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
-    """The command, in a process of its own."""
+    """Runs the command in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "ops.cli", "make-data", str(recipe), "--out", str(out), *options],
         cwd=ROOT,
@@ -116,6 +116,6 @@ def command(recipe: Path, out: Path, *options: str, **environment: str) -> subpr
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background ignores it, and children would do so as well.
+        # A shell that runs the tests in the background ignores it, and child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

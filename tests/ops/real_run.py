@@ -1,15 +1,15 @@
-"""A run as its owner has it: started by the command line, seen through its folder, ended by signals.
+"""A run on real processes: started by the command line, observed through its folder, ended by signals.
 
-    living = RealRun(home, tiny_settings, name="run")
-    living.launch()
-    status = living.wait(lambda s: s.step >= 3)
-    living.kill("raylet")
-    living.pippin("pause")
-    assert living.left_within(10, but=["supervisor"]) == []
+    run = RealRun(home, tiny_settings, name="run")
+    run.launch()
+    status = run.wait(lambda s: s.step >= 3)
+    run.kill("raylet")
+    run.pippin("pause")
+    assert run.left_within(10, but=["supervisor"]) == []
 
-What belongs to a run is found four ways, as any one may miss something: by the session of its host, by the
-folders in the command line, by `PIPPIN_HOME` in the environment, which every run here has to itself, and as
-a child of one of these, now or when it was looked before.
+The processes of a run are found in four ways, as any one of them may miss some: by the session of the run's
+host, by the run's folders in the command line, by `PIPPIN_HOME` in the environment, which no two runs here
+share, and as children of such a process, now or at an earlier look.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from runtime.status import ALIVE, Status
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 180.0
-"""How long a test waits for what a loaded machine may take long for."""
+"""How long a test waits; a loaded machine may need it."""
 DAEMONS = {
     "host": r"-m ops\.host ",
     "raylet": r"/raylet/raylet ",
@@ -48,7 +48,7 @@ DAEMONS = {
     "agent": r"/dashboard/agent\.py|DashboardAgent",
     "watchdog": r"-m ops\.watchdog ",
 }
-"""Processes that no status names, by their command lines."""
+"""Processes that are not in the status, and their command lines."""
 UNDISTURBED = """
 import sys, msgspec; from runtime.blas import load_blas; load_blas(True)
 from pathlib import Path; from configs.schema import Settings
@@ -59,7 +59,7 @@ print(*digests(go(wanted, new_run(Path(sys.argv[1]), 'undisturbed'))))
 
 
 def undisturbed(settings: Settings, folder: Path) -> list[str]:
-    """The digests of a run that nobody disturbs, without Ray, in a process in exact mode."""
+    """Returns the digests of an undisturbed run, done without Ray by a process in exact mode."""
     done = subprocess.run(
         [sys.executable, "-c", UNDISTURBED, str(folder)],
         input=msgspec.json.encode(settings), cwd=ROOT, capture_output=True, timeout=LIMIT_S,
@@ -70,7 +70,7 @@ def undisturbed(settings: Settings, folder: Path) -> list[str]:
 
 
 class RealRun:
-    """One run with a home of its own; `home` must have a short path, for Ray's sockets."""
+    """One run with a PIPPIN_HOME of its own. The path of `home` must be short, for Ray's sockets."""
 
     def __init__(self, home: Path, settings: Settings, name: str = "run", **variables: str) -> None:
         self.home = home
@@ -84,13 +84,13 @@ class RealRun:
         self._shared_before = _shared()
         self._ports: set[int] = set()
         self._seen: set[tuple[int, str]] = set()
-        """Process ids with the moment of birth: alone, a number may be another's by now."""
+        """Process ids with their start times, as the system uses a process id again."""
         self._host_line = f"{DAEMONS['host']}{re.escape(str(self.run.path))} "
 
-    # ── what its owner does ──────────────────────────────────────────────────────────────────────
+    # ── commands ──────────────────────────────────────────────────────────────────────────────────
 
     def command(self, verb: str, *options: str) -> list[str]:
-        """`pippin VERB` for this run."""
+        """Returns the command line of `pippin VERB` for this run."""
         what = [str(self.recipe), "--name"] if verb == "launch" else []
         root = ["--root", str(self.run.path.parent)]
         return [sys.executable, "-m", "ops.cli", verb, *what, self.run.name, *root, *options]
@@ -98,30 +98,30 @@ class RealRun:
     def pippin(
         self, verb: str, *options: str, under: Iterable[str] = ()
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a command to its end; `under` another one."""
+        """Runs `pippin VERB` to its end; `under` is a command that runs it, such as `unshare`."""
         return subprocess.run(
             [*under, *self.command(verb, *options)], env=self.environment, cwd=ROOT,
             capture_output=True, text=True, timeout=LIMIT_S,
         )  # fmt: skip
 
     def launch(self, verb: str = "launch", under: Iterable[str] = ()) -> None:
-        """Start it, or go on, in the background."""
+        """Starts or resumes the run in the background."""
         done = self.pippin(verb, "--detach", under=under)
         assert done.returncode == 0, done.stderr
 
     def at_terminal(self, verb: str) -> "Terminal":
-        """Start it, or go on, in the foreground of a terminal of its own."""
+        """Starts or resumes the run in the foreground of a terminal of its own."""
         return Terminal(self.command(verb), self.environment)
 
-    # ── what can be seen of it ───────────────────────────────────────────────────────────────────
+    # ── status and logs ───────────────────────────────────────────────────────────────────────────
 
     def status(self) -> Status:
-        """As anybody reads it; an empty one while the run is not there yet."""
+        """Returns the status on disk; an empty one as long as the run does not exist."""
         there = (self.run.path / "run.json").exists()
         return self.run.read_status() if there else Status(name=self.run.name)
 
     def wait(self, wanted: Callable[[Status], Any], limit_s: float = LIMIT_S) -> Status:
-        """The first status that is as wanted; fails with the last one if none comes."""
+        """Returns the first status for which `wanted` is true. Raises AssertionError after `limit_s`."""
         until = time.monotonic() + limit_s
         while not wanted(status := self.status()):
             self._note_ports()
@@ -132,11 +132,11 @@ class RealRun:
         return status
 
     def running(self, step: int) -> Status:
-        """The status once step `step` is done and every part is there."""
+        """Returns the status once step `step` is done and every actor runs."""
         return self.wait(lambda s: s.state == "running" and s.step >= step and len(s.pids) > 4)
 
     def ended(self, state: str) -> Status:
-        """The status once its process has come to an end, which must be this one."""
+        """Returns the status once the run's process has ended, in this state."""
         until = time.monotonic() + LIMIT_S
         while (status := self.status()).alive and time.monotonic() < until:
             time.sleep(0.05)
@@ -144,38 +144,38 @@ class RealRun:
         return status
 
     def memory_bytes(self, pid: int) -> int:
-        """Resident memory of one process."""
+        """Returns the resident memory of one process."""
         return next(p.memory_bytes for p in processes.listing() if p.pid == pid)
 
     def logs(self) -> str:
-        """The ends of all its logs."""
+        """Returns the last lines of all logs."""
         files = sorted(self.run.logs.glob("*.log"))
         ends = {f.name: f.read_text(errors="replace").splitlines()[-8:] for f in files}
         return "\n".join(f"{name}: {line}" for name, lines in ends.items() for line in lines)
 
-    # ── its processes ────────────────────────────────────────────────────────────────────────────
+    # ── processes ─────────────────────────────────────────────────────────────────────────────────
 
-    def pid(self, who: str) -> int:
-        """Of the supervisor, a part, or one of DAEMONS; 0 if there is none."""
-        if who not in DAEMONS:
-            return self.status().pids.get(who, 0)
-        mine = (p for p in self.processes() if re.search(DAEMONS[who], p.command))
+    def pid(self, name: str) -> int:
+        """Returns the process id of the supervisor, an actor or one of DAEMONS; 0 if there is none."""
+        if name not in DAEMONS:
+            return self.status().pids.get(name, 0)
+        mine = (p for p in self.processes() if re.search(DAEMONS[name], p.command))
         return next((process.pid for process in mine), 0)
 
-    def kill(self, who: str, number: int = signal.SIGKILL) -> int:
-        """Send a signal to one process; gives its pid. After SIGKILL it is surely dead."""
-        pid = self.pid(who)
-        assert pid, f"there is no {who}\n{self.logs()}"
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        """Sends a signal to one process and returns its pid. After SIGKILL it waits until that is dead."""
+        pid = self.pid(name)
+        assert pid, f"there is no {name}\n{self.logs()}"
         os.kill(pid, number)
         if number == signal.SIGKILL:
             until = time.monotonic() + 5
             while pid in {process.pid for process in processes.listing()}:
-                assert time.monotonic() < until, f"{who} does not die"
+                assert time.monotonic() < until, f"{name} does not die"
                 time.sleep(0.01)
         return pid
 
     def processes(self) -> list[processes.Process]:
-        """All of it that lives."""
+        """Returns the run's processes that are alive."""
         everything = {p.pid: p for p in processes.listing() if p.pid != os.getpid()}
         births = {pid: _birth(pid) for pid in everything}
         hosts = {pid for pid, p in everything.items() if re.search(self._host_line, p.command)}
@@ -190,25 +190,29 @@ class RealRun:
         return [everything[pid] for pid in found]
 
     def freeze(self, seconds: float) -> None:
-        """Stop everything for so long, as a closed lid does."""
+        """Stops all processes for so many seconds, as closing a laptop's lid does."""
         frozen: set[int] = set()
-        while fresh := {p.pid for p in self.processes()} - frozen:  # until nobody starts another
+        while (
+            fresh := {p.pid for p in self.processes()} - frozen
+        ):  # until no new one was started meanwhile
             _signal_all(fresh, signal.SIGSTOP)
             frozen |= fresh
         time.sleep(seconds)
         _signal_all(frozen, signal.SIGCONT)
 
     def end(self) -> None:
-        """Kill everything, its supervisor first."""
+        """Kills all processes, again and again until none is left."""
         while found := self.processes():
             _signal_all([p.pid for p in found], signal.SIGKILL)
             time.sleep(0.1)
 
-    # ── what is left of it ───────────────────────────────────────────────────────────────────────
+    # ── leftovers ─────────────────────────────────────────────────────────────────────────────────
 
     def left_within(self, seconds: float, but: Iterable[str] = ()) -> list[str]:
-        """What is still there of a run that has no host, after so many seconds at most; `but` may be."""
-        spared = {self.pid(who) for who in but}
+        """Returns what is left of a run that has ended or paused: waits until nothing is, so many seconds at
+        most. The processes in `but` are not counted.
+        """
+        spared = {self.pid(name) for name in but}
         until = time.monotonic() + seconds
         while (found := self._left(spared)) and time.monotonic() < until:
             time.sleep(0.1)
@@ -245,30 +249,30 @@ class Terminal:
         threading.Thread(target=self._read, daemon=True).start()
 
     def type(self, key: bytes) -> None:
-        """Press a key."""
+        """Presses a key."""
         os.write(self._ours, key)
 
     def close(self) -> None:
-        """Close the window."""
+        """Closes the terminal."""
         os.close(self._ours)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command alone."""
+        """Sends a signal to the command alone."""
         self._process.send_signal(number)
 
     def wait_for(self, text: str) -> None:
-        """Until it has said so."""
+        """Waits until the text is on the terminal."""
         until = time.monotonic() + LIMIT_S
         while text not in self.text:
             assert time.monotonic() < until and self._process.poll() is None, self.text
             time.sleep(0.01)
 
     def end(self) -> int:
-        """Its exit code."""
+        """Waits for the command's end and returns its exit code."""
         return self._process.wait(LIMIT_S)
 
     def last_line(self) -> str:
-        """What it said last."""
+        """Returns the last line on the terminal."""
         time.sleep(0.2)  # the reader may be behind
         plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.text)
         return re.split(r"[\r\n]+", plain.strip())[-1]
@@ -279,19 +283,19 @@ class Terminal:
                 self.text += chunk.decode(errors="replace")
 
 
-class Witness:
-    """Reads the status all the time, and notes when it says what is not so."""
+class StatusWatcher:
+    """Reads the status all the time, and notes each one that names a dead process or a time to come."""
 
     def __init__(self, run: RunDirectory, slow_s: float) -> None:
         self._run = run
         self._slow_s = slow_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self.lies: list[str] = []
+        self.mistakes: list[str] = []
         self.states: list[str] = []
-        """Each state once in a row."""
+        """Each state that the run was in, in order."""
 
-    def __enter__(self) -> "Witness":
+    def __enter__(self) -> "StatusWatcher":
         self._thread.start()
         return self
 
@@ -308,20 +312,20 @@ class Witness:
             if not self.states or self.states[-1] != status.state:
                 self.states.append(status.state)
             if status.since > time.time() + 1:
-                self.lies.append(f"since {status.since}, which is to come")
+                self.mistakes.append(f"since {status.since}, which is in the future")
             if status.state not in ALIVE:
                 continue
-            for who in ("supervisor", "conductor"):
-                pid = status.pids.get(who)
+            for name in ("supervisor", "conductor"):
+                pid = status.pids.get(name)
                 if pid is None or _lives(pid):
                     continue
                 began = dead_since.setdefault(pid, time.monotonic())
-                if time.monotonic() - began > (self._slow_s if who == "conductor" else 0.5):
-                    self.lies.append(f"{status.state}, but its {who} {pid} is dead")
-                    dead_since[pid] = float("inf")  # said once
+                if time.monotonic() - began > (self._slow_s if name == "conductor" else 0.5):
+                    self.mistakes.append(f"{status.state}, but its {name} {pid} is dead")
+                    dead_since[pid] = float("inf")  # noted once
 
 
-# ── inside ───────────────────────────────────────────────────────────────────────────────────────
+# ── inside ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _take_terminal() -> None:
@@ -335,7 +339,7 @@ def _lives(pid: int) -> bool:
 
 
 def _birth(pid: int) -> tuple[int, str]:
-    """The process's id and when it began; the same for nobody else, ever. Empty where nobody knows."""
+    """Returns a process's id and start time, which no other process ever has; (0, "") if it is not known."""
     return (pid, fields[19]) if (fields := _fields(pid)) else (0, "")
 
 
@@ -344,7 +348,7 @@ def _parent(pid: int) -> int:
 
 
 def _fields(pid: int) -> list[str]:
-    """What Linux says of a process behind its name."""
+    """Returns the fields behind the name in Linux's /proc/PID/stat; none elsewhere."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -352,7 +356,7 @@ def _fields(pid: int) -> list[str]:
 
 
 def _environment(pid: int) -> str:
-    """As it was when the process began, each variable ended by a zero byte; "" if nobody may know."""
+    """Returns a process's first environment, each variable ended by a zero byte; "" if it cannot be read."""
     try:
         return Path(f"/proc/{pid}/environ").read_text(errors="replace")
     except OSError:
@@ -366,7 +370,7 @@ def _signal_all(pids: Iterable[int], number: int) -> None:
 
 
 def _shared() -> set[str]:
-    """Shared memory that outlives its processes: files, and System V's segments."""
+    """Returns shared memory that outlives its processes: files, and System V's segments."""
     files = {str(path) for path in Path("/dev/shm").glob("*") if not path.is_dir()}
     with contextlib.suppress(OSError):
         lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]

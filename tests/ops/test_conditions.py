@@ -1,4 +1,4 @@
-"""When a run pauses by itself: at once, in words for people, and without trembling."""
+"""A run pauses by itself at once, says why, and does not pause and resume again and again near a limit."""
 
 import contextlib
 from datetime import datetime
@@ -97,7 +97,7 @@ def test_what_a_person_lets_run_runs_and_is_not_even_asked():
     assert set(world.machine.asked) == {"memory", "disk"}
 
 
-def test_what_nobody_knows_pauses_nothing(world):
+def test_an_unknown_value_pauses_nothing(world):
     world.machine.battery = world.machine.thermal = world.machine.free = None
     assert world.reason(5) is None
 

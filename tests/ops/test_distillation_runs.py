@@ -1,4 +1,4 @@
-"""What the benchmarks of distillation do to be fair: time that is over ends a run, rows are whole."""
+"""The distillation benchmarks compare fairly: a run ends when its time is over, and no row is cut."""
 
 from pathlib import Path
 

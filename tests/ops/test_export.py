@@ -1,4 +1,4 @@
-"""Export takes what is whole, and says what is not."""
+"""Export takes a whole checkpoint, and names a damaged one."""
 
 from pathlib import Path
 

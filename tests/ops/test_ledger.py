@@ -1,4 +1,4 @@
-"""Every trajectory has its line, the two sources are held against each other, nothing is a traceback."""
+"""`pippin ledger` accounts for every trajectory, compares status and log, and gives no traceback."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from runtime.trajectory_log import TrajectoryLog
 
 
 def row(step: int, sample: int, length: int, **changes) -> Trajectory:
-    """A trajectory of two prompt tokens and `length` sampled ones."""
+    """Returns a trajectory of two prompt tokens and `length` sampled ones."""
     values = {
         "step": step, "task": "t", "prompt_index": 0, "sample": sample, "key": 1,
         "tokens": [3] * (length + 2), "sampled": [False] * 2 + [True] * length,
@@ -31,7 +31,7 @@ def row(step: int, sample: int, length: int, **changes) -> Trajectory:
 
 
 def rows(step: int) -> list[Trajectory]:
-    """Four trained of 2 to 8 tokens, two dropped of 20 and 21, one failed of 5."""
+    """Returns four trained trajectories of 2 to 8 tokens, two dropped of 20 and 21, one failed of 5."""
     return [
         *(row(step, i, 2 * i + 2) for i in range(4)),
         *(row(step, 4 + i, 20 + i, dropped="truncated") for i in range(2)),
@@ -156,7 +156,7 @@ def test_lengths_that_differ_are_one_sentence(run):
     ("dropped", "said"),
     [(10, ""), (12, ""), (8, ""), (13, "dropped: x is 30% longer"), (7, "dropped: x is 30% shorter")],
 )  # fmt: skip
-def test_up_to_a_fifth_is_not_worth_a_word(run, dropped, said):
+def test_a_difference_of_up_to_a_fifth_is_not_reported(run, dropped, said):
     logged(run, 1, lambda step: [row(step, 0, 10), row(step, 1, dropped, dropped="x")])
     noted(run, 1, Ledger(pulled=2, trained=1, dropped={"x": 1}).as_dict())
     remarks = account(run).remarks

@@ -1,4 +1,4 @@
-"""What a laptop says of itself, in its own words; and nothing it says, or does not, is an error."""
+"""The state of a laptop is read from its own commands and files; an odd or missing answer is no error."""
 
 import os
 import subprocess
@@ -96,7 +96,7 @@ def test_only_critical_memory_counts():
 
 
 def mac(**answers: str) -> Mac:
-    """A Mac whose commands answer, by the first word that a command has in it."""
+    """Returns a Mac with simulated commands: each answers by the first known word in its command line."""
     return Mac(lambda command: next((v for k, v in answers.items() if k in command), None))
 
 
@@ -212,7 +212,7 @@ def test_a_simulated_machine_is_what_its_file_says_now(tmp_path, monkeypatch):
         True, "serious", True,
     )  # fmt: skip
     assert twin.free_disk_bytes(tmp_path) == 7
-    path.write_text('{"on_batt')  # somebody is writing it
+    path.write_text('{"on_batt')  # half-written
     assert twin.on_battery() is True
     path.write_text("{}")
     assert twin.on_battery() is None
@@ -220,13 +220,13 @@ def test_a_simulated_machine_is_what_its_file_says_now(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ['{"battery": true}', '{"thermal": "hot"}', '{"on_battery": 1}'])
-def test_a_simulated_machine_that_cannot_be_is_the_test_s_mistake(tmp_path, text):
+def test_an_impossible_simulated_machine_is_refused(tmp_path, text):
     (tmp_path / "m").write_text(text)
     with pytest.raises(msgspec.ValidationError):
         Simulated(tmp_path / "m").on_battery()
 
 
-def test_a_simulated_machine_notes_who_kept_it_awake(tmp_path):
+def test_a_simulated_machine_notes_which_process_kept_it_awake(tmp_path):
     twin = Simulated(tmp_path / "m.json")
     with twin.keep_awake(11):
         assert (tmp_path / "m.json.awake").read_text() == "start 11\n"

@@ -1,4 +1,4 @@
-"""What each method keeps of the answers that came, and where the others went."""
+"""Each method keeps the right answers, and counts the others by reason."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def candidate(
 def outcome(
     settings: DataSettings, found: list[Candidate]
 ) -> tuple[list[dict[str, Any]], dict[str, Outcome]]:
-    """The rows without their story, and every outcome."""
+    """Returns the rows without their provenance, and the count of every outcome."""
     drafts, outcomes = choose(settings, found)
     drafts, gone = distinct(drafts, settings)
     outcomes |= gone

@@ -1,4 +1,4 @@
-"""`pippin make-data` as a person gives it: recipes, sentences, exit codes, and exact mode."""
+"""`pippin make-data` on the command line: recipes, error sentences, exit codes, and exact mode."""
 
 import signal
 import tomllib

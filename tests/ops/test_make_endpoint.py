@@ -1,4 +1,4 @@
-"""Rows made by an endpoint that is fine, busy, down, broken, silent or endless; and the key is nowhere."""
+"""An endpoint may be fine, busy, down, broken, silent or endless: rows are right, its key is not written."""
 
 import json
 import threading
@@ -24,12 +24,12 @@ def right(request: dict) -> str:
 
 
 def answer(handler, request: dict, number: int) -> None:
-    """Right every second time."""
+    """Answers right every second time."""
     reply(handler, completion(right(request) if request["seed"] % 2 else "no"))
 
 
 def quick(monkeypatch) -> None:
-    """Retries without real waits."""
+    """Makes retries wait for 50 ms at most."""
     real = remote_teacher.Endpoint
     monkeypatch.setattr(remote_teacher, "Endpoint",
                         lambda **s: real(first_wait_s=0.01, longest_wait_s=0.05, **s))  # fmt: skip
@@ -90,7 +90,7 @@ def test_a_system_message_and_the_instruction_are_the_teacher_s_alone(tmp_path):
 
 
 def sometimes(bad) -> object:
-    """Bad for prompts whose sum is even."""
+    """Behaves badly for prompts whose sum is even."""
 
     def behaviour(handler, request, number):
         if int(right(request)) % 2 == 0:
@@ -136,7 +136,7 @@ def test_a_failure_is_counted_by_its_kind_and_the_others_are_kept(tmp_path, monk
     ("12", "length", "truncated"),
     ("12", "content_filter", "filtered"),
 ])  # fmt: skip
-def test_an_answer_that_is_none_is_rejected_by_its_reason(tmp_path, text, finish, reason):
+def test_an_unusable_answer_is_counted_as_rejected_with_its_reason(tmp_path, text, finish, reason):
     body = completion(None, choices=[{"message": {"content": text}, "finish_reason": finish}])
     with serving(sometimes(lambda h, r, n: reply(h, body))) as server:
         done = made(remote(tmp_path, server.url), tmp_path / "rows.jsonl")
@@ -166,7 +166,7 @@ def test_an_endpoint_that_is_down_is_named_and_the_same_command_goes_on(tmp_path
         assert len(server.requests) - before == 12 - 5 and done.account.kept == 12
 
 
-def test_what_may_pass_is_asked_again_and_nothing_else(tmp_path, monkeypatch):
+def test_only_passing_failures_are_asked_again(tmp_path, monkeypatch):
     quick(monkeypatch)
     out, busy = tmp_path / "rows.jsonl", threading.Event()
     busy.set()
@@ -194,7 +194,7 @@ def test_what_may_pass_is_asked_again_and_nothing_else(tmp_path, monkeypatch):
     assert second.account.kept == first.account.kept + first.passing["server_error"]
 
 
-def test_a_server_that_refuses_everybody_is_not_asked_on(tmp_path):
+def test_a_server_that_refuses_each_request_is_not_asked_further(tmp_path):
     with serving(lambda h, r, n: reply(h, b"who are you", status=401)) as server:
         with pytest.raises(
             RunFailed, match=r"does not take requests without a key \(key_variable\)"
@@ -217,7 +217,7 @@ def test_a_url_that_cannot_be_used_is_refused_before_anything_is_written(tmp_pat
 # ── the key ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_key_is_in_no_file_and_in_no_word_whatever_the_server_says(
+def test_the_key_is_in_no_file_and_in_no_output_whatever_the_server_answers(
     tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setenv(VARIABLE, CANARY)
@@ -282,7 +282,7 @@ def test_a_key_that_is_not_there_is_refused_at_once(tmp_path):
 # ── stopped and killed ───────────────────────────────────────────────────────────────────────────
 
 
-def test_ctrl_c_keeps_what_is_paid_for_and_nothing_is_asked_twice(tmp_path, monkeypatch):
+def test_ctrl_c_keeps_the_answers_that_came_and_asks_for_none_twice(tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"
     asked: Counter[int] = Counter()
     real = remote_teacher.Remote._settle

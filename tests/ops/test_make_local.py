@@ -1,4 +1,4 @@
-"""Rows made by a checkpoint of our own: the same ones however often it was stopped, and ready for SFT."""
+"""A local checkpoint makes the same rows however often the command was stopped, and SFT can read them."""
 
 import json
 from collections.abc import Callable
@@ -98,7 +98,7 @@ def test_what_was_sampled_before_ctrl_c_is_not_sampled_again(tmp_path, monkeypat
     assert again.fresh and timeless(rows(out)) == timeless(rows(whole))
 
 
-def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
+def test_rows_that_exist_are_not_made_again(tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"
     first = made(local(tmp_path), out)
     content = out.read_bytes()
@@ -201,7 +201,7 @@ def test_a_reward_that_always_fails_stops_it_and_what_was_asked_stays(tmp_path):
     assert journal_path(tmp_path / "rows.jsonl").stat().st_size > 500
 
 
-def test_no_row_is_no_file(tmp_path):
+def test_without_any_row_no_file_is_written(tmp_path):
     never = "def reward(prompt, completion, row):\n    return 0.0\n"
     done = made(local(tmp_path, reward=never), tmp_path / "rows.jsonl")
     assert (done.account.rows, done.account.kept) == (0, 0) and done.account.adds_up

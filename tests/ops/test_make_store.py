@@ -1,4 +1,4 @@
-"""The journal: what it holds goes on, what it does not hold is not guessed, and nobody is overwritten."""
+"""The journal of made rows: its answers are used again, lost ones are not guessed, no file is overwritten."""
 
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def test_another_recipe_is_fine_where_nothing_was_answered_yet(tmp_path):
         assert store.has("0/0")
 
 
-def test_a_file_that_somebody_else_made_is_not_replaced(tmp_path):
+def test_a_file_that_the_command_did_not_make_is_not_replaced(tmp_path):
     out = tmp_path / "rows.jsonl"
     out.write_text("mine\n")
     for _ in range(2):
@@ -108,7 +108,7 @@ def test_again_replaces_and_goes_on_without_again(tmp_path):
         assert not store.has("0/0") and store.done is None
 
 
-def test_two_at_once_are_one_too_many(tmp_path):
+def test_a_second_process_on_the_same_file_is_refused(tmp_path):
     out = tmp_path / "rows.jsonl"
     with opened(out, WHO, again=False) as store:
         store.put(RECORDS[1])

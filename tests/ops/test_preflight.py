@@ -1,4 +1,4 @@
-"""What is known to be wrong before a run is said before anything is written."""
+"""A mistake that can be known before a run is reported before anything is written."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The report says what was measured, and of whom: on runs so small that all can be counted by hand."""
+"""The report has the right numbers of the right model, on runs so small that they can be counted by hand."""
 
 import json
 import math
@@ -29,7 +29,7 @@ EVERY_STEP = {"prompts": 3, "every_steps": 1}
 
 
 class Bench:
-    """A folder of finished runs."""
+    """A folder with finished runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def once_a_round(monkeypatch):
-    """How fast anybody is does not matter here."""
+    """Measures speed in one round only, which is enough here."""
     monkeypatch.setattr(measure, "ROUND_S", 1e-9)
 
 
@@ -77,7 +77,7 @@ def home(bench: Bench, monkeypatch) -> None:
 
 
 class Tags(HTMLParser):
-    """What a page is made of; every tag that is opened is closed."""
+    """Collects the tags of a page and checks that every tag that is opened is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ def test_an_endpoint_is_listed_and_not_measured(bench: Bench):
 
 
 def refused(bench: Bench, out: Path, capsys, *options: str, run: str = "distilled") -> str:
-    """The one sentence, after which nothing is written."""
+    """Returns the error sentence, after checking that nothing was written."""
     before = sorted(out.parent.rglob("*"))
     assert bench.report("--out", str(out), *options, run=run) == 2
     assert sorted(out.parent.rglob("*")) == before

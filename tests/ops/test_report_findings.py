@@ -1,4 +1,4 @@
-"""What the measurements say: on numbers made up so that the answer is known."""
+"""The findings follow from the measurements, on made-up numbers for which the answer is known."""
 
 import math
 from html import escape
@@ -112,16 +112,16 @@ def test_where_the_teacher_passes_nothing_its_perplexity_is_compared():
     assert claims(surer, other)["quality"].value == pytest.approx(2 ** (4 / 3) / 8)
 
 
-def test_where_nobody_judges_nothing_is_claimed():
+def test_without_a_verifier_nothing_is_claimed():
     nobody = measured([None] * 4, nats=[None] * 4)
     quality = claims(nobody, nobody)["quality"]
     assert (quality.value, quality.kept, quality.verdict) == (None, None, "unknown")
 
 
-# ── everybody on the same prompts ────────────────────────────────────────────────────────────────
+# ── all models on the same prompts ────────────────────────────────────────────────────────────────
 
 
-def test_what_one_could_not_answer_counts_for_nobody():
+def test_a_prompt_that_one_model_could_not_answer_counts_for_none():
     found = {"x": measured([True, None, True, True]), "y": measured([False, True, True, True])}
     found["y"].nats = [None, 1.0, 1.0, 1.0]
     on = judged(found, 4)

@@ -1,4 +1,4 @@
-"""What a person sees fits the terminal and says what matters first."""
+"""Status lines fit the terminal and begin with the most important numbers."""
 
 import io
 import re

@@ -1,12 +1,11 @@
-"""One run on real processes, to which everything happens that can: it ends as if nothing had.
+"""A run on real processes that is killed, frozen, paused and stopped ends as the undisturbed run does.
 
-The tests share the run, since to start Ray takes seconds. Each finds it wherever it is and leaves it there,
-so each can be run alone; the last sees it to its end. Runs that are to crash are their own, further below.
-`make test` runs the kills and what a person does most; all of it is a soak (`make soak`).
+The tests share one run, since starting Ray takes seconds. A test takes the run in whatever state it is and
+starts it if need be, so each test can be run alone; the last one lets the run finish. `make test` has the
+commands and most kills, `make soak` has everything.
 """
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -25,7 +24,7 @@ from ops.show import status_text
 from runtime.keys import derive
 from runtime.status import Status
 from tests.actors.tiny import GRADED, digests, settings
-from tests.ops.real_run import RealRun, Terminal, Witness, undisturbed
+from tests.ops.real_run import RealRun, StatusWatcher, Terminal, undisturbed
 
 GONE_S = 10.0
 SMALL_BYTES = 80 << 20
@@ -33,25 +32,26 @@ DUTY_CYCLE, LIMIT_S, FROZEN_S = 0.5, 4, 100
 SLOW = GRADED.replace(
     "    return", "    import os, time; time.sleep(0.01 * os.path.exists({!r}))\n    return"
 )
-"""The same reward, but it takes its time as long as a file is there."""
+"""The same reward, which takes 10 ms as long as a file exists."""
 SLOW_S = 8.0
-"""How long a status may name a dead conductor, on a machine that is busy starting another."""
+"""How long a status may name a dead conductor, while a busy machine starts another."""
+soak = pytest.mark.soak
 
 
 def wanted(folder: Path, **changes) -> Settings:
-    """All roles, one process each."""
+    """Returns settings with one process for each role."""
     return settings(
         folder, exact=True, eval={"prompts": 3, "every_steps": 5},
         actors={"samplers": 1, "verifiers": 1}, **changes,
     )  # fmt: skip
 
 
-class Life(RealRun):
-    """The run that the tests share."""
+class DisturbedRun(RealRun):
+    """The run that the tests share and disturb."""
 
     def __init__(self, home: Path, folder: Path) -> None:
         self.machine = folder / "machine.json"
-        self.weather()
+        self.set_machine()
         self.slow = folder / "slow"
         self.slow.touch()
         self.wanted = wanted(folder, algorithm__steps=150)
@@ -60,29 +60,29 @@ class Life(RealRun):
             power={"on_battery": "pause", "duty_cycle": DUTY_CYCLE}, dashboard={"enabled": False},
             deadlines={"generate_s": LIMIT_S, "score_s": LIMIT_S},
         )  # fmt: skip
-        super().__init__(home, disturbed, "life", **{VARIABLE: str(self.machine)})
+        super().__init__(home, disturbed, "disturbed", **{VARIABLE: str(self.machine)})
 
-    def weather(self, **reading) -> None:
-        """Change what the simulated machine says."""
+    def set_machine(self, **reading) -> None:
+        """Changes what the simulated machine reports, such as `on_battery=True`."""
         aside = self.machine.with_suffix(".aside")
         aside.write_text(json.dumps(reading))
         aside.rename(self.machine)
 
-    def going(self) -> Status:
-        """The status of the run while it computes, whatever has happened before."""
+    def computing(self) -> Status:
+        """Returns the status after two more steps; starts the run if it does not run."""
         if not self.status().alive:
             self.launch("resume" if self.run.path.exists() else "launch")
         return self.running(self.status().step + 2)
 
-    def gone_on(self, since: Status) -> Status:
-        """The status once it has done two more steps."""
+    def two_steps_after(self, since: Status) -> Status:
+        """Returns the status once two more steps than in `since` are done."""
         return self.running(since.step + 2)
 
     def refused(self, verb: str) -> str:
-        """What a command that comes at the wrong time says of the run."""
+        """Returns the sentence with which a command is refused in the run's present state."""
         done = self.pippin(verb)
         assert (done.returncode, done.stdout) == (2, "")
-        said = re.fullmatch(r"pippin: run 'life' (.+)\n", done.stderr)
+        said = re.fullmatch(r"pippin: run 'disturbed' (.+)\n", done.stderr)
         assert said, done.stderr
         return said[1]
 
@@ -97,145 +97,154 @@ def home():
 
 @pytest.fixture(scope="module")
 def shared(home, tmp_path_factory):
-    life = Life(home, tmp_path_factory.mktemp("life"))
-    with Witness(life.run, SLOW_S) as witness:
-        yield life, witness
-    life.end()
+    run = DisturbedRun(home, tmp_path_factory.mktemp("disturbed"))
+    with StatusWatcher(run.run, SLOW_S) as watcher:
+        yield run, watcher
+    run.end()
 
 
 @pytest.fixture
-def life(shared):
-    """The run; what its status said during the test was so."""
-    life, witness = shared
-    yield life
-    assert witness.lies == []
+def disturbed(shared):
+    """The shared run. After the test: no status that was read meanwhile named a dead process."""
+    run, watcher = shared
+    yield run
+    assert watcher.mistakes == []
 
 
-# ── kills ────────────────────────────────────────────────────────────────────────────────────────
+# ── kills ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
-    "victim", ["sampler-0", "verifier-0", "evaluator-0", "learner-0", "conductor"]
-)
-def test_a_part_that_is_killed_is_replaced(life, victim):
-    before = life.going()
+    "victim",
+    [
+        "sampler-0", "verifier-0", pytest.param("evaluator-0", marks=soak), "learner-0",
+        "conductor",
+    ],
+)  # fmt: skip
+def test_an_actor_that_is_killed_is_replaced(disturbed, victim):
+    before = disturbed.computing()
     time.sleep(moment(victim))
-    dead = life.kill(victim)
-    life.wait(lambda status: life.pid(victim) not in (0, dead))
-    after = life.gone_on(before)
+    dead = disturbed.kill(victim)
+    disturbed.wait(lambda status: disturbed.pid(victim) not in (0, dead))
+    after = disturbed.two_steps_after(before)
     assert after.pids["supervisor"] == before.pids["supervisor"]
 
 
-@pytest.mark.parametrize("victim", ["host", "raylet", "gcs_server", "agent"])
-def test_a_host_one_of_whose_processes_is_killed_is_replaced_as_a_whole(life, victim):
-    before = life.going()
-    session = session_of(life.pid("host"))
+@pytest.mark.parametrize(
+    "victim",
+    ["host", "raylet", pytest.param("gcs_server", marks=soak), pytest.param("agent", marks=soak)],
+)
+def test_when_a_process_of_the_host_is_killed_the_whole_host_is_replaced(disturbed, victim):
+    before = disturbed.computing()
+    session = session_of(disturbed.pid("host"))
     time.sleep(moment(victim))
-    life.kill(victim)
-    life.wait(lambda status: life.pid("host") not in (0, session))
-    assert [p for p in life.processes() if session_of(p.pid) == session] == []
-    assert len(list((life.home / "r").iterdir())) == 1
-    after = life.gone_on(life.status())
+    disturbed.kill(victim)
+    disturbed.wait(lambda status: disturbed.pid("host") not in (0, session))
+    assert [p for p in disturbed.processes() if session_of(p.pid) == session] == []
+    assert len(list((disturbed.home / "r").iterdir())) == 1
+    after = disturbed.two_steps_after(disturbed.status())
     assert not set(after.pids.values()) & set(before.pids.values()) - {after.pids["supervisor"]}
 
 
 def moment(what: str) -> float:
-    """Up to a tenth of a second: a run does two or three things in it."""
+    """Returns up to a tenth of a second, a time in which a run does two or three things."""
     return derive("moment", what) % 100 / 1000
 
 
-# ── the laptop ───────────────────────────────────────────────────────────────────────────────────
+# ── the laptop ────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.soak
-def test_a_lid_that_closes_for_longer_than_every_deadline_is_not_even_noticed(life):
-    before = life.going()
-    life.freeze(FROZEN_S)
-    after = life.gone_on(before)
-    assert after.pids == before.pids, life.logs()
+@soak
+def test_a_freeze_longer_than_every_deadline_replaces_no_process(disturbed):
+    before = disturbed.computing()
+    disturbed.freeze(FROZEN_S)
+    after = disturbed.two_steps_after(before)
+    assert after.pids == before.pids, disturbed.logs()
 
 
-@pytest.mark.soak
-def test_a_part_that_hangs_is_noticed_and_says_where_it_was(life):
-    before = life.going()
-    hung = life.kill("sampler-0", signal.SIGSTOP)
-    life.wait(lambda status: status.pids.get("sampler-0", hung) != hung)
-    life.gone_on(before)
+@soak
+def test_an_actor_that_hangs_is_replaced_and_its_stack_is_kept(disturbed):
+    before = disturbed.computing()
+    hung = disturbed.kill("sampler-0", signal.SIGSTOP)
+    disturbed.wait(lambda status: status.pids.get("sampler-0", hung) != hung)
+    disturbed.two_steps_after(before)
     cause = f"waited {LIMIT_S / DUTY_CYCLE:g} s for sampler-0 to answer"
-    assert cause in (life.run.logs / "conductor.log").read_text()
-    stack = (life.run.logs / "sampler-0.stack").read_text()
-    assert "default_worker.py" in stack  # below it is what it did, or that it waited to be asked
+    assert cause in (disturbed.run.logs / "conductor.log").read_text()
+    stack = (disturbed.run.logs / "sampler-0.stack").read_text()
+    assert "default_worker.py" in stack  # the frames below are a call, or the wait for one
 
 
-@pytest.mark.soak
-def test_it_pauses_on_battery_and_before_the_disk_is_full_and_goes_on_by_itself(life):
-    before = life.going()
-    life.weather(on_battery=True)
-    life.wait(lambda status: status.state == "paused")
-    assert life.left_within(GONE_S, but=["supervisor"]) == []
-    shown = life.pippin("status").stdout
-    assert shown.startswith("life: paused, step ")
+@soak
+def test_the_run_pauses_on_battery_and_before_the_disk_is_full_and_goes_on_by_itself(disturbed):
+    before = disturbed.computing()
+    disturbed.set_machine(on_battery=True)
+    disturbed.wait(lambda status: status.state == "paused")
+    assert disturbed.left_within(GONE_S, but=["supervisor"]) == []
+    shown = disturbed.pippin("status").stdout
+    assert shown.startswith("disturbed: paused, step ")
     assert "\n  on battery (power.on_battery)\n" in shown
     assert "\n  machine: no memory held" in shown and f"duty cycle {DUTY_CYCLE}" in shown
     reason = "on battery (power.on_battery)"
-    assert life.refused("resume") == f"goes on by itself; it waits: {reason}"
+    assert disturbed.refused("resume") == f"goes on by itself; it waits: {reason}"
 
-    life.weather(on_battery=False, free_disk_bytes=10_000_000)
-    status = life.wait(lambda status: "disk" in status.message)
+    disturbed.set_machine(on_battery=False, free_disk_bytes=10_000_000)
+    status = disturbed.wait(lambda status: "disk" in status.message)
     assert (status.state, status.message) == (
         "paused", "the disk has 0.01 GB left, the next checkpoints need 0.07 GB: free 0.06 GB",
     )  # fmt: skip
-    life.weather(on_battery=False)
-    life.gone_on(before)
+    disturbed.set_machine(on_battery=False)
+    disturbed.two_steps_after(before)
 
 
-@pytest.mark.soak
-def test_a_clock_that_is_a_day_ahead_is_none_of_its_business(life):
+@soak
+def test_a_monotonic_clock_that_is_a_day_ahead_changes_nothing(disturbed):
     ahead = ["unshare", "--time", "--monotonic", "86400", "--boottime", "86400"]
     if subprocess.run([*ahead, "true"], capture_output=True).returncode:
-        pytest.skip("this machine gives us no clock of our own (unshare --time)")
-    before = life.going()
-    life.pippin("stop")
-    life.launch("resume", under=ahead)
-    assert life.gone_on(before).seconds < 3600
+        pytest.skip("needs a time namespace (unshare --time)")
+    before = disturbed.computing()
+    disturbed.pippin("stop")
+    disturbed.launch("resume", under=ahead)
+    assert disturbed.two_steps_after(before).seconds < 3600
 
 
-def test_a_clock_that_was_set_back_makes_no_negative_durations():
+def test_a_clock_that_was_set_back_gives_no_negative_durations():
     for state in ("running", "paused"):
         status = Status(name="x", state=state, doing="waiting", since=time.time() + 86400)
         assert "for 0 s" in status_text(status) and not re.search(r"-\d", status_text(status))
 
 
-# ── a person ─────────────────────────────────────────────────────────────────────────────────────
+# ── commands ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_person_pauses_it_and_goes_on(life):
-    before = life.going()
+def test_pause_leaves_only_the_supervisor_and_resume_goes_on(disturbed):
+    before = disturbed.computing()
     supervisor = before.pids["supervisor"]
-    done = life.pippin("pause")
+    done = disturbed.pippin("pause")
     assert (done.returncode, done.stdout.startswith("paused (")) == (0, True), done.stderr
-    status = life.status()
+    status = disturbed.status()
     assert (status.state, status.pids) == ("paused", {"supervisor": supervisor})
-    assert life.left_within(GONE_S, but=["supervisor"]) == []
-    assert life.memory_bytes(supervisor) < SMALL_BYTES
+    assert disturbed.left_within(GONE_S, but=["supervisor"]) == []
+    assert disturbed.memory_bytes(supervisor) < SMALL_BYTES
     assert_adds_up(status)
 
-    done = life.pippin("pause")  # there is nothing more to do
+    done = disturbed.pippin("pause")  # it is paused already
     assert (done.returncode, done.stdout.startswith("paused (0.")) == (0, True), done.stderr
-    done = life.pippin("resume")
-    said = "going on in its own process; pippin watch life"
+    done = disturbed.pippin("resume")
+    said = "going on in its own process; pippin watch disturbed"
     assert (done.returncode, done.stdout) == (0, f"starting: {said}\n")
-    assert life.gone_on(before).pids["supervisor"] == supervisor
-    assert life.refused("resume") == "is running already"
+    assert disturbed.two_steps_after(before).pids["supervisor"] == supervisor
+    assert disturbed.refused("resume") == "is running already"
 
 
-def test_a_person_stops_it(life):
-    life.going()
-    done = life.pippin("stop")
+def test_stop_leaves_no_process(disturbed):
+    disturbed.computing()
+    done = disturbed.pippin("stop")
     assert (done.returncode, done.stdout.startswith("stopped (")) == (0, True), done.stderr
-    assert life.left_within(GONE_S) == []
-    assert_adds_up(life.status())
-    assert life.refused("pause") == life.refused("stop") == "is not running: it is stopped"
+    assert disturbed.left_within(GONE_S) == []
+    assert_adds_up(disturbed.status())
+    assert (
+        disturbed.refused("pause") == disturbed.refused("stop") == "is not running: it is stopped"
+    )
 
 
 def assert_adds_up(status: Status) -> None:
@@ -244,18 +253,18 @@ def assert_adds_up(status: Status) -> None:
     assert ledger["pulled"] == ledger["trained"] + gone + ledger["in_flight"]
 
 
-# ── a terminal ───────────────────────────────────────────────────────────────────────────────────
+# ── a terminal ────────────────────────────────────────────────────────────────────────────────────
 
 
-def at_terminal(life: Life, ready: Callable[[Status], bool] | str) -> Terminal:
-    """The run in the foreground of a terminal, once its status is as it should be, or it says so."""
-    if life.status().alive:
-        life.pippin("stop")
-    terminal = life.at_terminal("resume" if life.run.path.exists() else "launch")
+def at_terminal(disturbed: DisturbedRun, ready: Callable[[Status], bool] | str) -> Terminal:
+    """Starts the run in the foreground of a terminal; waits for a status, or for a text on the terminal."""
+    if disturbed.status().alive:
+        disturbed.pippin("stop")
+    terminal = disturbed.at_terminal("resume" if disturbed.run.path.exists() else "launch")
     if isinstance(ready, str):
         terminal.wait_for(ready)
     else:
-        life.wait(lambda status: status.alive and ready(status))
+        disturbed.wait(lambda status: status.alive and ready(status))
     return terminal
 
 
@@ -263,144 +272,78 @@ def computes(status: Status) -> bool:
     return status.state == "running" and status.doing.startswith("collecting")
 
 
-def test_ctrl_c_is_a_pause(life):
-    terminal = at_terminal(life, computes)
+def test_ctrl_c_is_a_pause(disturbed):
+    terminal = at_terminal(disturbed, computes)
     terminal.type(b"\x03")
     assert terminal.end() == 130
-    status = life.status()
+    status = disturbed.status()
     assert (status.state, status.alive) == ("paused", False)
-    said = f"paused after step {status.step}; go on with: pippin resume life"
+    said = f"paused after step {status.step}; go on with: pippin resume disturbed"
     assert terminal.last_line() == f"pippin: {said}"
-    assert life.left_within(GONE_S) == []
-    assert life.refused("pause") == "is not running: it is paused"
+    assert disturbed.left_within(GONE_S) == []
+    assert disturbed.refused("pause") == "is not running: it is paused"
 
 
-@pytest.mark.soak
-def test_so_is_one_before_anything_has_started(life):
-    terminal = at_terminal(life, "run life in ")
+@soak
+def test_ctrl_c_before_anything_has_started_is_a_pause(disturbed):
+    terminal = at_terminal(disturbed, "run disturbed in ")
     terminal.type(b"\x03")
-    assert (terminal.end(), life.status().state) == (130, "paused")
+    assert (terminal.end(), disturbed.status().state) == (130, "paused")
     assert "Traceback" not in terminal.text
 
 
-@pytest.mark.soak
-def test_so_is_sigterm_while_it_starts(life):
-    terminal = at_terminal(life, lambda status: status.doing == "starting the actors")
+@soak
+def test_sigterm_while_the_actors_start_is_a_pause(disturbed):
+    terminal = at_terminal(disturbed, lambda status: status.doing == "starting the actors")
     terminal.signal(signal.SIGTERM)
-    assert (terminal.end(), life.status().state) == (130, "paused")
-    assert life.left_within(GONE_S) == []
+    assert (terminal.end(), disturbed.status().state) == (130, "paused")
+    assert disturbed.left_within(GONE_S) == []
 
 
-@pytest.mark.soak
-def test_so_is_a_terminal_that_is_closed_while_it_waits(life):
-    life.weather(on_battery=True)
-    terminal = at_terminal(life, lambda status: "on battery" in status.message)
+@soak
+def test_closing_the_terminal_while_the_run_waits_is_a_pause(disturbed):
+    disturbed.set_machine(on_battery=True)
+    terminal = at_terminal(disturbed, lambda status: "on battery" in status.message)
     terminal.close()
-    assert (terminal.end(), life.status().state) == (130, "paused")
-    life.weather(on_battery=False)
+    assert (terminal.end(), disturbed.status().state) == (130, "paused")
+    disturbed.set_machine(on_battery=False)
 
 
-@pytest.mark.soak
-def test_ctrl_c_twice_leaves_at_once(life):
-    terminal = at_terminal(life, computes)
+@soak
+def test_a_second_ctrl_c_ends_the_command_at_once(disturbed):
+    terminal = at_terminal(disturbed, computes)
     terminal.type(b"\x03")
     terminal.wait_for("once more leaves at once")
     terminal.type(b"\x03")
     assert terminal.end() == 130
-    assert terminal.last_line() == "left; go on with: pippin resume life"
-    assert life.left_within(GONE_S) == []
-    assert life.status().state == "died"
+    assert terminal.last_line() == "left; go on with: pippin resume disturbed"
+    assert disturbed.left_within(GONE_S) == []
+    assert disturbed.status().state == "died"
 
 
-# ── the end ──────────────────────────────────────────────────────────────────────────────────────
+# ── the end ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_supervisor_that_is_killed_takes_everything_along(life):
-    life.going()
-    life.kill("supervisor")
-    assert (life.status().state, life.status().alive) == ("died", False)
-    assert life.left_within(GONE_S) == []
+def test_no_process_outlives_a_killed_supervisor(disturbed):
+    disturbed.computing()
+    disturbed.kill("supervisor")
+    assert (disturbed.status().state, disturbed.status().alive) == ("died", False)
+    assert disturbed.left_within(GONE_S) == []
 
 
-def test_after_all_that_it_ends_as_the_run_that_nobody_disturbed(life, tmp_path):
-    life.slow.unlink()
-    if life.status().alive:
-        life.pippin("stop")
-    done = life.pippin("resume" if life.run.path.exists() else "launch")
+def test_the_disturbed_run_ends_as_the_undisturbed_one(disturbed, tmp_path):
+    disturbed.slow.unlink()
+    if disturbed.status().alive:
+        disturbed.pippin("stop")
+    done = disturbed.pippin("resume" if disturbed.run.path.exists() else "launch")
     assert done.returncode == 0, done.stderr
-    assert life.status().state == "finished"
-    assert life.left_within(GONE_S) == []
-    assert life.refused("pause") == life.refused("stop") == "is not running: it is finished"
-    assert life.refused("resume") == "has finished; there is nothing to go on with"
-    awake = [line.split() for line in Path(f"{life.machine}.awake").read_text().splitlines()]
+    assert disturbed.status().state == "finished"
+    assert disturbed.left_within(GONE_S) == []
+    assert (
+        disturbed.refused("pause") == disturbed.refused("stop") == "is not running: it is finished"
+    )
+    assert disturbed.refused("resume") == "has finished; there is nothing to go on with"
+    awake = [line.split() for line in Path(f"{disturbed.machine}.awake").read_text().splitlines()]
     released = [pid for what, pid in awake if what == "release"]
     assert len(set(released)) == len(released) and awake[-1][0] == "release"
-    assert digests(life.status()) == undisturbed(life.wanted, tmp_path)
-
-
-# ── crashes ──────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def crash(home, tmp_path):
-    """Launches a run that cannot work; gives it, what it said at the end, and how long it took."""
-    made: list[RealRun] = []
-
-    def launch(reward: str = "", **variables: str) -> tuple[RealRun, str, float]:
-        changes = {"reward": reward} if reward else {}
-        made.append(
-            RealRun(
-                home, wanted(tmp_path, **changes), f"crash-{derive(str(tmp_path))}", **variables
-            )
-        )
-        began = time.monotonic()
-        done = made[-1].pippin("launch")
-        assert (done.returncode, made[-1].status().state) == (1, "failed"), done.stderr
-        return made[-1], done.stderr.strip().split("pippin: ")[-1], time.monotonic() - began
-
-    yield launch
-    for living in made:
-        living.end()
-
-
-@pytest.mark.soak
-def test_an_actor_that_dies_whenever_it_starts_ends_the_run_with_the_first_cause(crash, tmp_path):
-    living, said, _ = crash(**hook(tmp_path, "/logs/sampler-0.stack", "os.abort()"))
-    first, *tail = said.splitlines()
-    assert first.startswith("sampler-0 died while we waited for sampler-0 to start (")
-    assert first.endswith("; 4 tries without a step done")
-    assert tail and all(line.startswith("  sampler-0.log: ") for line in tail)
-    assert living.status().message == said
-    assert living.left_within(GONE_S) == []
-
-
-@pytest.mark.soak
-def test_a_host_that_cannot_start_is_tried_a_few_times(crash, tmp_path):
-    dies = "print('no more memory for you', flush=True); os._exit(1)"
-    living, said, seconds = crash(**hook(tmp_path, "/logs/host.stack", dies))
-    cause = "first at step 1, starting Ray: no more memory for you"
-    assert said == f"died 4 times without a step done; {cause}"
-    assert seconds < 60
-    assert living.left_within(GONE_S) == []
-
-
-def hook(folder: Path, file: str, action: str) -> dict[str, str]:
-    """The environment in which a process that opens `file` does `action` instead."""
-    (folder / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "def hook(event, arguments):\n"
-        f"    if event == 'open' and str(arguments[0]).endswith({file!r}):\n"
-        f"        {action}\n"
-        "sys.addaudithook(hook)\n"
-    )
-    path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(path)}
-
-
-@pytest.mark.soak
-def test_a_reward_that_always_fails_ends_the_run_and_leaves_nothing(crash):
-    reward = "def reward(prompt, completion, row):\n    raise ValueError('not today')\n"
-    living, said, _ = crash(reward)
-    assert said.startswith("the reward failed 20 times in a row (verifier.max_failures); ")
-    assert "ValueError: not today" in said and said == living.status().message
-    assert living.left_within(GONE_S) == []
+    assert digests(disturbed.status()) == undisturbed(disturbed.wanted, tmp_path)

@@ -126,6 +126,7 @@ def test_the_lists_here_are_the_schema_s():
     assert list(get_args(fields["advantage"])) == ADVANTAGES
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_every_possible_combination_takes_a_step(policy, base, sampled, surrogate, correction):

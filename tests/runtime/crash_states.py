@@ -1,9 +1,9 @@
-"""What a power cut could leave: the file operations of real code, and every state that they allow.
+"""Records the file operations of real code, and gives every state that a power cut could leave of them.
 
 `Recorder` looks at a folder after each call that can change it and writes down what has changed: entries
-of folders and contents of files. Nothing is told to it but which file was synced, so that it cannot
-believe a protocol that the code does not follow. `crash_states` then gives the states that could be
-found after a power cut at any point (method: ALICE, Pillai 2014), under a model weaker than APFS or ext4:
+of folders and contents of files. It is told nothing but which file was synced, so it cannot assume a
+protocol that the code does not follow. `crash_states` then gives the states that could be found after a
+power cut at any point (method: ALICE, Pillai 2014), under a model weaker than APFS or ext4:
 
 - a file's content since its last sync may have arrived, or any content that it had in between, or half of
   that, cut off there or over the old one or before zeros, or the length alone; or nothing. What was synced
@@ -38,7 +38,7 @@ State = dict[str, bytes | None]
 
 
 class Entry(NamedTuple):
-    """Names of a folder that changed together: a rename is two."""
+    """A change of names in one folder; a rename changes two together."""
 
     folder: int
     names: tuple[tuple[str, int | None], ...]
@@ -54,13 +54,13 @@ class Sync(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """The code that was recorded had come to here."""
+    """The point that the recorded code had reached."""
 
     what: Any
 
 
 class Recorder:
-    """The operations on a folder, in order. Nodes are numbered; the folder itself is 0."""
+    """Records the operations on a folder, in order. Files and folders have numbers; the folder has 0."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -77,7 +77,7 @@ class Recorder:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record what happens meanwhile in this process."""
+        """Records what this process does to the folder within the block."""
         with pytest.MonkeyPatch.context() as patch:
             for name in CHANGING:
                 patch.setattr(os, name, self._looking(getattr(os, name)))
@@ -92,12 +92,12 @@ class Recorder:
                 failpoints.disarm()
 
     def mark(self, what: Any) -> None:
-        """Note that the code has come to here."""
+        """Notes that the code has reached this point."""
         self.look()
         self.ops.append(Mark(what))
 
     def look(self) -> None:
-        """Write down what has changed since the last look."""
+        """Writes down what has changed since the last look."""
         if self._busy:
             return
         self._busy = True
@@ -153,7 +153,7 @@ class Recorder:
 
 
 class Disk:
-    """What has certainly arrived, and what may have."""
+    """What has certainly arrived on the disk, and what may have."""
 
     def __init__(self, folders: set[int], quiet: tuple[str, ...]) -> None:
         self._folders, self._quiet = folders, quiet
@@ -163,7 +163,7 @@ class Disk:
         self._history: dict[int, list[bytes]] = {}
 
     def apply(self, op: Entry | Write | Sync) -> None:
-        """One operation more."""
+        """Takes in one more operation."""
         match op:
             case Entry():
                 self._unsynced.setdefault(op.folder, []).append(op)
@@ -177,7 +177,7 @@ class Disk:
                 )  # fmt: skip
 
     def states(self, folder: int = 0, path: str = "") -> Iterator[State]:
-        """Every state of a folder that may be found."""
+        """Yields every state of a folder that may be found."""
         quiet, seen = path.startswith(self._quiet), []
         for arrived in _subsets(self._unsynced.get(folder, []), 0 if quiet else SUBSETS):
             entries = self._with(folder, arrived)
@@ -204,9 +204,9 @@ class Disk:
 
 
 def crash_states(recorder: Recorder, quiet: tuple[str, ...]) -> Iterator[tuple[int, State]]:
-    """The states that a power cut may leave, each with the number of operations before it.
+    """Yields the states that a power cut may leave, each with the number of operations before it.
 
-    Of each folder under a prefix in `quiet`, which no recovery reads, everything has arrived or nothing.
+    A folder under a prefix in `quiet`, which recovery does not read, has arrived as a whole or not at all.
     """
     disk = Disk(recorder.folders, quiet)
     for done, op in enumerate(recorder.ops, start=1):
@@ -217,7 +217,7 @@ def crash_states(recorder: Recorder, quiet: tuple[str, ...]) -> Iterator[tuple[i
 
 
 def materialise(state: State, root: Path) -> None:
-    """Make a state in an empty folder. Links become copies: nothing writes into a published file."""
+    """Makes a state in an empty folder. Links become copies: nothing writes into a published file."""
     for path, content in state.items():
         if content is None:
             (root / path).mkdir()
@@ -226,7 +226,7 @@ def materialise(state: State, root: Path) -> None:
 
 
 def _contents(old: bytes, history: list[bytes]) -> list[bytes]:
-    """What a file may hold, from nothing of the unsynced having arrived to all of it."""
+    """Returns what a file may hold, from no unsynced write having arrived to all of them."""
     found = [old]
     for new in history:
         same = next(
@@ -259,7 +259,7 @@ def _chosen(axes: list[list[State]]) -> Iterator[tuple[State, ...]]:
 
 
 def _different(axes: list[list[State]], most: int) -> Iterator[tuple[State, ...]]:
-    """One of each: all the last ones but for `most`, or all the first ones but for `most`."""
+    """Yields one state of each axis: of all axes the last or of all the first, but for `most` of them."""
     for start in ([axis[-1] for axis in axes], [axis[0] for axis in axes]):
         for size in range(most + 1):
             for places in combinations(range(len(axes)), size):

@@ -1,4 +1,4 @@
-"""A checkpoint is all that was written, or it is named and the one before is used."""
+"""A checkpoint holds all that was written, or its damage is named and the one before is used."""
 
 import hashlib
 import json

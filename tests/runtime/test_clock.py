@@ -1,4 +1,4 @@
-"""A time-out counts what was lived through: sleep, a frozen tree, a clock that jumps are not."""
+"""A time-out counts only time in which the process ran, not sleep, a frozen process or a clock that jumps."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class FakeClock:
-    """A clock that stands where the test puts it."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -38,7 +38,7 @@ def looks_until_expired(deadline: Deadline, clock: FakeClock, every_s: float) ->
 
 
 @pytest.mark.parametrize(("every_s", "looks"), [(0.5, 20), (1.0, 10), (LONGEST_TICK_S, 5)])
-def test_whoever_looks_often_enough_gets_the_limit_exactly(clock, every_s, looks):
+def test_looking_often_enough_gives_the_limit_exactly(clock, every_s, looks):
     assert looks_until_expired(Deadline(10, clock), clock, every_s) == looks
 
 

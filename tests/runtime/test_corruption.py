@@ -1,6 +1,6 @@
-"""Whatever happens to a stored file is noticed and named in a sentence, or changes nothing.
+"""Damage to a stored file is noticed and named in a sentence, or changes nothing.
 
-Damage is done to one file at a time, of three checkpoints and the log that they belong to, and undone.
+The tests damage one file at a time, of three checkpoints and the log that they belong to, and restore it.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Damage(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Three checkpoints and the log."""
+    """Three published checkpoints and their log."""
 
     root: Path
     checkpoints: list[Checkpoint]
@@ -90,7 +90,7 @@ def changed(content: bytes, at: int, new: bytes) -> bytes:
 
 
 def of_content(path: Path, every: int) -> Iterator[Damage]:
-    """Truncated, flipped, zeroed, longer: the file is dense at both ends, elsewhere one in `every`."""
+    """Yields cuts, flipped bits, zeros and added bytes: near both ends at each byte, else one in `every`."""
     content, size = path.read_bytes(), path.stat().st_size
     edge = {*range(min(size, 64)), *range(max(size - 32, 0), size)}
     cuts = {
@@ -118,7 +118,7 @@ def of_content(path: Path, every: int) -> Iterator[Damage]:
 
 
 def of_place(path: Path) -> Iterator[Damage]:
-    """Gone, or something else than a file."""
+    """Yields damage to the directory entry: the file is gone, or is a folder or a link."""
     yield Damage("deleted", path.unlink)
     yield Damage("a folder", lambda: (path.unlink(), path.mkdir()))
     yield Damage("a link to nowhere", lambda: (path.unlink(), path.symlink_to("nowhere")))
@@ -126,7 +126,7 @@ def of_place(path: Path) -> Iterator[Damage]:
 
 
 def of_others(path: Path, stored: Stored) -> Iterator[Damage]:
-    """The content of every other file that there is."""
+    """Yields a replacement by the content of each other file."""
     for other_path in sorted(stored.root.rglob("*")):
         if other_path.is_file() and other_path != path:
             content = other_path.read_bytes()
@@ -135,7 +135,7 @@ def of_others(path: Path, stored: Stored) -> Iterator[Damage]:
 
 
 def of_meaning(path: Path) -> Iterator[Damage]:
-    """Texts that are no JSON or the wrong one."""
+    """Yields texts that are not JSON, or JSON with other keys and values."""
     for name, text in TEXTS.items():
         yield Damage(name, lambda text=text: path.write_bytes(text))
     whole = json.loads(path.read_bytes())
@@ -155,7 +155,7 @@ def swap(one: Path, two: Path) -> None:
     two.write_bytes(contents[0])
 
 
-# ── judgement ────────────────────────────────────────────────────────────────────────────────────
+# ── verdicts ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def content_of(found: Checkpoint) -> tuple[Checkpoint, dict[str, bytes]]:
@@ -163,7 +163,7 @@ def content_of(found: Checkpoint) -> tuple[Checkpoint, dict[str, bytes]]:
 
 
 def judged(stored: Stored, step: int, good: list[tuple[Checkpoint, dict[str, bytes]]]) -> str:
-    """How damage to the checkpoint of `step` was met. Any exception that is not ours comes through."""
+    """Returns "named" or "harmless" for the damaged checkpoint of `step`. Lets all but Damaged through."""
     verdict, sentence = "harmless", ""
     try:
         assert content_of(checkpoint.read(stored.root, step)) == good[step - 1]
@@ -182,7 +182,7 @@ def judged(stored: Stored, step: int, good: list[tuple[Checkpoint, dict[str, byt
 
 
 def restored(path: Path, folder: Path) -> None:
-    """As it was, whatever is there now."""
+    """Restores a file or folder from its copy, whatever is in its place now."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -190,35 +190,35 @@ def restored(path: Path, folder: Path) -> None:
     shutil.copytree(folder, path) if folder.is_dir() else shutil.copyfile(folder, path)
 
 
-def test_damage_of_a_checkpoint_is_named_and_the_one_before_is_used(stored, tmp_path):
+@pytest.mark.parametrize("step", [3, pytest.param(2, marks=pytest.mark.soak)])
+def test_damage_of_a_checkpoint_is_named_and_the_one_before_is_used(stored, tmp_path, step):
     good = [content_of(found) for found in stored.checkpoints]
     pristine, counts = tmp_path / "pristine", Counter()
     shutil.copytree(stored.root, pristine)
-    for step in (3, 2):
-        folder = stored.checkpoints[step - 1].path
-        for path in sorted(folder.iterdir()):
-            small = path.suffix == ".json"
-            damages = [
-                *of_content(path, 1 if small and step == 3 else 256),
-                *of_place(path),
-                *of_others(path, stored),
-                *(of_meaning(path) if small else ()),
-            ]
-            before = path.read_bytes()
-            for damage in damages:
-                damage.do()
-                same = path.is_file() and path.read_bytes() == before
-                verdict = judged(stored, step, good)
-                assert (verdict == "harmless") <= (same or path.name == "manifest.json"), damage
-                counts[f"{path.suffix[1:]} {verdict}{' (same bytes)' * same}"] += 1
-                restored(path, pristine / folder.name / path.name)
-        for one, two in combinations(sorted(folder.iterdir()), 2):
-            swap(one, two)
-            assert judged(stored, step, good) == "named"
-            swap(one, two)
-            counts["swapped"] += 1
+    folder = stored.checkpoints[step - 1].path
+    for path in sorted(folder.iterdir()):
+        small = path.suffix == ".json"
+        damages = [
+            *of_content(path, 1 if small and step == 3 else 256),
+            *of_place(path),
+            *of_others(path, stored),
+            *(of_meaning(path) if small else ()),
+        ]
+        before = path.read_bytes()
+        for damage in damages:
+            damage.do()
+            same = path.is_file() and path.read_bytes() == before
+            verdict = judged(stored, step, good)
+            assert (verdict == "harmless") <= (same or path.name == "manifest.json"), damage
+            counts[f"{path.suffix[1:]} {verdict}{' (same bytes)' * same}"] += 1
+            restored(path, pristine / folder.name / path.name)
+    for one, two in combinations(sorted(folder.iterdir()), 2):
+        swap(one, two)
+        assert judged(stored, step, good) == "named"
+        swap(one, two)
+        counts["swapped"] += 1
     print(dict(counts), sum(counts.values()))
-    assert sum(counts.values()) > 3000
+    assert sum(counts.values()) > (2000 if step == 3 else 1000)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["a file", "the folder"])
@@ -278,7 +278,7 @@ def frames(content: bytes) -> list[bytes]:
 
 
 def of_order(path: Path) -> Iterator[Damage]:
-    """Whole records that are lost, repeated or out of place."""
+    """Yields whole records that are lost, repeated or out of place."""
     parts = frames(path.read_bytes())
     for i in range(len(parts)):
         lost = parts[:i] + parts[i + 1 :]
@@ -292,7 +292,7 @@ def of_order(path: Path) -> Iterator[Damage]:
 
 
 def judged_log(stored: Stored, found: Checkpoint, content: bytes) -> str:
-    """How damage to the log was met by a run that goes on from a checkpoint."""
+    """Returns "named" or "harmless" for a run that goes on from a checkpoint with the damaged log."""
     before = stored.log.read_bytes() if stored.log.is_file() else b""
     log = TrajectoryLog(stored.log)
     size = found.state["log_size"]
@@ -309,7 +309,7 @@ def judged_log(stored: Stored, found: Checkpoint, content: bytes) -> str:
 
 
 def judged_reader(stored: Stored, content: list[bytes]) -> str:
-    """How it is met by a reader that knows no length: it may take damage at the end for a torn tail."""
+    """Returns how a reader without a checkpoint met the damage: it may take the end for a torn tail."""
     given = []
     try:
         given.extend(records(stored.log))
@@ -321,7 +321,8 @@ def judged_reader(stored: Stored, content: list[bytes]) -> str:
     return verdict
 
 
-def test_damage_of_the_log_is_named_or_behind_what_counts(stored, tmp_path):
+@pytest.mark.parametrize("step", [3, pytest.param(2, marks=pytest.mark.soak)])
+def test_damage_of_the_log_is_named_or_is_behind_the_checkpoint(stored, tmp_path, step):
     content, counts, readers = stored.log.read_bytes(), Counter(), Counter()
     pristine, whole = tmp_path / "log", list(records(stored.log))
     shutil.copyfile(stored.log, pristine)
@@ -337,19 +338,19 @@ def test_damage_of_the_log_is_named_or_behind_what_counts(stored, tmp_path):
         Damage("a record's start behind it", lambda: stored.log.write_bytes(content + MAGIC)),
         Damage("noise", lambda: stored.log.write_bytes(noise(len(content), 0))),
     ]  # fmt: skip
-    for found in stored.checkpoints[1:]:
-        size = found.state["log_size"]
-        for damage in damages:
-            damage.do()
-            now = stored.log.read_bytes() if stored.log.is_file() else b""
-            if stored.log.is_file():
-                readers[judged_reader(stored, whole)] += 1
-            verdict = judged_log(stored, found, content)
-            assert (verdict == "harmless") == (now[:size] == content[:size]), damage
-            counts[verdict] += 1
-            restored(stored.log, pristine)
+    found = stored.checkpoints[step - 1]
+    size = found.state["log_size"]
+    for damage in damages:
+        damage.do()
+        now = stored.log.read_bytes() if stored.log.is_file() else b""
+        if stored.log.is_file():
+            readers[judged_reader(stored, whole)] += 1
+        verdict = judged_log(stored, found, content)
+        assert (verdict == "harmless") == (now[:size] == content[:size]), damage
+        counts[verdict] += 1
+        restored(stored.log, pristine)
     print(dict(counts), dict(readers), sum(counts.values()))
-    assert sum(counts.values()) > 2000
+    assert sum(counts.values()) > 1000
 
 
 def test_of_a_damaged_log_the_newest_checkpoint_before_the_damage_is_used(stored):

@@ -46,8 +46,16 @@ def texts() -> list[str]:
     return Stream("order").shuffled(rows + again)
 
 
-@pytest.mark.parametrize("unit", ["word", "char"])
-@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize(
+    ("unit", "threshold"),
+    [
+        ("word", 0.5),
+        ("word", 0.95),
+        ("char", 0.8),
+        *(pytest.param(*case, marks=pytest.mark.soak)
+          for case in [("word", 0.8), ("char", 0.5), ("char", 0.95)]),
+    ],
+)  # fmt: skip
 def test_on_real_texts_it_keeps_what_brute_force_keeps(texts, unit, threshold):
     settings = Dedup(threshold=threshold, unit=unit, shingle=3 if unit == "word" else 9)
     result, expected = deduplicate(texts, settings), brute_force(texts, settings)

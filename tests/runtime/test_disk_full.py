@@ -1,4 +1,4 @@
-"""A full disk, at whichever write: one sentence, what was there stays, and with room it goes on."""
+"""When the disk is full at a write, the run stops with one sentence, loses nothing, and goes on with room."""
 
 import os
 import re
@@ -28,14 +28,14 @@ STEPS = 3
 
 
 class Run:
-    """A step's writes, in the learner's order."""
+    """Writes what the learner writes in a step, in the same order."""
 
     def __init__(self, root: Path, size: int) -> None:
         self.root, self.checkpoints, self.size = root, root / "checkpoints", size
         self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def go_on(self, until: int) -> None:
-        """What a restart does, then the steps that are missing."""
+        """Restarts from the newest checkpoint and does the steps that are missing."""
         found, passed_over = checkpoint.newest(self.checkpoints)
         assert passed_over == []
         log = TrajectoryLog(self.root / "log")
@@ -63,7 +63,7 @@ class Run:
         write_file(self.root / "status.json", f'{{"step": {step}}}'.encode())
 
     def require_whole(self, least: int) -> None:
-        """Everything that was acknowledged is there, and nothing that is not known."""
+        """Checks that everything acknowledged is there, and no file that is not known."""
         found, passed_over = checkpoint.newest(self.checkpoints)
         assert passed_over == [] and (found.step if found else 0) >= least
         if found:
@@ -107,7 +107,7 @@ def test_the_disk_may_be_full_at_any_write(tmp_path):
 
 
 def test_the_disk_may_be_full_at_every_write_and_then_not(tmp_path):
-    """Nothing is ever acknowledged meanwhile, and nothing is left over."""
+    """Meanwhile no checkpoint is acknowledged, and no half-written file is left."""
     run = Run(tmp_path / "run", 100)
     run.go_on(1)
     for _ in range(3):
@@ -121,7 +121,7 @@ def test_the_disk_may_be_full_at_every_write_and_then_not(tmp_path):
 
 
 def test_a_disk_that_is_really_full(tmp_path):
-    """A small disk in memory, with less and less room, so that it is full at another place each time."""
+    """A small disk in memory gets other amounts of room, so that it is full at another write each time."""
     mount = 'mount -t tmpfs -o size=4m tmpfs "$0" && exec "$@"'
     names = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if (
@@ -142,7 +142,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 
 def fill(disk: Path) -> None:
-    """In a child: a step needs about 200 pages of memory, three need 600. Prints what it was told."""
+    """Runs in a child process and prints each error. A step needs about 200 pages of memory, three 600."""
     for free in (*range(12), *range(20, 190, 30), *range(190, 220), *range(230, 600, 30)):
         run = Run(disk / "run", 100_000)
         there = os.statvfs(disk)

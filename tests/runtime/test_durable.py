@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, and a full disk is explained."""
+"""Writing a file leaves the old content or the new one, and a full disk is one clear sentence."""
 
 import errno
 import os
@@ -157,7 +157,7 @@ def test_a_signal_handler_may_write_the_file_that_is_being_written(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_dead_writer_left_aside_is_cleared_and_a_living_one_keeps_its_own(tmp_path):
+def test_temporary_files_of_a_dead_writer_are_cleared_and_those_of_a_running_one_kept(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left = {f".status.json.{dead.pid}", f".status.json.{os.getpid()}", ".hidden.txt", ".x.١", "a.1"}

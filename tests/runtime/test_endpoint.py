@@ -1,4 +1,4 @@
-"""The client against a server on loopback that is slow, down, busy, wrong, silent, endless, or fine."""
+"""The endpoint client, against a local server that is slow, down, busy, wrong, silent, endless, or fine."""
 
 import http.client
 import json
@@ -344,7 +344,7 @@ def test_a_server_that_takes_no_request_is_timed_out():
     assert time.monotonic() - began < 5
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
+def test_a_certificate_without_a_known_issuer_is_refused(tmp_path):
     made = subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
          "-keyout", "key.pem", "-out", "cert.pem"], cwd=tmp_path, capture_output=True,

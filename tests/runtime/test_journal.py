@@ -1,4 +1,4 @@
-"""What was appended comes back whole, whatever byte a crash stopped at; damage is never skipped."""
+"""The journal gives back whole records, whatever byte a crash stopped at, and never skips damage."""
 
 from itertools import pairwise
 

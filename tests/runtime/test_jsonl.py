@@ -1,4 +1,4 @@
-"""Every way a JSONL file can be wrong is one sentence with file and line."""
+"""Every mistake in a JSONL file gives one sentence with file and line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One holder at a time, across processes; a dead one holds nothing."""
+"""The lease has one holder at a time, across processes, and a process that died holds it no longer."""
 
 import os
 import signal
@@ -100,7 +100,7 @@ def test_as_many_hold_it_as_there_are_places(tmp_path, holder):
         pytest.fail("both places were taken")
 
 
-def test_a_wait_ends_when_somebody_asks_to_pause(tmp_path, holder):
+def test_a_wait_ends_at_a_request_to_pause(tmp_path, holder):
     lease = Lease(tmp_path / "gpu", 1)
     with (
         pytest.raises(Interrupted, match="learner-0 waited"),

@@ -1,4 +1,4 @@
-"""Whatever a user's reward function does, its verdict has a kind and the run goes on."""
+"""Whatever a user's reward function does, the result is a number or a named failure, and the run goes on."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def gone(pid: int, within_s: float = 5.0) -> bool:
             return True
         stat = Path(f"/proc/{pid}/stat")
         if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return True  # an orphan that nobody collects
+            return True  # an orphan that no parent waits for
         time.sleep(0.02)
     return False
 

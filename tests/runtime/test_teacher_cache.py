@@ -1,4 +1,4 @@
-"""The teacher cache: what is asked twice is answered once, within its bound, whatever dies."""
+"""The teacher cache gives back what was stored, keeps within its size, and survives processes that die."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The throttle rests in proportion to the work between two calls; sleep under a closed lid is no work."""
+"""The throttle rests in proportion to the work between two calls. Sleep under a closed lid is not work."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from runtime.throttle import FIRST_S, LONGER, LOOK_S, Throttle
 
 
 class Day:
-    """A clock that moves when somebody works, sleeps, or closes the lid."""
+    """A clock that the test moves by working, sleeping or closing the lid."""
 
     def __init__(self) -> None:
         self.now = 1000.0

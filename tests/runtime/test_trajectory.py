@@ -1,4 +1,4 @@
-"""The record: whole, ordered, shared without a copy, with a digest that sees everything but time."""
+"""Trajectory batches are complete, ordered, shared without a copy; their digest covers all but durations."""
 
 import pyarrow as pa
 import pytest
@@ -83,7 +83,7 @@ def test_the_prompt_is_part_of_the_tokens(count):
         row(prompt_tokens=count)
 
 
-def test_merging_orders_by_step_prompt_and_sample_whoever_sampled():
+def test_merging_orders_by_step_prompt_and_sample():
     rows = [row(step=s, prompt_index=p, sample=n) for s in (1, 2) for p in (3, 20) for n in (0, 1)]
     forth = merge([to_batch(rows[:3]), to_batch(rows[3:])])
     back = merge([to_batch(rows[5:]), to_batch(rows[2:5][::-1]), to_batch(rows[:2])])

@@ -109,8 +109,9 @@ def test_half_precision_weights_stay_half_precision(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a promise of the stock CPU wheel")
-def test_in_exact_mode_a_members_answers_do_not_depend_on_the_company():
-    command = [sys.executable, "-m", "tests.policies.evolution.exact_population"]
+@pytest.mark.parametrize("share", ["some", pytest.param("all", marks=pytest.mark.soak)])
+def test_in_exact_mode_a_members_answers_do_not_depend_on_the_rest_of_the_batch(share):
+    command = [sys.executable, "-m", "tests.policies.evolution.exact_population", share]
     environment = {**os.environ, "PIPPIN_EXACT": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.stdout.split() == [*FAMILIES, "adapters", "equal"], done.stdout + done.stderr

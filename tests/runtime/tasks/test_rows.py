@@ -1,4 +1,4 @@
-"""The user's own task: columns, held-out rows, and a reward function that sees the whole row."""
+"""A task of a user's own rows: its columns, held-out rows, and a reward function that gets the whole row."""
 
 import json
 from pathlib import Path
@@ -108,7 +108,7 @@ def test_a_prompt_that_is_none_is_bad_input(tmp_path, prompt, said):
     assert said in str(caught.value)
 
 
-def test_prompts_alone_are_judged_by_nobody(tmp_path):
+def test_rows_without_answers_or_reward_have_no_verifier(tmp_path):
     task = open_task(Jsonl(train=numbered(tmp_path, 2)), seed=0)
     assert task.verify(task.prompt("train", 0), "anything") == Verdict(reward=None)
 

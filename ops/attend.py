@@ -15,6 +15,7 @@ from ops.show import LiveLine, first_and_last
 from ops.signals import hold_back
 from ops.supervise import supervise
 from runtime.errors import Interrupted
+from runtime.home import PRIVATE_UMASK
 from runtime.rundir import RunDirectory, Status
 
 HERE, DETACHED = "here", "detached"
@@ -35,6 +36,7 @@ def command(run: RunDirectory, where: str) -> list[str]:
 
 def main(path: str, where: str) -> int:
     """Supervise a run and say how it ended; gives the exit code."""
+    os.umask(PRIVATE_UMASK)
     run = RunDirectory(Path(path).parent, Path(path).name)
     if where == DETACHED:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

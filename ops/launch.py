@@ -15,6 +15,7 @@ from configs.schema import Distill, LocalTeacher, Settings
 from ops.attend import DETACHED, command
 from ops.check import memory_doubt
 from ops.preflight import check_name, check_run, origin, with_model
+from ops.trust import maker
 from runtime.blas import load_blas
 from runtime.clock import Deadline
 from runtime.errors import BadInput, RunFailed
@@ -52,6 +53,7 @@ def prepare(
     about = {
         "pippin": version("pippin"),
         "recipe": Path(recipe).name,
+        "maker": maker(settings),
         **origin(settings),
     }
     while True:
@@ -108,7 +110,7 @@ def _found(path: str) -> Path:
 def detach(run: RunDirectory) -> int:
     """Run in a process of its own that outlives this terminal; returns its pid once it has the run.
 
-    Raises RunFailed if it ends before.
+    Raises RunFailed if it ends before, BadInput if another process was first.
     """
     with (run.logs / "supervisor.log").open("ab") as log:
         child = subprocess.Popen(
@@ -124,9 +126,11 @@ def detach(run: RunDirectory) -> int:
     while not deadline.expired():
         if child.poll() is not None:
             break
-        if run.locked():
+        if run.locked() and run.holder() == child.pid:
             return child.pid
         time.sleep(0.1)
+    if child.poll() is not None and run.locked():
+        raise BadInput(f"{run.path}: another process is running it (pid {run.holder() or '?'})")
     tail = (run.logs / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:]
     raise RunFailed(f"the run did not start: {' '.join(tail) or 'no word from its process'}")
 

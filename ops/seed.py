@@ -19,7 +19,7 @@ from configs import load
 from configs.dump import to_toml
 from configs.schema import Settings
 from runtime.durable import publish_folder, retire_folder
-from runtime.home import home
+from runtime.home import home, private_folder
 from runtime.rundir import RunDirectory, Status
 
 RECIPES = Path(__file__).parent.parent / "configs"
@@ -55,7 +55,7 @@ def ensure_seedling(
     from policies.device import gpu_lease
     from policies.seedling import write_blank
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(target.parent)
     work = Path(tempfile.mkdtemp(prefix=".raising-", dir=target.parent))
     try:
         with gpu_lease().hold("pippin seed", LEASE_S):

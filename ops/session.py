@@ -1,4 +1,4 @@
-"""One run's private Ray session: loopback only, behind a token, in a folder of its own.
+"""One run's private Ray session: loopback only, behind TLS and a token, in a folder of its own.
 
 Everything here that concerns the environment must happen before `import ray`, which is why that import
 is inside the functions.
@@ -10,6 +10,8 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,18 @@ import msgspec
 
 from configs.schema import Settings
 from ops import processes
-from runtime.blas import EXACT_VARIABLE
+from ops.certificates import write_certificates
+from ops.ray_environment import seal
 from runtime.durable import write_file
-from runtime.errors import BadInput, RunFailed
-from runtime.home import home
+from runtime.errors import BadInput
+from runtime.home import PRIVATE, home, is_private, private_folder
 from runtime.rundir import RunDirectory
 
 LONGEST_TEMP_PATH = 41
 """Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
 GREETINGS = (b":job_id:", b":actor_name:")
 """What every worker of Ray's writes to its standard error."""
+SHORT_PARENT = "/tmp"
 OWNER, HOST = "supervisor.pid", "host.pid"
 NO_SESSION = -2
 NOBODY = 2**31 - 1
@@ -59,8 +63,9 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
         require_free(port)
     token_path = run.path / "ray.token"
     _write_token(token_path)
+    write_certificates(temp)
     metrics_port = free_port()
-    os.environ.update(environment(settings, token_path))
+    seal(settings, token_path, temp)
     import ray
 
     from actors.pool import roles_of
@@ -105,27 +110,6 @@ def dead_daemons() -> list[str]:
     return sorted(str(kind) for kind, _ in node.dead_processes()) if node is not None else []
 
 
-def environment(settings: Settings, token_path: Path) -> dict[str, str]:
-    """What Ray's processes must find in their environment."""
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_path),
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every socket on the loopback address
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-        "RAY_prestart_worker_first_driver": "1",  # they import while Ray and the conductor start
-        "RAY_metrics_report_interval_ms": "2000",
-        "OPENBLAS_NUM_THREADS": "1",
-        "VECLIB_MAXIMUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",  # the launcher has fetched what there was to fetch
-        "NO_PROXY": "127.0.0.1,localhost",
-        EXACT_VARIABLE: "1" if settings.exact else "0",
-    }
-
-
 def read_session(run: RunDirectory) -> Session:
     """The session of a run that is under way. Raises BadInput if it is not."""
     run.require()
@@ -164,20 +148,39 @@ def _write_token(path: Path) -> None:
 def temp_folder() -> Path:
     """A short folder of our own: under Pippin's home, or under /tmp where that path is too long.
 
-    Folders of launchers that were killed are cleared away, with what is left of their processes.
+    Under /tmp another user may have taken our folder's name, or put a link there: then a random name
+    is taken. Folders of launchers that were killed are cleared away, with what is left of their processes.
     """
-    name = secrets.token_hex(3)
-    for parent in (home() / "r", Path(f"/tmp/pippin-{os.getuid()}")):
-        if len(str(parent / name)) <= LONGEST_TEMP_PATH:
-            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for old in parent.glob(f"[!.]*/{OWNER}"):  # not those that are only being made
-                if not _alive(old):
-                    _clear_away(old.parent)
+    name, short = secrets.token_hex(3), Path(f"{SHORT_PARENT}/pippin-{os.getuid()}")
+    for parent in (home() / "r", short):
+        if len(str(parent / name)) <= LONGEST_TEMP_PATH and _is_ours(parent):
+            _clear_old(parent.glob(f"[!.]*/{OWNER}"))  # not those that are only being made
             aside = parent / f".{name}"
-            aside.mkdir(mode=0o700)
+            aside.mkdir(mode=PRIVATE)
             (aside / OWNER).write_text(str(os.getpid()))
             return aside.rename(parent / name)
-    raise RunFailed(f"no folder with a path of at most {LONGEST_TEMP_PATH} bytes for Ray's sockets")
+    _clear_old(short.parent.glob(f"{short.name}-*/{OWNER}"))
+    folder = Path(tempfile.mkdtemp(prefix=f"{short.name}-", dir=short.parent))
+    (folder / ".owner").write_text(str(os.getpid()))
+    (folder / ".owner").rename(folder / OWNER)  # empty, it would be a dead launcher's
+    return folder
+
+
+def _is_ours(parent: Path) -> bool:
+    """Whether nobody else can write into a folder, which is made if need be, or swap it for another."""
+    try:
+        private_folder(parent)
+        if os.lstat(parent).st_uid == os.geteuid() and not parent.is_symlink():
+            parent.chmod(PRIVATE)  # an earlier version may have left it open
+        return is_private(parent)
+    except OSError:
+        return False
+
+
+def _clear_old(owners: Iterable[Path]) -> None:
+    for owner in owners:
+        if is_private(owner.parent) and not _alive(owner):
+            _clear_away(owner.parent)
 
 
 def _alive(owner: Path) -> bool:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.clock import Deadline
+from runtime.proxies import unsealed
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = re.compile(r"^RAY_|TOKEN|KEY|SECRET|PASS(WORD|WD|PHRASE)|CREDENTIAL|AUTH", re.IGNORECASE)
@@ -142,6 +143,6 @@ def environment(ours: Mapping[str, str]) -> dict[str, str]:
 
     String hashes are fixed, so that foreign code which iterates over a set repeats itself.
     """
-    kept = {name: value for name, value in ours.items() if not SECRET.search(name)}
+    kept = {n: value for n, value in unsealed(ours).items() if not SECRET.search(n)}
     path = [str(ROOT), *filter(None, [ours.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0"}

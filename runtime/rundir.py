@@ -30,8 +30,9 @@ from typing import Any
 import msgspec
 
 from runtime import failpoints
-from runtime.durable import clear_leftovers, full_disk_explained, sync, write_file
+from runtime.durable import PRIVATE_FILE, clear_leftovers, full_disk_explained, sync, write_file
 from runtime.errors import BadInput
+from runtime.home import PRIVATE
 from runtime.ledger import Ledger
 
 SCHEMA_VERSION = 1
@@ -39,6 +40,8 @@ PROBE_S = 0.2
 CRC = b',"crc32":'
 UNREADABLE = (ValueError, RecursionError)
 """What decoding raises: msgspec's errors and those of bytes that are no UTF-8 are ValueErrors."""
+LONGEST_NAME = 100
+"""Of a run: its folder, and names made from it, must fit into a file name of 255 bytes."""
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -130,7 +133,9 @@ class RunDirectory:
         self.path = root / name
         self._pauses = (str(self.path / "pause.json"), str(self.path / "pause-machine.json"))
         """A person's request and the machine's: two files, so that neither overwrites the other."""
-        self._lock: int | None = None
+        self._lock: tuple[int, int] | None = None
+        """Descriptors of the folder and of the file `lock`. The folder's counts: no `rm` takes it away
+        from under its holder. The file says which process that is, and an earlier version looks there."""
 
     @property
     def weights(self) -> Path:
@@ -163,11 +168,12 @@ class RunDirectory:
         """
         if not plain_name(self.name):
             raise BadInput(
-                f"--name: needs letters, digits, '-', '_' and '.', not at the start; got {self.name!r}"
+                f"--name: needs letters, digits, '-', '_' and '.', a letter or digit first, at most "
+                f"{LONGEST_NAME} in all; got {self.name!r:.120}"
             )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir()
+            self.path.mkdir(mode=PRIVATE)
         except OSError as error:
             if self.path.parent.is_dir() and os.path.lexists(self.path):
                 raise BadInput(
@@ -178,7 +184,7 @@ class RunDirectory:
                 f"--root: {self.path.parent} cannot be written: {error.strerror}"
             ) from None
         for folder in (self.weights, self.checkpoints, self.logs):
-            folder.mkdir()
+            folder.mkdir(mode=PRIVATE)
         write_file(self.recipe, recipe.encode())
         made = {
             "schema_version": SCHEMA_VERSION,
@@ -194,12 +200,18 @@ class RunDirectory:
     def require(self) -> None:
         """Raises BadInput unless this is a run that this version can read."""
         path = self.path / "run.json"
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except PermissionError:
+            raise BadInput(f"{self.path}: cannot be read: it is another user's") from None
+        if not there:
             known = [p.name for p in runs(self.path.parent)]
             hint = f"; there are {', '.join(known)}" if known else ""
             raise BadInput(f"no run {self.name!r} in {self.path.parent}{hint}")
         try:
             version = int(json.loads(path.read_bytes())["schema_version"])
+        except PermissionError:
+            raise BadInput(f"{path}: cannot be read: it is another user's") from None
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{path}: is damaged, it names no schema version") from None
         if version > SCHEMA_VERSION:
@@ -213,14 +225,16 @@ class RunDirectory:
 
     def lock(self) -> None:
         """Become the run's one writer until this process ends. Raises BadInput if another is."""
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        if not _locked_within(descriptor, PROBE_S):
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"
-            os.close(descriptor)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        if not (_locked_within(folder, PROBE_S) and _locked_within(file, PROBE_S)):
+            os.close(file)
+            os.close(folder)
+            holder = self.holder() or "?"
             raise BadInput(f"{self.path}: another process is running it (pid {holder})")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        self._lock = descriptor
+        os.ftruncate(file, 0)
+        os.pwrite(file, str(os.getpid()).encode(), 0)
+        self._lock = folder, file
         for folder in (self.path, self.path / "evals"):
             clear_leftovers(folder)
         try:
@@ -232,25 +246,22 @@ class RunDirectory:
 
     def locked(self) -> bool:
         """Somebody is this run's writer now."""
-        path = self.path / "lock"
         if self._lock is not None:
             return True
-        if not path.exists():
-            return False
-        descriptor = os.open(path, os.O_RDONLY)
-        try:  # shared: two who look at once do not take each other for the writer
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
+        return any(_is_locked(path) for path in (self.path, self.path / "lock"))
+
+    def holder(self) -> int | None:
+        """Returns the process that is this run's writer, or was its last; None if nobody knows."""
+        try:
+            return int((self.path / "lock").read_text())
+        except (OSError, ValueError):
+            return None
 
     def unlock(self) -> None:
         """Let another process be the writer."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        for descriptor in self._lock or ():
+            os.close(descriptor)
+        self._lock = None
 
     def ask_to_pause(self, request: PauseRequest) -> None:
         """Leave a request for whoever runs it: durable, and no connection is needed."""
@@ -322,6 +333,7 @@ class RunDirectory:
         path, line = self.path / file, _checked_line(file, record)
         with full_disk_explained(path, len(line)):
             failpoints.hit("disk.write")
+            path.touch(PRIVATE_FILE)
             with path.open("ab") as out:
                 out.write(line)
 
@@ -367,6 +379,21 @@ def _record(file: str, line: bytes) -> dict[str, Any] | None:
         return None
 
 
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds a lock on a file or folder, if it is there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:  # shared: two who look at once do not take each other for the writer
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 def _locked_within(descriptor: int, seconds: float) -> bool:
     """Try for so long: whoever looks whether a run is locked holds its lock for an instant."""
     until = time.monotonic() + seconds
@@ -382,7 +409,8 @@ def _locked_within(descriptor: int, seconds: float) -> bool:
 
 def plain_name(name: str) -> bool:
     """Whether a run can be called so: a file name that no shell and no option parser misreads."""
-    return bool(name) and set(name) <= NAME_CHARACTERS and not name.startswith((".", "-"))
+    fits = 0 < len(name) <= LONGEST_NAME
+    return fits and set(name) <= NAME_CHARACTERS and not name.startswith((".", "-"))
 
 
 def runs(root: Path) -> list[Path]:

@@ -5,29 +5,43 @@ so each can be run alone; the last sees it to its end. Runs that are to crash ar
 `make test` runs the kills and what a person does most; all of it is a soak (`make soak`).
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from configs.schema import Settings
 from ops.machine import VARIABLE
 from ops.processes import session_of
 from ops.show import status_text
+from runtime.home import is_private
 from runtime.keys import derive
 from runtime.rundir import Status
 from tests.actors.tiny import GRADED, digests, settings
+from tests.ops.intruder import (
+    asked_of_the_network,
+    ports_of,
+    sync_without_a_header,
+    watch_the_network,
+)
 from tests.ops.real_run import RealRun, Terminal, Witness, undisturbed
 
 GONE_S = 10.0
+POLL_S = 0.25
+"""How often a host looks whether one of Ray's daemons has died."""
+CALLERS_TOKEN = "a-token-that-the-caller-had-in-its-environment"
 SMALL_BYTES = 80 << 20
 DUTY_CYCLE, LIMIT_S, FROZEN_S = 0.5, 4, 100
 SLOW = GRADED.replace(
@@ -60,7 +74,14 @@ class Life(RealRun):
             power={"on_battery": "pause", "duty_cycle": DUTY_CYCLE}, dashboard={"enabled": False},
             deadlines={"generate_s": LIMIT_S, "score_s": LIMIT_S},
         )  # fmt: skip
-        super().__init__(home, disturbed, "life", **{VARIABLE: str(self.machine)})
+        self.network = folder / "network.jsonl"
+        watch_the_network(folder, self.network)
+        path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        callers = {
+            "PYTHONPATH": os.pathsep.join(path), "RAY_AUTH_MODE": "disabled",
+            "RAY_AUTH_TOKEN": CALLERS_TOKEN, "RAY_AUTH_TOKEN_PATH": str(folder / "no-token"),
+        }  # fmt: skip
+        super().__init__(home, disturbed, "life", **{VARIABLE: str(self.machine)}, **callers)
 
     def weather(self, **reading) -> None:
         """Change what the simulated machine says."""
@@ -142,6 +163,55 @@ def test_a_host_one_of_whose_processes_is_killed_is_replaced_as_a_whole(life, vi
 def moment(what: str) -> float:
     """Up to a tenth of a second: a run does two or three things in it."""
     return derive("moment", what) % 100 / 1000
+
+
+# ── others on the machine ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, to find the ports of a process")
+def test_a_stream_that_shows_no_certificate_kills_none_of_rays_daemons(life):
+    before = life.going()
+    daemons = {who: life.pid(who) for who in ("gcs_server", "raylet", "host")}
+    for who, pid in daemons.items():
+        ports = ports_of(pid)
+        assert ports, who
+        for port in ports:
+            assert sync_without_a_header(port) == grpc.StatusCode.UNAVAILABLE, (who, port)
+    time.sleep(2 * POLL_S)
+    assert {who: life.pid(who) for who in daemons} == daemons, life.logs()
+    assert life.gone_on(before).pids == before.pids
+
+
+def test_its_files_and_sockets_are_its_owners_alone(life):
+    life.going()
+    folders = [life.run.path, life.home / "r", life.home / "gpu"]
+    assert (life.run.path / "ray.token").exists() and list((life.home / "r").glob("*/session_*"))
+    for path in (path for folder in folders for path in (folder, *folder.rglob("*"))):
+        with contextlib.suppress(FileNotFoundError):  # replaced or retired meanwhile
+            found = path.lstat()
+            shared = stat.S_IMODE(found.st_mode) & 0o077 and not stat.S_ISLNK(found.st_mode)
+            assert not shared or is_below_a_private_one(path, life.home / "r"), path
+
+
+def is_below_a_private_one(path: Path, sessions: Path) -> bool:
+    """Ray itself opens its sockets and its log folders to all: nobody can reach them there."""
+    return sessions in path.parents and is_private(sessions)
+
+
+def test_it_asks_nobody_outside_the_machine(life):
+    life.going()
+    outside, inside = asked_of_the_network(life.network)
+    assert outside == []
+    assert inside > 20  # the witness has seen something
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, to see a process's environment")
+def test_what_its_caller_has_set_for_ray_does_not_reach_it(life):
+    life.going()
+    for who in ("gcs_server", "raylet", "sampler-0"):
+        said = Path(f"/proc/{life.pid(who)}/environ").read_text()
+        assert CALLERS_TOKEN not in said and "RAY_AUTH_MODE=token\0" in said, who
+        assert f"RAY_AUTH_TOKEN_PATH={life.run.path / 'ray.token'}\0" in said, who
 
 
 # ── the laptop ───────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """One writer, one name, and a status that tells the truth about a process that is gone."""
 
+import fcntl
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ import msgspec
 import pytest
 
 from runtime.errors import BadInput
-from runtime.rundir import EvalResult, PauseRequest, RunDirectory, Status, free_name, runs
+from runtime.journal import Journal
+from runtime.rundir import EvalResult, Machine, PauseRequest, RunDirectory, Status, free_name, runs
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
@@ -70,11 +72,13 @@ def test_a_name_in_use_is_refused_and_left_alone(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", ".hidden", "a/b", "../a", "a b", "ä", "a\n", "a\0"]
+    "name",
+    ["", ".", "..", ".hidden", "a/b", "../a", "a b", "ä", "a\n", "a\0", "x" * 101, "x" * 300],
 )
 def test_a_name_is_a_plain_file_name(tmp_path, name):
     sentence = complaint(RunDirectory(tmp_path, name).create, "", {})
     assert sentence.startswith("--name: needs letters, digits, '-', '_' and '.'")
+    assert len(sentence) < 300
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,6 +148,43 @@ def test_the_lock_can_be_given_up(run):
     assert not other.locked()
     other.lock()
     other.unlock()
+
+
+def test_the_lock_holds_although_its_file_is_deleted(run, writer):
+    (run.path / "lock").unlink()
+    assert run.locked()
+    assert complaint(run.lock).startswith(f"{run.path}: another process is running it (pid ")
+    writer.kill()
+    writer.wait()
+    assert not run.locked()
+    run.lock()
+    run.unlock()
+
+
+def test_so_does_that_of_an_earlier_version_which_locks_the_file_alone(run):
+    with (run.path / "lock").open("w") as earlier:
+        fcntl.flock(earlier, fcntl.LOCK_EX)
+        assert run.locked()
+        assert "another process is running it" in complaint(run.lock)
+    assert not run.locked()
+
+
+def test_a_run_is_its_owners_alone_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        run = RunDirectory(tmp_path / "runs", "demo")
+        run.create("seed = 1\n", {})
+        run.ask_to_pause(PauseRequest(by="user", reason="x"))
+        run.write_status(Status(name="demo"))
+        run.write_machine(Machine())
+        run.append_line("metrics.jsonl", {"step": 1})
+        Journal(run.trajectories)
+        run.lock()
+        run.unlock()
+    finally:
+        os.umask(before)
+    open_to_others = [p.name for p in (run.path, *run.path.rglob("*")) if p.stat().st_mode & 0o077]
+    assert open_to_others == []
 
 
 def test_looking_at_a_run_never_keeps_its_writer_out(run):

@@ -202,7 +202,7 @@ def test_it_asks_nobody_outside_the_machine(life):
     life.going()
     outside, inside = asked_of_the_network(life.network)
     assert outside == []
-    assert inside > 20  # the witness has seen something
+    assert inside  # the witness has seen something
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, to see a process's environment")

@@ -10,31 +10,20 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from configs.schema import Settings
-from ops import processes
 from ops.certificates import write_certificates
 from ops.ray_environment import seal
 from runtime.durable import write_file
 from runtime.errors import BadInput
-from runtime.home import PRIVATE, home, is_private, private_folder
 from runtime.rundir import RunDirectory
 
-LONGEST_TEMP_PATH = 41
-"""Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
 GREETINGS = (b":job_id:", b":actor_name:")
 """What every worker of Ray's writes to its standard error."""
-SHORT_PARENT = "/tmp"
-OWNER, HOST = "supervisor.pid", "host.pid"
-NO_SESSION = -2
-NOBODY = 2**31 - 1
-"""A session and a process id that do not exist."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,76 +132,6 @@ def _write_token(path: Path) -> None:
     with os.fdopen(descriptor, "w") as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(secrets.token_hex(32))
-
-
-def temp_folder() -> Path:
-    """A short folder of our own: under Pippin's home, or under /tmp where that path is too long.
-
-    Under /tmp another user may have taken our folder's name, or put a link there: then a random name
-    is taken. Folders of launchers that were killed are cleared away, with what is left of their processes.
-    """
-    name, short = secrets.token_hex(3), Path(f"{SHORT_PARENT}/pippin-{os.getuid()}")
-    for parent in (home() / "r", short):
-        if len(str(parent / name)) <= LONGEST_TEMP_PATH and _is_ours(parent):
-            _clear_old(parent.glob(f"[!.]*/{OWNER}"))  # not those that are only being made
-            aside = parent / f".{name}"
-            aside.mkdir(mode=PRIVATE)
-            (aside / OWNER).write_text(str(os.getpid()))
-            return aside.rename(parent / name)
-    _clear_old(short.parent.glob(f"{short.name}-*/{OWNER}"))
-    folder = Path(tempfile.mkdtemp(prefix=f"{short.name}-", dir=short.parent))
-    (folder / ".owner").write_text(str(os.getpid()))
-    (folder / ".owner").rename(folder / OWNER)  # empty, it would be a dead launcher's
-    return folder
-
-
-def _is_ours(parent: Path) -> bool:
-    """Whether nobody else can write into a folder, which is made if need be, or swap it for another."""
-    try:
-        private_folder(parent)
-        if os.lstat(parent).st_uid == os.geteuid() and not parent.is_symlink():
-            parent.chmod(PRIVATE)  # an earlier version may have left it open
-        return is_private(parent)
-    except OSError:
-        return False
-
-
-def _clear_old(owners: Iterable[Path]) -> None:
-    for owner in owners:
-        if is_private(owner.parent) and not _alive(owner):
-            _clear_away(owner.parent)
-
-
-def _alive(owner: Path) -> bool:
-    try:
-        os.kill(_number(owner), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _clear_away(folder: Path) -> None:
-    """What a killed supervisor left, where its watchdog has not come to it yet or was killed as well.
-
-    Ray's daemons name the folder; the actors do not, but they are in one session with them.
-    """
-    host = _number(folder / HOST)
-    daemons = processes.belonging(NO_SESSION, str(folder))
-    sure = any(processes.session_of(daemon.pid) == host for daemon in daemons)
-    processes.end(
-        host if sure else NO_SESSION, str(folder)
-    )  # a number alone may be another's by now
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _number(file: Path) -> int:
-    """A process id; one that nobody has where there is none."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return NOBODY
 
 
 def keep_logs(temp: Path, run: RunDirectory) -> None:

@@ -27,8 +27,9 @@ from ops.conditions import Conditions
 from ops.machine import Machine as Port
 from ops.machine import this_machine
 from ops.preflight import check_same_run
-from ops.session import HOST, keep_logs, temp_folder
+from ops.session import keep_logs
 from ops.signals import Signals
+from ops.temp_folder import HOST, temp_folder
 from runtime import checkpoint
 from runtime.clock import Deadline
 from runtime.errors import BadInput, Interrupted, PippinError, RunFailed

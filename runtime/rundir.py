@@ -21,6 +21,7 @@ import fcntl
 import json
 import os
 import platform
+import stat
 import time
 import zlib
 from collections.abc import Iterable
@@ -388,8 +389,8 @@ def _is_locked(path: Path) -> bool:
     try:  # shared: two who look at once do not take each other for the writer
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
-    except BlockingIOError:
-        return True
+    except OSError as error:  # a network volume that locks no folders has a lock on the file
+        return isinstance(error, BlockingIOError)
     finally:
         os.close(descriptor)
 
@@ -405,6 +406,10 @@ def _locked_within(descriptor: int, seconds: float) -> bool:
             if time.monotonic() > until:
                 return False
             time.sleep(0.01)
+        except OSError:
+            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise
+            return True  # a network volume locks no folders: the lock on the file must do
 
 
 def plain_name(name: str) -> bool:

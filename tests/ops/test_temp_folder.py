@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ops import session
-from ops.session import OWNER, temp_folder
+from ops import temp_folder as module
+from ops.temp_folder import NOBODY, OWNER, remove, temp_folder
 from tests.ops.another_user import UID, as_another_user, needs_root
 
 LONG = "x" * 60
@@ -20,7 +20,7 @@ def short(monkeypatch, tmp_path):
     """A stand-in for /tmp, with a short path, and a home whose own path is too long for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="pip", dir="/tmp"))
     folder.chmod(0o1777)
-    monkeypatch.setattr(session, "SHORT_PARENT", str(folder), raising=False)
+    monkeypatch.setattr(module, "SHORT_PARENT", str(folder), raising=False)
     monkeypatch.setenv("PIPPIN_HOME", str(tmp_path / LONG))
     yield folder
     shutil.rmtree(folder)
@@ -34,6 +34,12 @@ def assert_private(folder: Path) -> None:
     found = folder.lstat()
     assert stat.S_ISDIR(found.st_mode)
     assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (os.geteuid(), 0o700)
+
+
+def assert_random(folder: Path, short: Path) -> None:
+    """Ray opens its folder to all, so the folder above must be private."""
+    assert folder.parent.parent == short and folder.parent != usual(short)
+    assert_private(folder.parent)
 
 
 def test_it_is_ours_alone_and_so_is_the_folder_above(short):
@@ -54,22 +60,24 @@ def test_a_link_in_its_place_is_not_followed(short, tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     usual(short).symlink_to(tmp_path / "elsewhere")
     folder = temp_folder()
-    assert folder.parent == short and folder.name.startswith(f"pippin-{os.getuid()}-")
-    assert_private(folder)
+    assert_random(folder, short)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_file_in_its_place_is_no_obstacle(short):
     usual(short).touch()
-    assert_private(temp_folder())
+    folder = temp_folder()
+    assert_random(folder, short)
+    remove(folder)
+    assert list(short.iterdir()) == [usual(short)]
 
 
 def test_a_random_one_whose_launcher_is_dead_is_cleared_away(short):
     usual(short).touch()
     dead, alive = temp_folder(), temp_folder()
-    (dead / OWNER).write_text(str(session.NOBODY))
+    (dead / OWNER).write_text(str(NOBODY))
     after = temp_folder()
-    assert not dead.exists() and alive.exists() and after.exists()
+    assert not dead.parent.exists() and alive.exists() and after.exists()
 
 
 @needs_root
@@ -83,10 +91,11 @@ def test_a_folder_that_another_user_has_made_first_is_not_entered(monkeypatch):
     try:
         folder = Path(as_another_user(lambda: str(temp_folder())))
         assert list(taken.iterdir()) == []
-        assert folder.parent == Path("/tmp") and folder.lstat().st_uid == UID
-        assert stat.S_IMODE(folder.lstat().st_mode) == 0o700
+        above = folder.parent
+        assert above.parent == Path("/tmp") and above != taken and above.lstat().st_uid == UID
+        assert stat.S_IMODE(above.lstat().st_mode) == 0o700
     finally:
-        for made in (folder, taken, Path(f"/tmp/{LONG}")):
+        for made in (folder.parent if folder != taken else folder, taken, Path(f"/tmp/{LONG}")):
             shutil.rmtree(made, ignore_errors=True)
 
 

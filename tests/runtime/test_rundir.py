@@ -1,9 +1,11 @@
 """One writer, one name, and a status that tells the truth about a process that is gone."""
 
+import errno
 import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -167,6 +169,21 @@ def test_so_does_that_of_an_earlier_version_which_locks_the_file_alone(run):
         assert run.locked()
         assert "another process is running it" in complaint(run.lock)
     assert not run.locked()
+
+
+def test_on_a_volume_that_locks_no_folders_the_file_is_locked(run, monkeypatch):
+    def flock(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        locks(descriptor, operation)
+
+    locks = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    other = RunDirectory(run.path.parent, run.name)
+    run.lock()
+    assert other.locked() and "another process is running it" in complaint(other.lock)
+    run.unlock()
+    assert not other.locked()
 
 
 def test_a_run_is_its_owners_alone_whatever_the_umask(tmp_path):

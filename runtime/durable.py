@@ -107,7 +107,7 @@ def rename_away(folder: Path) -> Path:
 def clear_leftovers(folder: Path) -> None:
     """Delete what `write_file` left aside in processes that are gone."""
     for path in folder.glob(".*.*"):
-        if path.suffix[1:].isdecimal() and not _alive(int(path.suffix[1:])):
+        if path.suffix[1:].isdecimal() and not is_alive(int(path.suffix[1:])):
             path.unlink(missing_ok=True)
 
 
@@ -162,7 +162,8 @@ def _flush(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Returns whether there is a process with that number, of any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -31,13 +31,22 @@ from typing import Any
 import msgspec
 
 from runtime import failpoints
-from runtime.durable import PRIVATE_FILE, clear_leftovers, full_disk_explained, sync, write_file
+from runtime.durable import (
+    PRIVATE_FILE,
+    clear_leftovers,
+    full_disk_explained,
+    is_alive,
+    sync,
+    write_file,
+)
 from runtime.errors import BadInput
 from runtime.home import PRIVATE
 from runtime.ledger import Ledger
 
 SCHEMA_VERSION = 1
 PROBE_S = 0.2
+NAMED_S = 2.0
+"""How long a process that has just become the writer may take, on a busy machine, to write its id."""
 CRC = b',"crc32":'
 UNREADABLE = (ValueError, RecursionError)
 """What decoding raises: msgspec's errors and those of bytes that are no UTF-8 are ValueErrors."""
@@ -231,8 +240,7 @@ class RunDirectory:
         if not (_locked_within(folder, PROBE_S) and _locked_within(file, PROBE_S)):
             os.close(file)
             os.close(folder)
-            holder = self.holder() or "?"
-            raise BadInput(f"{self.path}: another process is running it (pid {holder})")
+            raise BadInput(f"{self.path}: another process is running it (pid {self._named()})")
         os.ftruncate(file, 0)
         os.pwrite(file, str(os.getpid()).encode(), 0)
         self._lock = folder, file
@@ -257,6 +265,15 @@ class RunDirectory:
             return int((self.path / "lock").read_text())
         except (OSError, ValueError):
             return None
+
+    def _named(self) -> int | str:
+        """Returns the holder once it has written who it is: what is there before is a dead one's."""
+        until = time.monotonic() + NAMED_S
+        while (pid := self.holder()) is None or not is_alive(pid):
+            if time.monotonic() > until:
+                return "?"
+            time.sleep(0.01)
+        return pid
 
     def unlock(self) -> None:
         """Let another process be the writer."""

@@ -34,7 +34,8 @@ bench: setup ## the benchmarks
 
 soak: setup ## real processes killed, frozen and paused, and a thousand kills of trial runs
 	@echo "==> real processes (about 6 minutes)"
-	@$(BIN)/python -m pytest -m "soak or not soak" tests/ops/test_supervise.py
+	@$(BIN)/python -m pytest -m "soak or not soak" tests/ops/test_supervise.py \
+		tests/ops/test_crashes.py tests/ops/test_outside.py
 	@echo "==> killing trial runs (about 10 minutes)"
 	@$(BIN)/pippin bench kills --kills 1000
 

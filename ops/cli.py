@@ -9,7 +9,7 @@ import msgspec
 
 from ops.outcome import FAILED, FINE, exit_code
 from runtime.errors import BadInput, PippinError
-from runtime.home import PRIVATE_UMASK, tighten_home
+from runtime.home import PRIVATE_UMASK, tighten, tighten_home
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -162,6 +162,8 @@ def _go(run, detached: bool) -> int:
     from ops.launch import detach
 
     print(f"run {run.name} in {run.path}", file=sys.stderr)
+    if said := tighten(run.path):  # an earlier version made it
+        print(f"note: {said}", file=sys.stderr)
     if detached:
         pid = detach(run)
         print(f"running in the background (pid {pid}); pippin watch {run.name}", file=sys.stderr)

@@ -43,9 +43,11 @@ def tighten_home() -> str:
 
     A folder that $PIPPIN_HOME names stays as it is: it may hold more than ours.
     """
-    folder = home()
-    if os.environ.get("PIPPIN_HOME"):
-        return ""
+    return "" if os.environ.get("PIPPIN_HOME") else tighten(home())
+
+
+def tighten(folder: Path) -> str:
+    """Close a folder of this user's to others where it is open; returns the sentence to be said, or ""."""
     try:
         found = folder.stat()
     except OSError:

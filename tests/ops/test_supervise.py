@@ -1,13 +1,11 @@
 """One run on real processes, to which everything happens that can: it ends as if nothing had.
 
 The tests share the run, since to start Ray takes seconds. Each finds it wherever it is and leaves it there,
-so each can be run alone; the last sees it to its end. Runs that are to crash are their own, further below.
+so each can be run alone; the last sees it to its end.
 `make test` runs the kills and what a person does most; all of it is a soak (`make soak`).
 """
 
 import contextlib
-import json
-import os
 import re
 import shutil
 import signal
@@ -22,90 +20,22 @@ from pathlib import Path
 import grpc
 import pytest
 
-from configs.schema import Settings
-from ops.machine import VARIABLE
 from ops.processes import session_of
 from ops.show import status_text
 from runtime.home import is_private
 from runtime.keys import derive
 from runtime.rundir import Status
-from tests.actors.tiny import GRADED, digests, settings
-from tests.ops.intruder import (
-    asked_of_the_network,
-    ports_of,
-    sync_without_a_header,
-    watch_the_network,
-)
-from tests.ops.real_run import RealRun, Terminal, Witness, undisturbed
+from tests.actors.tiny import digests
+from tests.ops.intruder import asked_of_the_network, ports_of, sync_without_a_header
+from tests.ops.life import CALLERS_TOKEN, DUTY_CYCLE, LIMIT_S, Life
+from tests.ops.real_run import Terminal, Witness, undisturbed
 
 GONE_S = 10.0
 POLL_S = 0.25
 """How often a host looks whether one of Ray's daemons has died."""
-CALLERS_TOKEN = "a-token-that-the-caller-had-in-its-environment"
-SMALL_BYTES = 80 << 20
-DUTY_CYCLE, LIMIT_S, FROZEN_S = 0.5, 4, 100
-SLOW = GRADED.replace(
-    "    return", "    import os, time; time.sleep(0.01 * os.path.exists({!r}))\n    return"
-)
-"""The same reward, but it takes its time as long as a file is there."""
+SMALL_BYTES, FROZEN_S = 80 << 20, 100
 SLOW_S = 8.0
 """How long a status may name a dead conductor, on a machine that is busy starting another."""
-
-
-def wanted(folder: Path, **changes) -> Settings:
-    """All roles, one process each."""
-    return settings(
-        folder, exact=True, eval={"prompts": 3, "every_steps": 5},
-        actors={"samplers": 1, "verifiers": 1}, **changes,
-    )  # fmt: skip
-
-
-class Life(RealRun):
-    """The run that the tests share."""
-
-    def __init__(self, home: Path, folder: Path) -> None:
-        self.machine = folder / "machine.json"
-        self.weather()
-        self.slow = folder / "slow"
-        self.slow.touch()
-        self.wanted = wanted(folder, algorithm__steps=150)
-        disturbed = wanted(
-            folder, algorithm__steps=150, reward=SLOW.format(str(self.slow)),
-            power={"on_battery": "pause", "duty_cycle": DUTY_CYCLE}, dashboard={"enabled": False},
-            deadlines={"generate_s": LIMIT_S, "score_s": LIMIT_S},
-        )  # fmt: skip
-        self.network = folder / "network.jsonl"
-        watch_the_network(folder, self.network)
-        path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-        callers = {
-            "PYTHONPATH": os.pathsep.join(path), "RAY_AUTH_MODE": "disabled",
-            "RAY_AUTH_TOKEN": CALLERS_TOKEN, "RAY_AUTH_TOKEN_PATH": str(folder / "no-token"),
-        }  # fmt: skip
-        super().__init__(home, disturbed, "life", **{VARIABLE: str(self.machine)}, **callers)
-
-    def weather(self, **reading) -> None:
-        """Change what the simulated machine says."""
-        aside = self.machine.with_suffix(".aside")
-        aside.write_text(json.dumps(reading))
-        aside.rename(self.machine)
-
-    def going(self) -> Status:
-        """The status of the run while it computes, whatever has happened before."""
-        if not self.status().alive:
-            self.launch("resume" if self.run.path.exists() else "launch")
-        return self.running(self.status().step + 2)
-
-    def gone_on(self, since: Status) -> Status:
-        """The status once it has done two more steps."""
-        return self.running(since.step + 2)
-
-    def refused(self, verb: str) -> str:
-        """What a command that comes at the wrong time says of the run."""
-        done = self.pippin(verb)
-        assert (done.returncode, done.stdout) == (2, "")
-        said = re.fullmatch(r"pippin: run 'life' (.+)\n", done.stderr)
-        assert said, done.stderr
-        return said[1]
 
 
 @pytest.fixture(scope="module")
@@ -406,71 +336,3 @@ def test_after_all_that_it_ends_as_the_run_that_nobody_disturbed(life, tmp_path)
     released = [pid for what, pid in awake if what == "release"]
     assert len(set(released)) == len(released) and awake[-1][0] == "release"
     assert digests(life.status()) == undisturbed(life.wanted, tmp_path)
-
-
-# ── crashes ──────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def crash(home, tmp_path):
-    """Launches a run that cannot work; gives it, what it said at the end, and how long it took."""
-    made: list[RealRun] = []
-
-    def launch(reward: str = "", **variables: str) -> tuple[RealRun, str, float]:
-        changes = {"reward": reward} if reward else {}
-        made.append(
-            RealRun(
-                home, wanted(tmp_path, **changes), f"crash-{derive(str(tmp_path))}", **variables
-            )
-        )
-        began = time.monotonic()
-        done = made[-1].pippin("launch")
-        assert (done.returncode, made[-1].status().state) == (1, "failed"), done.stderr
-        return made[-1], done.stderr.strip().split("pippin: ")[-1], time.monotonic() - began
-
-    yield launch
-    for living in made:
-        living.end()
-
-
-@pytest.mark.soak
-def test_an_actor_that_dies_whenever_it_starts_ends_the_run_with_the_first_cause(crash, tmp_path):
-    living, said, _ = crash(**hook(tmp_path, "/logs/sampler-0.stack", "os.abort()"))
-    first, *tail = said.splitlines()
-    assert first.startswith("sampler-0 died while we waited for sampler-0 to start (")
-    assert first.endswith("; 4 tries without a step done")
-    assert tail and all(line.startswith("  sampler-0.log: ") for line in tail)
-    assert living.status().message == said
-    assert living.left_within(GONE_S) == []
-
-
-@pytest.mark.soak
-def test_a_host_that_cannot_start_is_tried_a_few_times(crash, tmp_path):
-    dies = "print('no more memory for you', flush=True); os._exit(1)"
-    living, said, seconds = crash(**hook(tmp_path, "/logs/host.stack", dies))
-    cause = "first at step 1, starting Ray: no more memory for you"
-    assert said == f"died 4 times without a step done; {cause}"
-    assert seconds < 60
-    assert living.left_within(GONE_S) == []
-
-
-def hook(folder: Path, file: str, action: str) -> dict[str, str]:
-    """The environment in which a process that opens `file` does `action` instead."""
-    (folder / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "def hook(event, arguments):\n"
-        f"    if event == 'open' and str(arguments[0]).endswith({file!r}):\n"
-        f"        {action}\n"
-        "sys.addaudithook(hook)\n"
-    )
-    path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(path)}
-
-
-@pytest.mark.soak
-def test_a_reward_that_always_fails_ends_the_run_and_leaves_nothing(crash):
-    reward = "def reward(prompt, completion, row):\n    raise ValueError('not today')\n"
-    living, said, _ = crash(reward)
-    assert said.startswith("the reward failed 20 times in a row (verifier.max_failures); ")
-    assert "ValueError: not today" in said and said == living.status().message
-    assert living.left_within(GONE_S) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ops.cli import main
-from runtime.home import is_private, private_folder, tighten_home
+from runtime.home import is_private, private_folder, tighten, tighten_home
 from runtime.lease import Lease
 from runtime.teacher_cache import TeacherCache
 
@@ -66,3 +66,12 @@ def test_a_link_is_no_private_folder(tmp_path):
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert is_private(tmp_path / "real") and not is_private(tmp_path / "link")
+
+
+def test_a_run_folder_that_an_earlier_version_left_open_can_be_closed(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o755)
+    assert tighten(tmp_path / "run").startswith(f"{tmp_path / 'run'} was open to other users")
+    assert is_private(tmp_path / "run") and tighten(tmp_path / "run") == ""
+    (tmp_path / "file").touch(0o644)
+    assert tighten(tmp_path / "file") == tighten(tmp_path / "none") == ""

@@ -28,7 +28,10 @@ def test_a_name_that_is_no_text_is_named(key, value):
         load(RECIPE, [f"{key}={value}"])
 
 
-def test_a_runs_name_of_300_characters_is_refused_before_anything_is_written(tmp_path, capsys):
+def test_a_runs_name_of_300_characters_is_refused_before_anything_is_written(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("PIPPIN_HOME", str(tmp_path / "home"))
     root = tmp_path / "runs"
     assert main(["launch", str(RECIPE), "--name", "x" * 300, "--root", str(root)]) == 2
     said = capsys.readouterr().err

@@ -7,7 +7,6 @@ A run of an earlier version has no mark. It is ours if its files belong to us an
 named by a whole path outside of it, as every recipe is that Pippin wrote.
 """
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -123,11 +122,22 @@ def _mark(reach: Reach, uid: int) -> str:
 
 def _key() -> bytes:
     """Returns what only this Pippin's home knows; it is made when it is first needed."""
-    path = private_folder(home()) / MACHINE
-    if not path.exists():
-        aside = path.with_name(f".{MACHINE}.{secrets.token_hex(4)}")
-        write_new(aside, secrets.token_bytes(KEY_BYTES))
-        with contextlib.suppress(FileExistsError):  # another launch was first: theirs counts
-            os.link(aside, path)
-        aside.unlink()
-    return path.read_bytes()
+    path = home() / MACHINE
+    try:
+        private_folder(path.parent)
+        if not path.exists():
+            aside = path.with_name(f".{MACHINE}.{secrets.token_hex(4)}")
+            write_new(aside, secrets.token_bytes(KEY_BYTES))
+            try:
+                os.link(aside, path)
+            except FileExistsError:  # another launch was first: theirs counts
+                pass
+            except OSError:  # a volume without links
+                os.replace(aside, path)
+            aside.unlink(missing_ok=True)
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"{path}: needed to know our own runs by, cannot be read or made: {error.strerror}; "
+            "PIPPIN_HOME names another folder"
+        ) from None

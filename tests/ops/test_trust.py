@@ -108,6 +108,13 @@ def test_a_recipe_that_is_none_gives_no_traceback(run, recipe):
     assert refusal(run).startswith(f"{run.path}: ")
 
 
+def test_a_home_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PIPPIN_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(BadInput, match=r"^\S+/file/home/machine: needed to know our own runs by"):
+        maker(settings(tmp_path))
+
+
 @pytest.mark.parametrize(
     "command", [["resume"], ["export", "OUT"], ["report"], ["report", "--against"]]
 )

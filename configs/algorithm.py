@@ -1,19 +1,19 @@
 """What every algorithm's settings have in common, and what they can be asked."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from msgspec.structs import replace
 
 from configs.facts import Facts
-from configs.fields import Closed, Count
+from configs.fields import Closed, up_to
 from configs.run import RunSettings
 
 
 class AlgorithmSettings(Closed, frozen=True, kw_only=True, tag_field="name"):
     """Settings under `[algorithm]`. A subclass has its own tag, fields, and the three methods below."""
 
-    steps: Count = 100
+    steps: Annotated[int, up_to(10**7)] = 100
 
     def facts(self, run: RunSettings) -> Facts:
         """Returns what the rest of Pippin may know about this algorithm in this run."""

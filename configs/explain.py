@@ -82,7 +82,7 @@ def _tagged_problems(
     names = _listed(variants)
     first = next(iter(variants))
     if not isinstance(value, dict):
-        example = _came(value) if isinstance(value, str) and value in variants else f'"{first}"'
+        example = _came(value) if _names(value, variants) else f'"{first}"'
         yield Problem(
             key,
             f"{dotted(key)} needs a table such as {{ name = {example} }}, got {_came(value)}",
@@ -91,7 +91,7 @@ def _tagged_problems(
     name = value.get("name")
     if name is None:
         yield Problem(key, f"{dotted(key)} needs a name: one of {names}")
-    elif not isinstance(name, str) or name not in variants:
+    elif not _names(name, variants):
         near = difflib.get_close_matches(str(name), variants, 1)
         hint = f' (did you mean "{near[0]}"?)' if near else ""
         yield Problem(
@@ -100,6 +100,10 @@ def _tagged_problems(
         )
     else:
         yield from _table_problems(variants[name], value, key, root)
+
+
+def _names(value: Any, variants: Mapping[str, Any]) -> bool:
+    return isinstance(value, str) and value in variants
 
 
 # ── unknown and missing keys ─────────────────────────────────────────────────────────────────────

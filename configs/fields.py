@@ -4,13 +4,22 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-Count = Annotated[int, Meta(ge=1)]
-Whole = Annotated[int, Meta(ge=0)]
+MOST = 2**24
+"""Above every number that counts rows, tokens or files: a slip of the finger must not fill the memory."""
+
+
+def up_to(most: int, least: int = 1) -> Meta:
+    """Returns the bounds of a setting that counts something."""
+    return Meta(ge=least, le=most)
+
+
+Count = Annotated[int, up_to(MOST)]
+Whole = Annotated[int, up_to(MOST, 0)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=1e7)]
 Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 

@@ -2,9 +2,7 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
-
-from configs.fields import Closed, Count, Positive, Text
+from configs.fields import Closed, Positive, Text, up_to
 
 
 class Full(Closed, frozen=True, tag_field="name", tag="full"):
@@ -14,10 +12,10 @@ class Full(Closed, frozen=True, tag_field="name", tag="full"):
 class Lora(Closed, frozen=True, tag_field="name", tag="lora"):
     """Low-rank adapters beside frozen weights; on a quantised base this is QLoRA."""
 
-    rank: Count = 8
+    rank: Annotated[int, up_to(4096)] = 8
     scale: Positive = 10.0
     """mlx-lm's factor on the adapter's output (not α: no division by the rank)."""
-    layers: Annotated[int, Meta(ge=-1)] = -1
+    layers: Annotated[int, up_to(1000, -1)] = -1
     """How many of the last blocks get adapters; -1 for all of them."""
     modules: list[Text] = []
     """Module names in a block, such as "self_attn.q_proj"; empty for every linear one."""

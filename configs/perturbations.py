@@ -1,8 +1,8 @@
 """Settings of what evolution strategies do to the weights: noise, steps, anchors."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.fields import Closed, Count, Positive
+from configs.fields import Closed, Positive, up_to
 
 RANK_SPREAD = 12**-0.5
 """Standard deviation of centred ranks; of the other shapings it is about 1."""
@@ -14,7 +14,7 @@ class LowRank(Closed, frozen=True, tag_field="name", tag="low_rank"):
     Norms and biases, which have no low rank, are held still.
     """
 
-    rank: Count = 1
+    rank: Annotated[int, up_to(1024)] = 1
 
 
 class FullRank(Closed, frozen=True, tag_field="name", tag="full_rank"):

@@ -13,7 +13,7 @@ from configs.fields import (
     Positive,
     Seconds,
     Text,
-    Whole,
+    up_to,
 )
 from configs.model import Model
 from configs.tasks import Task
@@ -27,8 +27,8 @@ class Sampling(Closed, frozen=True):
     """
 
     temperature: Positive = 1.0
-    max_new_tokens: Count = 64
-    slots: Count = 64
+    max_new_tokens: Annotated[int, up_to(2**20)] = 64
+    slots: Annotated[int, up_to(4096)] = 64
     """Sequences decoded at once."""
 
 
@@ -37,7 +37,7 @@ class Optimizer(Closed, frozen=True, tag_field="name", tag="adamw"):
 
     learning_rate: Positive = 1e-5
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: Whole = 0
+    warmup_steps: Annotated[int, up_to(10**7, 0)] = 0
     final_share: Fraction = 0.0
     """Where the schedule ends, as a share of the learning rate."""
     beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
@@ -51,18 +51,18 @@ class Optimizer(Closed, frozen=True, tag_field="name", tag="adamw"):
 class Eval(Closed, frozen=True):
     """Held-out evaluation: the base before step 1, every `every_steps`, and the last weights."""
 
-    every_steps: Whole = 0
+    every_steps: Annotated[int, up_to(10**7, 0)] = 0
     """0: only the base and the end."""
-    prompts: Whole = 128
+    prompts: Annotated[int, up_to(10**6, 0)] = 128
     """Held-out prompts; 0 for no evaluation."""
-    samples: Count = 1
+    samples: Annotated[int, up_to(1024)] = 1
     """Answers to each prompt; pass@1 is their mean."""
     temperature: NotNegative = 0.0
     """0 takes the likeliest token."""
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    top_k: Whole = 0
+    top_k: Annotated[int, up_to(2**20, 0)] = 0
     min_p: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    max_new_tokens: Whole = 0
+    max_new_tokens: Annotated[int, up_to(2**20, 0)] = 0
     """0: as in training."""
     sampled: bool = False
     """Evaluate at temperature 1 as well, as a metric of its own. Evolution strategies move the likeliest
@@ -72,21 +72,21 @@ class Eval(Closed, frozen=True):
 class Checkpoint(Closed, frozen=True):
     """Saved aside, verified, published by one rename."""
 
-    every_steps: Count = 1
-    keep: Count = 2
+    every_steps: Annotated[int, up_to(10**7)] = 1
+    keep: Annotated[int, up_to(10**7)] = 2
     """The newest that stay; the best by evaluation and the last stay as well."""
-    keep_every: Whole = 0
+    keep_every: Annotated[int, up_to(10**7, 0)] = 0
     """Every k-th step's checkpoint stays for good; 0: none."""
 
 
 class Actors(Closed, frozen=True):
     """How many processes play each role."""
 
-    samplers: Count = 1
-    verifiers: Count = 1
+    samplers: Annotated[int, up_to(64)] = 1
+    verifiers: Annotated[int, up_to(64)] = 1
     micro_batch_tokens: Count = 16384
     """Padded tokens of one forward and backward pass: changes memory, not the result."""
-    restarts: Whole = 3
+    restarts: Annotated[int, up_to(1000, 0)] = 3
     """How often a part may die before the run stops, counted between steps that worked."""
 
 
@@ -95,7 +95,7 @@ class Verifier(Closed, frozen=True):
 
     timeout_s: Seconds = 10.0
     """Time limit of one call of a user's reward function; its process is killed."""
-    max_failures: Count = 20
+    max_failures: Annotated[int, up_to(10**6)] = 20
     """Failures in a row after which the run stops and names the first."""
 
 

@@ -1,8 +1,8 @@
 """Settings of teachers: a checkpoint on this machine, or an endpoint."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from configs.fields import Closed, Count, Seconds, Text
+from configs.fields import Closed, Seconds, Text, up_to
 
 
 class LocalTeacher(Closed, frozen=True, tag_field="name", tag="local"):
@@ -27,9 +27,9 @@ class EndpointTeacher(Closed, frozen=True, tag_field="name", tag="endpoint"):
     model: Text
     key_variable: str = ""
     """Name of the environment variable with the key; empty: none is sent."""
-    concurrency: Count = 4
+    concurrency: Annotated[int, up_to(256)] = 4
     """Requests under way at once."""
-    attempts: Count = 5
+    attempts: Annotated[int, up_to(100)] = 5
     timeout_s: Seconds = 300.0
     """Of one attempt."""
     system: str = ""

@@ -16,6 +16,7 @@ from ops.signals import hold_back
 from ops.supervise import supervise
 from ops.terminal import say
 from runtime.errors import Interrupted
+from runtime.home import PRIVATE_UMASK
 from runtime.rundir import RunDirectory
 from runtime.status import Status
 
@@ -37,6 +38,7 @@ def command(run: RunDirectory, where: str) -> list[str]:
 
 def main(path: str, where: str) -> int:
     """Supervise a run and say how it ended; gives the exit code."""
+    os.umask(PRIVATE_UMASK)
     run = RunDirectory(Path(path).parent, Path(path).name)
     if where == DETACHED:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,6 +1,7 @@
 """The command line. Decides what is asked for; the work is in the modules beside it."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -9,12 +10,20 @@ import msgspec
 from ops.outcome import FAILED, FINE, exit_code
 from ops.terminal import say
 from runtime.errors import BadInput, PippinError
+from runtime.home import PRIVATE_UMASK, tighten, tighten_home
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = build_parser().parse_args(arguments)
-    return exit_code(lambda: options.run(options))
+    if said := tighten_home():
+        print(f"note: {said}", file=sys.stderr)
+    before = os.umask(PRIVATE_UMASK) if options.run in (_launch, _resume, _pause, _stop) else None
+    try:
+        return exit_code(lambda: options.run(options))
+    finally:
+        if before is not None:
+            os.umask(before)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--root", default="runs", help="folder of the runs (default: runs/)")
         return command
 
+    def trust(command: argparse.ArgumentParser) -> None:
+        text = "also a run that another user or machine has made: it may execute code of theirs"
+        command.add_argument("--trust", action="store_true", help=text)
+
     for name, body, text in (
         ("check", _check, "print what a recipe means and whether it fits this machine"),
         ("launch", _launch, "start a run"),
@@ -51,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("pause", _pause, "free the GPU and the memory now; its process waits", named=True)
     resume = add("resume", _resume, "go on with a run that paused, stopped or died", named=True)
     resume.add_argument("--detach", action="store_true", help="run in the background")
+    trust(resume)
     add("stop", _stop, "pause a run and end its process", named=True)
     add("runs", _runs, "list the runs")
     status = add("status", _status, "say what a run is doing", named=True)
@@ -71,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
     export.add_argument("--adapters", action="store_true", help="only the adapters, for mlx-lm")
     export.add_argument("--dequantize", action="store_true", help="as full-precision weights")
+    trust(export)
     report = add("report", _report, "measure teacher, student before and after", named=True)
     report.add_argument(
         "--against",
@@ -84,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
     report.add_argument("--prompts", type=int, help="held-out prompts (default: the recipe's)")
+    trust(report)
     make = add("make-data", _make_data, "let a teacher make rows to learn from")
     make.add_argument(
         "recipe", metavar="RECIPE", help="a TOML file, such as configs/data/rejection.toml"
@@ -136,7 +152,7 @@ def _stop(options: argparse.Namespace) -> int:
 def _resume(options: argparse.Namespace) -> int:
     from ops.ask import may_start, resume_there
 
-    run = _run(options)
+    run = _trusted(options)
     if not may_start(run):
         return resume_there(run)
     return _go(run, options.detach)
@@ -147,6 +163,8 @@ def _go(run, detached: bool) -> int:
     from ops.launch import detach
 
     say(f"run {run.name} in {run.path}", err=True)
+    if sentence := tighten(run.path):  # an earlier version made it
+        say(f"note: {sentence}", err=True)
     if detached:
         pid = detach(run)
         say(f"running in the background (pid {pid}); pippin watch {run.name}", err=True)
@@ -244,7 +262,7 @@ def _export(options: argparse.Namespace) -> int:
     load_blas(exact=False)
     target = Path(options.folder)
     step = export(
-        _run(options),
+        _trusted(options),
         target,
         step=options.step,
         adapters=options.adapters,
@@ -261,8 +279,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.prompts is not None and options.prompts < 1:
         raise BadInput(f"--prompts: needs a number of at least 1, got {options.prompts}")
     return run(
-        _run(options),
-        [_named(name, options.root) for name in options.against],
+        _trusted(options),
+        [_trusted(options, name) for name in options.against],
         Path(options.out) if options.out else None,
         step=options.step,
         prompts=options.prompts,
@@ -293,6 +311,15 @@ def _bench(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace):
     """The run that the command is about."""
     return _named(options.name, options.root)
+
+
+def _trusted(options: argparse.Namespace, name: str | None = None):
+    """The same, or another one: of our own making, or trusted."""
+    from ops.trust import require_trusted
+
+    run = _named(name or options.name, options.root)
+    require_trusted(run, options.trust)
+    return run
 
 
 def _named(name: str, root: str):

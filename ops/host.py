@@ -18,6 +18,7 @@ from configs.schema import Settings
 from ops.session import RayFailed, dead_daemons, start_ray
 from runtime.clock import Deadline
 from runtime.errors import BadInput, Interrupted, PippinError, RunFailed
+from runtime.home import PRIVATE_UMASK
 from runtime.plain_text import printable_lines
 from runtime.rundir import RunDirectory
 
@@ -31,6 +32,7 @@ STARTING = "starting Ray"
 
 def main(path: str, temp: str) -> int:
     """Host the run until it is done, paused or cannot go on; gives the exit code."""
+    os.umask(PRIVATE_UMASK)  # of Ray's daemons and of all actors, too
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     run = RunDirectory(Path(path).parent, Path(path).name)
     stack = (run.logs / "host.stack").open("a")

@@ -17,6 +17,7 @@ from ops.attend import DETACHED, command
 from ops.check import memory_doubt
 from ops.preflight import check_name, check_run, origin, with_model
 from ops.terminal import say
+from ops.trust import maker
 from runtime.blas import load_blas
 from runtime.clock import Deadline
 from runtime.errors import BadInput, RunFailed
@@ -55,6 +56,7 @@ def prepare(
     about = {
         "pippin": version("pippin"),
         "recipe": Path(recipe).name,
+        "maker": maker(settings),
         **origin(settings),
     }
     while True:
@@ -110,7 +112,7 @@ def _found(path: str) -> Path:
 def detach(run: RunDirectory) -> int:
     """Run in a process of its own that outlives this terminal; returns its pid once it has the run.
 
-    Raises RunFailed if it ends before.
+    Raises RunFailed if it ends before, BadInput if another process was first.
     """
     with (run.logs / "supervisor.log").open("ab") as log:
         child = subprocess.Popen(
@@ -126,8 +128,10 @@ def detach(run: RunDirectory) -> int:
     while not deadline.expired():
         if child.poll() is not None:
             break
-        if run.locked():
+        if run.locked() and run.holder() == child.pid:
             return child.pid
         time.sleep(0.1)
+    if child.poll() is not None and run.locked():
+        raise BadInput(f"{run.path}: another process is running it (pid {run.holder() or '?'})")
     tail = (run.logs / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:]
     raise RunFailed(f"the run did not start: {' '.join(tail) or 'no word from its process'}")

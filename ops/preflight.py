@@ -19,7 +19,7 @@ from policies.adapters.registry import adapter_for
 from runtime.checkpoint_files import fingerprint, inspect
 from runtime.durable import nearest_existing
 from runtime.errors import BadInput
-from runtime.rundir import RunDirectory, plain_name
+from runtime.rundir import LONGEST_NAME, RunDirectory, plain_name
 from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Split, Task
 
@@ -39,7 +39,8 @@ def check_name(root: Path, name: str) -> None:
     """Raises BadInput for a name that is taken or no name, or a root that cannot be written."""
     if not plain_name(name):
         raise BadInput(
-            f"--name: needs letters, digits, '-', '_' and '.', a letter or digit first; got {name!r}"
+            f"--name: needs letters, digits, '-', '_' and '.', a letter or digit first, at most "
+            f"{LONGEST_NAME} in all; got {name!r:.120}"
         )
     if (root / name).exists():
         raise BadInput(f"--name: a run {name!r} is there already ({root / name}); choose another")

@@ -20,7 +20,7 @@ from configs.dump import to_toml
 from configs.schema import Settings
 from ops.terminal import say
 from runtime.durable import publish_folder, retire_folder
-from runtime.home import home
+from runtime.home import home, private_folder
 from runtime.rundir import RunDirectory
 from runtime.status import Status
 
@@ -57,7 +57,7 @@ def ensure_seedling(
     from policies.device import gpu_lease
     from policies.seedling import write_blank
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(target.parent)
     work = Path(tempfile.mkdtemp(prefix=".raising-", dir=target.parent))
     try:
         with gpu_lease().hold("pippin seed", LEASE_S):

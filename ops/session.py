@@ -1,4 +1,4 @@
-"""One run's private Ray session: loopback only, behind a token, in a folder of its own.
+"""One run's private Ray session: loopback only, behind TLS and a token, in a folder of its own.
 
 Everything here that concerns the environment must happen before `import ray`, which is why that import
 is inside the functions.
@@ -7,7 +7,6 @@ is inside the functions.
 import logging
 import os
 import secrets
-import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,11 @@ from typing import Any
 import msgspec
 
 from configs.schema import Settings
-from ops import processes
-from runtime.blas import EXACT_VARIABLE
+from ops.certificates import write_certificates
+from ops.ray_environment import seal
 from runtime.durable import write_file
-from runtime.errors import BadInput, RunFailed
-from runtime.home import home
+from runtime.errors import BadInput
 from runtime.rundir import RunDirectory
-
-LONGEST_TEMP_PATH = 41
-"""Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
-OWNER, HOST = "supervisor.pid", "host.pid"
-NO_SESSION = -2
-NOBODY = 2**31 - 1
-"""A session and a process id that do not exist."""
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +47,9 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
         require_free(port)
     token_path = run.path / "ray.token"
     _write_token(token_path)
+    write_certificates(temp)
     metrics_port = free_port()
-    os.environ.update(environment(settings, token_path))
+    seal(settings, token_path, temp)
     import ray
 
     from actors.pool import actors_of
@@ -102,27 +94,6 @@ def dead_daemons() -> list[str]:
     return sorted(str(kind) for kind, _ in node.dead_processes()) if node is not None else []
 
 
-def environment(settings: Settings, token_path: Path) -> dict[str, str]:
-    """What Ray's processes must find in their environment."""
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_path),
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every socket on the loopback address
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-        "RAY_prestart_worker_first_driver": "1",  # they import while Ray and the conductor start
-        "RAY_metrics_report_interval_ms": "2000",
-        "OPENBLAS_NUM_THREADS": "1",
-        "VECLIB_MAXIMUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",  # the launcher has fetched what there was to fetch
-        "NO_PROXY": "127.0.0.1,localhost",
-        EXACT_VARIABLE: "1" if settings.exact else "0",
-    }
-
-
 def read_session(run: RunDirectory) -> Session:
     """The session of a run that is under way. Raises BadInput if it is not."""
     run.require()
@@ -156,54 +127,3 @@ def _write_token(path: Path) -> None:
     with os.fdopen(descriptor, "w") as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(secrets.token_hex(32))
-
-
-def temp_folder() -> Path:
-    """A short folder of our own: under Pippin's home, or under /tmp where that path is too long.
-
-    Folders of launchers that were killed are cleared away, with what is left of their processes.
-    """
-    name = secrets.token_hex(3)
-    for parent in (home() / "r", Path(f"/tmp/pippin-{os.getuid()}")):
-        if len(str(parent / name)) <= LONGEST_TEMP_PATH:
-            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for old in parent.glob(f"[!.]*/{OWNER}"):  # not those that are only being made
-                if not _alive(old):
-                    _clear_away(old.parent)
-            aside = parent / f".{name}"
-            aside.mkdir(mode=0o700)
-            (aside / OWNER).write_text(str(os.getpid()))
-            return aside.rename(parent / name)
-    raise RunFailed(f"no folder with a path of at most {LONGEST_TEMP_PATH} bytes for Ray's sockets")
-
-
-def _alive(owner: Path) -> bool:
-    try:
-        os.kill(_number(owner), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _clear_away(folder: Path) -> None:
-    """What a killed supervisor left, where its watchdog has not come to it yet or was killed as well.
-
-    Ray's daemons name the folder; the actors do not, but they are in one session with them.
-    """
-    host = _number(folder / HOST)
-    daemons = processes.belonging(NO_SESSION, str(folder))
-    sure = any(processes.session_of(daemon.pid) == host for daemon in daemons)
-    processes.end(
-        host if sure else NO_SESSION, str(folder)
-    )  # a number alone may be another's by now
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _number(file: Path) -> int:
-    """A process id; one that nobody has where there is none."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return NOBODY

@@ -28,8 +28,8 @@ from ops.kept_logs import keep_logs
 from ops.machine import Machine as Port
 from ops.machine import this_machine
 from ops.preflight import check_same_run
-from ops.session import HOST, temp_folder
 from ops.signals import Signals
+from ops.temp_folder import HOST, temp_folder
 from ops.terminal import say
 from runtime import checkpoint
 from runtime.clock import Deadline

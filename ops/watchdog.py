@@ -7,13 +7,12 @@ kernel closes that for a dead process. It kills what is in the host's session an
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from ops import processes
+from ops import processes, temp_folder
 
 SESSION_FILES = ("ray.json", "ray.token")
 
@@ -33,7 +32,7 @@ def start(host: int, temp: Path, run: Path) -> "subprocess.Popen[bytes]":
 def clear_away(host: int, temp: Path, run: Path) -> None:
     """End the host's session; remove its folder and the run's files that say where it was."""
     processes.end(host, str(temp))
-    shutil.rmtree(temp, ignore_errors=True)
+    temp_folder.remove(temp)
     for name in SESSION_FILES:
         (run / name).unlink(missing_ok=True)
 

@@ -20,6 +20,8 @@ from runtime.errors import RunFailed
 
 RESERVE_BYTES = 64 << 20
 """Room for logs and small files, beside what a write needs itself."""
+PRIVATE_FILE, ORDINARY_FILE = 0o600, 0o666
+"""Modes of a file that is its owner's alone, and of what a person asked to be written for them."""
 GO_ON = "a run with pippin resume, make-data with the same command"
 
 _numbers = itertools.count()
@@ -48,11 +50,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Replace a file in one step: a reader sees the old content or the new, never a part."""
+def write_file(
+    path: Path, content: bytes, *, durable: bool = True, mode: int = PRIVATE_FILE
+) -> None:
+    """Replace a file in one step: a reader sees the old content or the new, never a part.
+
+    It is its owner's alone unless `mode`, which the umask narrows, says else.
+    """
     aside = path.with_name(f".{path.name}.{next(_numbers)}.{os.getpid()}")
     with _cleared_on_failure(aside), full_disk_explained(path, len(content)):
-        write_new(aside, content)
+        write_new(aside, content, mode)
         if durable:
             sync(aside)
             failpoints.hit("file.before_rename")
@@ -62,9 +69,10 @@ def write_file(path: Path, content: bytes, *, durable: bool = True) -> None:
             sync(path.parent)
 
 
-def write_new(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
     """Write a file that nobody reads yet."""
     failpoints.hit("disk.write")
+    path.touch(mode)
     path.write_bytes(content)
 
 
@@ -99,7 +107,7 @@ def rename_away(folder: Path) -> Path:
 def clear_leftovers(folder: Path) -> None:
     """Delete what `write_file` left aside in processes that are gone."""
     for path in folder.glob(".*.*"):
-        if path.suffix[1:].isdecimal() and not _alive(int(path.suffix[1:])):
+        if path.suffix[1:].isdecimal() and not is_alive(int(path.suffix[1:])):
             path.unlink(missing_ok=True)
 
 
@@ -154,7 +162,8 @@ def _flush(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Returns whether there is a process with that number, of any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

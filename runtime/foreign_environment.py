@@ -4,6 +4,8 @@ import os
 import re
 from collections.abc import Mapping
 
+from runtime.proxies import unsealed
+
 SECRET_NAME = re.compile(
     r"TOKEN|KEY|SECRET|PASS(WORD|WD|PHRASE|FILE)|_PASS$|_PAT$|CREDENTIAL|AUTH|PRIVATE|SIGNING|BEARER|COOKIE"
     r"|JWT|WEBHOOK|_DSN$|DATABASE_URL|CONNECTION_?STRING|KUBECONFIG|NETRC"
@@ -22,7 +24,7 @@ def environment(ours: Mapping[str, str], root: str) -> dict[str, str]:
 
     String hashes are fixed, so that foreign code which iterates over a set repeats itself.
     """
-    kept = {name: value for name, value in ours.items() if not is_secret(name, value)}
+    kept = {n: value for n, value in unsealed(ours).items() if not is_secret(n, value)}
     path = [root, *filter(None, [ours.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0"}
 

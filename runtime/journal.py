@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from runtime import failpoints
-from runtime.durable import full_disk_explained, sync
+from runtime.durable import PRIVATE_FILE, full_disk_explained, sync
 from runtime.errors import Damaged
 
 MAGIC = b"PIPN"
@@ -36,7 +36,7 @@ class Journal:
         if not keep:
             with full_disk_explained(path):
                 failpoints.hit("disk.write")
-                path.touch()
+                path.touch(PRIVATE_FILE)
         self.size, self._link = verify(path, keep, beginning)
         self._has_lasting_name = False
         self._file = path.open("r+b", buffering=0)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from runtime.clock import Deadline
 from runtime.errors import Interrupted, RunFailed
+from runtime.home import private_folder
 
 POLL_S = 0.02
 
@@ -25,7 +26,7 @@ class Lease:
     """`places` may hold it at once: 1 on a GPU."""
 
     def __init__(self, folder: Path, places: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         self._paths = [folder / f"gpu-{i}.lock" for i in range(places)]
 
     @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from runtime import failpoints
-from runtime.durable import full_disk_explained, write_file
+from runtime.durable import PRIVATE_FILE, full_disk_explained, write_file
 
 CRC = b',"crc32":'
 
@@ -22,6 +22,7 @@ def append(path: Path, record: Any) -> None:
     line = _checked_line(path.name, record)
     with full_disk_explained(path, len(line)):
         failpoints.hit("disk.write")
+        path.touch(PRIVATE_FILE)
         with path.open("ab") as out:
             out.write(line)
 

@@ -5,59 +5,87 @@
     lock.is_held()    # anyone may look, and never keeps a writer out for longer than an instant
     lock.release()    # or the end of the process, however it comes
 
-The file holds the writer's process id, for the sentence that a second writer gets.
+The folder itself is locked, so no `rm` takes the lock away from under its holder. The file `lock` in it holds
+the writer's process id, for the sentence that a second writer gets; earlier versions look there.
 """
 
 import fcntl
 import os
+import stat
 import time
 from pathlib import Path
 
+from runtime.durable import is_alive
 from runtime.errors import BadInput
 
 PROBE_S = 0.2
 """How long a writer keeps trying: a process that looks at the lock holds it for an instant."""
+NAMED_S = 2.0
+"""How long a process that has just become the writer may take, on a busy machine, to write its id."""
 
 
 class RunLock:
-    """The file `lock` of one run directory."""
+    """The lock of one run directory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = folder / "lock"
-        self._descriptor: int | None = None
+        self._descriptors: tuple[int, int] | None = None
 
     def take(self) -> None:
         """Makes this process the run's one writer until it ends. Raises BadInput if another is."""
-        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
-        if not _locked_within(descriptor, PROBE_S):
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "?"
-            os.close(descriptor)
-            raise BadInput(f"{self._folder}: another process is running it (pid {holder})")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        self._descriptor = descriptor
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        file = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+        if not (_locked_within(folder, PROBE_S) and _locked_within(file, PROBE_S)):
+            os.close(file)
+            os.close(folder)
+            raise BadInput(f"{self._folder}: another process is running it (pid {self._named()})")
+        os.ftruncate(file, 0)
+        os.pwrite(file, str(os.getpid()).encode(), 0)
+        self._descriptors = folder, file
 
     def is_held(self) -> bool:
         """Returns whether a process, this one or another, is the writer now."""
-        if self._descriptor is not None:
+        if self._descriptors is not None:
             return True
-        if not self._file.exists():
-            return False
-        descriptor = os.open(self._file, os.O_RDONLY)
-        try:  # shared: two who look at once do not take each other for the writer
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
+        return any(_is_locked(path) for path in (self._folder, self._file))
+
+    def holder(self) -> int | None:
+        """Returns the process that is the writer, or was the last one; None if that is not known."""
+        try:
+            return int(self._file.read_text())
+        except (OSError, ValueError):
+            return None
 
     def release(self) -> None:
         """Lets another process be the writer."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        for descriptor in self._descriptors or ():
+            os.close(descriptor)
+        self._descriptors = None
+
+    def _named(self) -> int | str:
+        """Returns the holder once it has written its id: what is there before is a dead process's."""
+        until = time.monotonic() + NAMED_S
+        while (pid := self.holder()) is None or not is_alive(pid):
+            if time.monotonic() > until:
+                return "?"
+            time.sleep(0.01)
+        return pid
+
+
+def _is_locked(path: Path) -> bool:
+    """Returns whether another process holds a lock on a file or folder, if it is there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:  # shared: two that look at once do not take each other for the writer
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError as error:  # a network volume that locks no folders has a lock on the file
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(descriptor)
 
 
 def _locked_within(descriptor: int, seconds: float) -> bool:
@@ -70,3 +98,7 @@ def _locked_within(descriptor: int, seconds: float) -> bool:
             if time.monotonic() > until:
                 return False
             time.sleep(0.01)
+        except OSError:
+            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise
+            return True  # a network volume locks no folders: the lock on the file must do

@@ -28,11 +28,14 @@ from typing import Any
 from runtime import run_lines, status
 from runtime.durable import clear_leftovers, sync, write_file
 from runtime.errors import BadInput
+from runtime.home import PRIVATE
 from runtime.pause_request import PauseRequest, PauseRequests
 from runtime.run_lock import RunLock
 from runtime.status import Machine, Status
 
 SCHEMA_VERSION = 1
+LONGEST_NAME = 100
+"""Characters of a run's name: its folder, and names made from it, must fit into a file name of 255 bytes."""
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
@@ -77,11 +80,12 @@ class RunDirectory:
         """
         if not plain_name(self.name):
             raise BadInput(
-                f"--name: needs letters, digits, '-', '_' and '.', not at the start; got {self.name!r}"
+                f"--name: needs letters, digits, '-', '_' and '.', a letter or digit first, at most "
+                f"{LONGEST_NAME} in all; got {self.name!r:.120}"
             )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir()
+            self.path.mkdir(mode=PRIVATE)
         except OSError as error:
             if self.path.parent.is_dir() and os.path.lexists(self.path):
                 raise BadInput(
@@ -92,7 +96,7 @@ class RunDirectory:
                 f"--root: {self.path.parent} cannot be written: {error.strerror}"
             ) from None
         for folder in (self.weights, self.checkpoints, self.logs):
-            folder.mkdir()
+            folder.mkdir(mode=PRIVATE)
         write_file(self.recipe, recipe.encode())
         made = {
             "schema_version": SCHEMA_VERSION,
@@ -108,12 +112,18 @@ class RunDirectory:
     def require(self) -> None:
         """Raises BadInput unless this is a run that this version can read."""
         path = self.path / "run.json"
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except PermissionError:
+            raise BadInput(f"{self.path}: cannot be read: it is another user's") from None
+        if not there:
             known = [p.name for p in runs(self.path.parent)]
             hint = f"; there are {', '.join(known)}" if known else ""
             raise BadInput(f"no run {self.name!r} in {self.path.parent}{hint}")
         try:
             version = int(json.loads(path.read_bytes())["schema_version"])
+        except PermissionError:
+            raise BadInput(f"{path}: cannot be read: it is another user's") from None
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{path}: is damaged, it names no schema version") from None
         if version > SCHEMA_VERSION:
@@ -140,6 +150,10 @@ class RunDirectory:
     def locked(self) -> bool:
         """Returns whether a process is this run's writer now."""
         return self._lock.is_held()
+
+    def holder(self) -> int | None:
+        """Returns the process that is this run's writer, or was its last; None if that is not known."""
+        return self._lock.holder()
 
     def unlock(self) -> None:
         """Lets another process be the writer."""
@@ -201,7 +215,8 @@ class RunDirectory:
 
 def plain_name(name: str) -> bool:
     """Returns whether a run can be called so: no shell and no option parser misreads the name."""
-    return bool(name) and set(name) <= NAME_CHARACTERS and not name.startswith((".", "-"))
+    fits = 0 < len(name) <= LONGEST_NAME
+    return fits and set(name) <= NAME_CHARACTERS and not name.startswith((".", "-"))
 
 
 def runs(root: Path) -> list[Path]:

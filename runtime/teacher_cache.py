@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from runtime.durable import write_file
 from runtime.errors import BadInput, RunFailed
-from runtime.home import home
+from runtime.home import home, private_folder
 
 FORMAT = b"pippin.teacher.1"
 HEADER_BYTES = len(FORMAT) + 32 + 32
@@ -78,7 +78,7 @@ class TeacherCache:
         self._counting = threading.Lock()
         self.counts = Counts()
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self._folder)
             with self._writing():
                 self._make_room(limit_bytes)
         except OSError as error:

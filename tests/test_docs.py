@@ -28,3 +28,13 @@ def test_every_command_in_the_readme_exists() -> None:
     commands = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     assert named
     assert named <= set(commands)
+
+
+def test_every_test_that_a_security_promise_rests_on_exists() -> None:
+    text = (ROOT / "docs/security.md").read_text()
+    files = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
+    names = set(re.findall(r"`(test_\w+)`", text))
+    assert len(files) > 3 and len(names) > 8
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in names if f"def {name}(" not in sources] == []

@@ -8,7 +8,7 @@ from msgspec import Meta
 from configs.algorithm import AlgorithmSettings
 from configs.algorithms import register
 from configs.facts import Facts
-from configs.fields import Closed, Count, NotNegative, Positive
+from configs.fields import Closed, NotNegative, Positive, up_to
 from configs.losses import Divergence, Forward, Jsd, Reverse
 from configs.problems import (
     idle_samplers,
@@ -26,7 +26,7 @@ from configs.wording import count
 class FromStudent(Closed, frozen=True, tag_field="name", tag="student"):
     """On-policy: the student answers, the teacher says what it would have said (2306.13649)."""
 
-    group_size: Count = 1
+    group_size: Annotated[int, up_to(4096)] = 1
     """Answers to each prompt."""
     reward: NotNegative = 0.0
     """Coefficient of the task's reward, less the group's mean, beside the teacher: RL with a
@@ -68,7 +68,7 @@ class WholeDistribution(Closed, frozen=True, tag_field="name", tag="full"):
 class TopK(Closed, frozen=True, tag_field="name", tag="top_k"):
     """Its k likeliest tokens, and the rest as one bucket."""
 
-    k: Count = 64
+    k: Annotated[int, up_to(2**18)] = 64
     temperature: Positive = 1.0
 
 
@@ -93,12 +93,12 @@ Signal = WholeDistribution | TopK | SampledToken | TextOnly
 class Distill(AlgorithmSettings, frozen=True, kw_only=True, tag="distill"):
     """Distillation: a frozen teacher says of each token how likely it would have been."""
 
-    prompts_per_step: Count = 32
+    prompts_per_step: Annotated[int, up_to(2**16)] = 32
     learn_from: Source = FromStudent()
     signal: Signal = WholeDistribution()
     teachers: dict[str, Teacher]
     """By name; with several, `task.teacher` says whose a row is."""
-    cache_gb: NotNegative = 4.0
+    cache_gb: Annotated[float, Meta(ge=0, le=1e5)] = 4.0
     """Bound of the teacher cache, which all runs on this machine share; 0 for none."""
 
     @property

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from msgspec import Meta
 from msgspec.structs import asdict
 
 from configs.algorithm import AlgorithmSettings
 from configs.algorithms import register
 from configs.facts import Facts
-from configs.fields import Count, NotNegative, Positive, Text
+from configs.fields import NotNegative, Positive, Text, up_to
 from configs.perturbations import (
     RANK_SPREAD,
     AdamwStep,
@@ -33,9 +32,9 @@ FAR_ABOVE = 2.0
 class Es(AlgorithmSettings, frozen=True, tag="es"):
     """Evolution strategies: perturbed weights are scored, and the noise is averaged by score."""
 
-    population: Annotated[int, Meta(ge=2)] = 32
+    population: Annotated[int, up_to(2**16, 2)] = 32
     """Members of a generation; an antithetic pair counts as two."""
-    prompts_per_step: Count = 16
+    prompts_per_step: Annotated[int, up_to(2**16)] = 16
     """Prompts that each member answers, the same ones for all."""
     fresh_prompts: bool = True
     """New prompts for each generation; false: the first generation's for all."""
@@ -50,7 +49,7 @@ class Es(AlgorithmSettings, frozen=True, tag="es"):
     perturbation: LowRank | FullRank = LowRank()
     noise: Literal["rademacher", "uniform", "normal"] = "rademacher"
     """±1, which makes the update exact on every machine; or uniform; or a sum of four bytes."""
-    layers: Annotated[int, Meta(ge=-1)] = -1
+    layers: Annotated[int, up_to(1000, -1)] = -1
     """How many of the last blocks are perturbed; -1: everything that is trained, embedding too."""
     modules: list[Text] = []
     """Module names in a block, such as "self_attn.q_proj"; empty for all."""

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from msgspec import Meta
-
 from configs.algorithm import AlgorithmSettings
 from configs.algorithms import register
 from configs.facts import Facts
-from configs.fields import Closed, Count, NotNegative, Whole
+from configs.fields import Closed, NotNegative, up_to
 from configs.losses import Bypass, Clip, Correction, Gspo, Kl, Reinforce, Surrogate
 from configs.problems import idle_samplers, missing_column, small_micro_batches, tag
 from configs.run import RunSettings, Sampling
@@ -19,7 +17,7 @@ from configs.wording import count
 class Overlong(Closed, frozen=True):
     """What happens to answers that approach or reach the length limit (DAPO)."""
 
-    penalty_tokens: Whole = 0
+    penalty_tokens: Annotated[int, up_to(2**20, 0)] = 0
     """Length of the zone before the limit in which the penalty grows from 0 to `penalty`."""
     penalty: NotNegative = 1.0
     mask_truncated: bool = False
@@ -30,10 +28,10 @@ class Overlong(Closed, frozen=True):
 class Grpo(AlgorithmSettings, frozen=True, tag="grpo"):
     """Group-relative policy optimisation and its family; presets are recipes."""
 
-    prompts_per_step: Count = 16
-    group_size: Annotated[int, Meta(ge=2)] = 8
+    prompts_per_step: Annotated[int, up_to(2**16)] = 16
+    group_size: Annotated[int, up_to(4096, 2)] = 8
     """Samples of each prompt."""
-    updates_per_step: Count = 1
+    updates_per_step: Annotated[int, up_to(1024)] = 1
     """Optimiser steps on each batch of trajectories, each over a share of the groups."""
     advantage: Literal["group_mean", "group_std", "rloo", "batch_std"] = "group_mean"
     surrogate: Surrogate = Clip()
@@ -47,9 +45,9 @@ class Grpo(AlgorithmSettings, frozen=True, tag="grpo"):
     drop_zero_variance: bool = True
     zero_variance_tolerance: NotNegative = 1e-4
     """A group whose rewards differ by less tells nothing apart from noise."""
-    resample_rounds: Whole = 0
+    resample_rounds: Annotated[int, up_to(1000, 0)] = 0
     """Dynamic sampling (DAPO): how often dropped groups are replaced by new prompts; 0: never."""
-    max_lag: Whole = 0
+    max_lag: Annotated[int, up_to(16, 0)] = 0
     """Weights versions by which sampling may be behind: 0 waits for each step, 1 overlaps one."""
 
     def facts(self, run: RunSettings) -> Facts:

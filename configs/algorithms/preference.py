@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from typing import Annotated
 
-from msgspec import Meta
-
 from configs.algorithm import AlgorithmSettings
 from configs.algorithms import register
 from configs.facts import Facts
-from configs.fields import Closed, Count, NotNegative
+from configs.fields import Closed, NotNegative, up_to
 from configs.preferences import Dpo, PreferenceLoss, is_paired, needs_reference
 from configs.problems import (
     idle_samplers,
@@ -29,7 +27,7 @@ class FromPairs(Closed, frozen=True, tag_field="name", tag="data"):
 class FromPolicy(Closed, frozen=True, tag_field="name", tag="policy"):
     """Online: the policy answers each prompt, and the best answer by reward is preferred to the worst."""
 
-    group_size: Annotated[int, Meta(ge=2)] = 8
+    group_size: Annotated[int, up_to(4096, 2)] = 8
     """Answers to each prompt, of which two are learned from."""
     margin: NotNegative = 1e-4
     """A pair whose rewards differ by less tells nothing, and is dropped."""
@@ -39,7 +37,7 @@ class FromPolicy(Closed, frozen=True, tag_field="name", tag="policy"):
 class Preference(AlgorithmSettings, frozen=True, tag="preference"):
     """Preference learning: the preferred answer is to become likelier than the rejected one."""
 
-    prompts_per_step: Count = 16
+    prompts_per_step: Annotated[int, up_to(2**16)] = 16
     """Pairs of a step; with judged answers, rows."""
     learn_from: FromPairs | FromPolicy = FromPairs()
     loss: PreferenceLoss = Dpo()

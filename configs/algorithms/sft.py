@@ -1,11 +1,12 @@
 """Settings of supervised fine-tuning."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
 from configs.algorithm import AlgorithmSettings
 from configs.algorithms import register
 from configs.facts import Facts
-from configs.fields import Count
+from configs.fields import up_to
 from configs.problems import missing_column, unused_temperature
 from configs.run import RunSettings
 from configs.wording import count
@@ -15,7 +16,7 @@ from configs.wording import count
 class Sft(AlgorithmSettings, frozen=True, tag="sft"):
     """Supervised fine-tuning: cross-entropy on the answers, averaged over the step's tokens."""
 
-    rows_per_step: Count = 32
+    rows_per_step: Annotated[int, up_to(2**16)] = 32
 
     def facts(self, run: RunSettings) -> Facts:
         """Returns what may be asked about a run of this algorithm."""

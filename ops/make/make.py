@@ -28,7 +28,7 @@ from ops.make.stop import Stop
 from ops.make.store import Done, Identity, Store, opened
 from ops.make.teacher import GO_ON, Desk, Teacher
 from ops.make.work import Found, Work
-from runtime.durable import clear_leftovers, sha256_file, write_file
+from runtime.durable import ORDINARY_FILE, clear_leftovers, sha256_file, write_file
 from runtime.errors import BadInput, Interrupted
 from runtime.tasks.open import open_task
 
@@ -105,7 +105,7 @@ def _publish(
         # Before the file: one that is there without this was made by somebody else.
         desk.store.put(Done(account=summed, sha256=digest, at=time.time()))
         desk.store.sync()
-        write_file(out, content)
+        write_file(out, content, mode=ORDINARY_FILE)
     return made
 
 

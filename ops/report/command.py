@@ -11,7 +11,7 @@ import msgspec
 from configs.tasks import Jsonl, Task
 from ops.terminal import say
 from runtime.blas import load_blas
-from runtime.durable import nearest_existing, write_file
+from runtime.durable import ORDINARY_FILE, nearest_existing, write_file
 from runtime.errors import BadInput
 from runtime.rundir import RunDirectory
 
@@ -37,8 +37,9 @@ def run(
 
     report = examine(run, against, backend, step=step, prompts=prompts)
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=2))
-    write_file(folder / "report.html", page(report).encode())
+    told = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    write_file(folder / "report.json", told, mode=ORDINARY_FILE)
+    write_file(folder / "report.html", page(report).encode(), mode=ORDINARY_FILE)
     print_table(headers(report), [cells(report, standing) for standing in report.contestants])
     for claims in report.promise.values():
         for claim in claims:

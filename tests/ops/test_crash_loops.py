@@ -8,8 +8,8 @@ import pytest
 
 from runtime.keys import derive
 from tests.ops import test_supervise
+from tests.ops.disturbed_run import GONE_S, wanted
 from tests.ops.real_run import RealRun
-from tests.ops.test_supervise import GONE_S, wanted
 
 pytestmark = pytest.mark.soak
 home = test_supervise.home

@@ -5,86 +5,39 @@ starts it if need be, so each test can be run alone; the last one lets the run f
 commands and most kills, `make soak` has everything.
 """
 
-import json
+import contextlib
 import re
 import shutil
 import signal
+import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
-from configs.schema import Settings
-from ops.machine import VARIABLE
 from ops.processes import session_of
 from ops.show import status_text
+from runtime.home import is_private
 from runtime.keys import derive
 from runtime.status import Status
-from tests.actors.tiny import GRADED, digests, settings
-from tests.ops.real_run import RealRun, StatusWatcher, Terminal, undisturbed
+from tests.actors.tiny import digests
+from tests.ops.disturbed_run import CALLERS_TOKEN, DUTY_CYCLE, LIMIT_S, DisturbedRun
+from tests.ops.intruder import asked_of_the_network, ports_of, sync_without_a_header
+from tests.ops.real_run import StatusWatcher, Terminal, undisturbed
 
 GONE_S = 10.0
 SMALL_BYTES = 80 << 20
-DUTY_CYCLE, LIMIT_S, FROZEN_S = 0.5, 4, 100
-SLOW = GRADED.replace(
-    "    return", "    import os, time; time.sleep(0.01 * os.path.exists({!r}))\n    return"
-)
-"""The same reward, which takes 10 ms as long as a file exists."""
+FROZEN_S = 100
+POLL_S = 0.25
+"""How often a host looks whether one of Ray's daemons has died."""
 SLOW_S = 8.0
 """How long a status may name a dead conductor, while a busy machine starts another."""
 soak = pytest.mark.soak
-
-
-def wanted(folder: Path, **changes) -> Settings:
-    """Returns settings with one process for each role."""
-    return settings(
-        folder, exact=True, eval={"prompts": 3, "every_steps": 5},
-        actors={"samplers": 1, "verifiers": 1}, **changes,
-    )  # fmt: skip
-
-
-class DisturbedRun(RealRun):
-    """The run that the tests share and disturb."""
-
-    def __init__(self, home: Path, folder: Path) -> None:
-        self.machine = folder / "machine.json"
-        self.set_machine()
-        self.slow = folder / "slow"
-        self.slow.touch()
-        self.wanted = wanted(folder, algorithm__steps=150)
-        disturbed = wanted(
-            folder, algorithm__steps=150, reward=SLOW.format(str(self.slow)),
-            power={"on_battery": "pause", "duty_cycle": DUTY_CYCLE}, dashboard={"enabled": False},
-            deadlines={"generate_s": LIMIT_S, "score_s": LIMIT_S},
-        )  # fmt: skip
-        super().__init__(home, disturbed, "disturbed", **{VARIABLE: str(self.machine)})
-
-    def set_machine(self, **reading) -> None:
-        """Changes what the simulated machine reports, such as `on_battery=True`."""
-        aside = self.machine.with_suffix(".aside")
-        aside.write_text(json.dumps(reading))
-        aside.rename(self.machine)
-
-    def computing(self) -> Status:
-        """Returns the status after two more steps; starts the run if it does not run."""
-        if not self.status().alive:
-            self.launch("resume" if self.run.path.exists() else "launch")
-        return self.running(self.status().step + 2)
-
-    def two_steps_after(self, since: Status) -> Status:
-        """Returns the status once two more steps than in `since` are done."""
-        return self.running(since.step + 2)
-
-    def refused(self, verb: str) -> str:
-        """Returns the sentence with which a command is refused in the run's present state."""
-        done = self.pippin(verb)
-        assert (done.returncode, done.stdout) == (2, "")
-        said = re.fullmatch(r"pippin: run 'disturbed' (.+)\n", done.stderr)
-        assert said, done.stderr
-        return said[1]
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +102,57 @@ def test_when_a_process_of_the_host_is_killed_the_whole_host_is_replaced(disturb
 def moment(what: str) -> float:
     """Returns up to a tenth of a second, a time in which a run does two or three things."""
     return derive("moment", what) % 100 / 1000
+
+
+# ── others on the machine ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, to find the ports of a process")
+def test_a_stream_that_shows_no_certificate_kills_none_of_rays_daemons(disturbed):
+    before = disturbed.computing()
+    daemons = {who: disturbed.pid(who) for who in ("gcs_server", "raylet", "host")}
+    for who, pid in daemons.items():
+        ports = ports_of(pid)
+        assert ports, who
+        for port in ports:
+            assert sync_without_a_header(port) == grpc.StatusCode.UNAVAILABLE, (who, port)
+    time.sleep(2 * POLL_S)
+    assert {who: disturbed.pid(who) for who in daemons} == daemons, disturbed.logs()
+    assert disturbed.two_steps_after(before).pids == before.pids
+
+
+def test_its_files_and_sockets_are_its_owners_alone(disturbed):
+    disturbed.computing()
+    folders = [disturbed.run.path, disturbed.home / "r", disturbed.home / "gpu"]
+    assert (disturbed.run.path / "ray.token").exists() and list(
+        (disturbed.home / "r").glob("*/session_*")
+    )
+    for path in (path for folder in folders for path in (folder, *folder.rglob("*"))):
+        with contextlib.suppress(FileNotFoundError):  # replaced or retired meanwhile
+            found = path.lstat()
+            shared = stat.S_IMODE(found.st_mode) & 0o077 and not stat.S_ISLNK(found.st_mode)
+            assert not shared or is_below_a_private_one(path, disturbed.home / "r"), path
+
+
+def is_below_a_private_one(path: Path, sessions: Path) -> bool:
+    """Ray itself opens its sockets and its log folders to all: nobody can reach them there."""
+    return sessions in path.parents and is_private(sessions)
+
+
+def test_it_asks_nobody_outside_the_machine(disturbed):
+    disturbed.computing()
+    outside, inside = asked_of_the_network(disturbed.network)
+    assert outside == []
+    assert inside  # the witness has seen something
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, to see a process's environment")
+def test_what_its_caller_has_set_for_ray_does_not_reach_it(disturbed):
+    disturbed.computing()
+    for who in ("gcs_server", "raylet", "sampler-0"):
+        said = Path(f"/proc/{disturbed.pid(who)}/environ").read_text()
+        assert CALLERS_TOKEN not in said and "RAY_AUTH_MODE=token\0" in said, who
+        assert f"RAY_AUTH_TOKEN_PATH={disturbed.run.path / 'ray.token'}\0" in said, who
 
 
 # ── the laptop ────────────────────────────────────────────────────────────────────────────────────

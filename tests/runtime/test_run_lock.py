@@ -1,7 +1,10 @@
 """One writer at a time, and a status that tells the truth about one that is gone."""
 
+import errno
+import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -88,3 +91,37 @@ def test_looking_at_a_run_never_keeps_its_writer_out(run):
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_the_lock_holds_although_its_file_is_deleted(run, writer):
+    (run.path / "lock").unlink()
+    assert run.locked()
+    assert complaint(run.lock).startswith(f"{run.path}: another process is running it (pid ")
+    writer.kill()
+    writer.wait()
+    assert not run.locked()
+    run.lock()
+    run.unlock()
+
+
+def test_so_does_that_of_an_earlier_version_which_locks_the_file_alone(run):
+    with (run.path / "lock").open("w") as earlier:
+        fcntl.flock(earlier, fcntl.LOCK_EX)
+        assert run.locked()
+        assert "another process is running it" in complaint(run.lock)
+    assert not run.locked()
+
+
+def test_on_a_volume_that_locks_no_folders_the_file_is_locked(run, monkeypatch):
+    def flock(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        locks(descriptor, operation)
+
+    locks = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    other = RunDirectory(run.path.parent, run.name)
+    run.lock()
+    assert other.locked() and "another process is running it" in complaint(other.lock)
+    run.unlock()
+    assert not other.locked()

@@ -5,7 +5,10 @@ import os
 
 import pytest
 
+from runtime.journal import Journal
+from runtime.pause_request import PauseRequest
 from runtime.rundir import RunDirectory, free_name, runs
+from runtime.status import Machine, Status
 from tests.runtime.complaints import complaint
 
 
@@ -26,7 +29,8 @@ def test_a_name_in_use_is_refused_and_left_alone(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", ".hidden", "a/b", "../a", "a b", "ä", "a\n", "a\0"]
+    "name",
+    ["", ".", "..", ".hidden", "a/b", "../a", "a b", "ä", "a\n", "a\0", "x" * 101, "x" * 300],
 )
 def test_a_name_is_a_plain_file_name(tmp_path, name):
     sentence = complaint(RunDirectory(tmp_path, name).create, "", {})
@@ -76,3 +80,21 @@ def test_runs_are_listed_and_free_names_are_free(run, tmp_path):
     assert runs(tmp_path / "none") == []
     assert free_name(root, "grpo") == "grpo-2"
     assert free_name(root, "sft") == "sft-1"
+
+
+def test_a_run_is_its_owners_alone_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        run = RunDirectory(tmp_path / "runs", "demo")
+        run.create("seed = 1\n", {})
+        run.ask_to_pause(PauseRequest(by="user", reason="x"))
+        run.write_status(Status(name="demo"))
+        run.write_machine(Machine())
+        run.append_line("metrics.jsonl", {"step": 1})
+        Journal(run.trajectories)
+        run.lock()
+        run.unlock()
+    finally:
+        os.umask(before)
+    open_to_others = [p.name for p in (run.path, *run.path.rglob("*")) if p.stat().st_mode & 0o077]
+    assert open_to_others == []

@@ -54,7 +54,7 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
     if problems:
         raise BadInput("\n".join(problems))
     for note in spelled_in_files(settings):
-        print(f"\nnote: {note}")
+        say(f"\nnote: {note}")
     return 0
 
 

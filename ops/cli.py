@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = build_parser().parse_args(arguments)
     if said := tighten_home():
-        print(f"note: {said}", file=sys.stderr)
+        say(f"note: {said}", err=True)
     before = os.umask(PRIVATE_UMASK) if options.run in (_launch, _resume, _pause, _stop) else None
     try:
         return exit_code(lambda: options.run(options))

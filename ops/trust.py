@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from configs.algorithms.distillation import Distill
 from configs.schema import Settings
 from configs.tasks import Jsonl
 from configs.teachers import EndpointTeacher
@@ -91,8 +90,7 @@ def _stranger(run: RunDirectory, reach: Reach) -> str:
 
 
 def _reach_of(settings: Settings) -> Reach:
-    task, algorithm = settings.task, settings.algorithm
-    teachers = algorithm.teachers.values() if isinstance(algorithm, Distill) else ()
+    task, teachers = settings.task, settings.facts.teachers.values()
     remote = [teacher for teacher in teachers if isinstance(teacher, EndpointTeacher)]
     return Reach(
         reward=task.reward if isinstance(task, Jsonl) else "",

@@ -29,7 +29,7 @@ from tests.actors.tiny import (  # noqa: E402
     digests,
     distilled,
     go,
-    mortal_fleet,
+    mortal_actor_system,
     new_run,
     reward_file,
     teacher,
@@ -86,7 +86,7 @@ def killed(*deaths: Death) -> Disturb:
     """Actors die."""
 
     def run_it(wanted: Settings, run: RunDirectory) -> Status:
-        status = go(wanted, run, mortal_fleet(wanted, run, list(deaths)))
+        status = go(wanted, run, mortal_actor_system(wanted, run, list(deaths)))
         assert all(death.calls >= death.nth for death in deaths), "nobody died"
         return status
 

@@ -24,7 +24,7 @@ from tests.actors.tiny import (  # noqa: E402
     Death,
     digests,
     go,
-    mortal_fleet,
+    mortal_actor_system,
     new_run,
     settings,
 )
@@ -63,7 +63,7 @@ def killed(name: str, *deaths: Death, **changes) -> None:
 
     def revived(folder: Path):
         run, wanted = new_run(folder), settings(folder, exact=True, **changes)
-        status = go(wanted, run, mortal_fleet(wanted, run, list(deaths)))
+        status = go(wanted, run, mortal_actor_system(wanted, run, list(deaths)))
         assert all(death.calls >= death.nth for death in deaths), "nobody died"
         return run, status
 

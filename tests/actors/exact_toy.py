@@ -4,12 +4,12 @@ Each scenario begins as `pippin launch` begins a run and goes on as `pippin resu
 its directory. Prints one JSON object, by scenario: how it ended, or an error.
 """
 
-import json
 import os
 import sys
-import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from runtime.blas import load_blas
 
@@ -24,13 +24,14 @@ from runtime.checkpoint import newest as newest_checkpoint
 from runtime.pause_request import PauseRequest
 from runtime.rundir import RunDirectory
 from runtime.status import Status
+from tests.actors.outcomes import answer
 from tests.actors.tiny import (
     GRADED,
     Death,
     checkpoint,
     digests,
     go,
-    mortal_fleet,
+    mortal_actor_system,
     prompts,
     reward_file,
 )
@@ -123,7 +124,7 @@ def bereaved(run: RunDirectory) -> Status:
     """A sampler dies, and the learner before it has said that a step is learned."""
     settings = load(run.recipe)
     deaths = [Death("sampler", "generate", 5), Death("learner", "learn", 3, after=True)]
-    status = go(settings, run, mortal_fleet(settings, run, deaths))
+    status = go(settings, run, mortal_actor_system(settings, run, deaths))
     assert all(death.calls >= death.nth for death in deaths), "nobody died"
     return status
 
@@ -136,29 +137,23 @@ SCENARIOS: dict[str, Callable[[RunDirectory], Status]] = {
 }
 
 
-def main(root: Path) -> None:
-    """Run all, print all."""
-    path = recipe(root)
-    results = {}
-    for name, scenario in SCENARIOS.items():
-        try:
-            run, _ = prepare(str(path), [], name.replace(" ", "-"), root / "runs")
-            status = scenario(run)
-            results[name] = {
-                "state": status.state,
-                "step": status.step,
-                "digests": digests(status),
-                "ledger": status.ledger,
-                "evals": [[e.step, e.score, e.n] for e in status.evals],
-                "metrics": run.read_lines("metrics.jsonl"),
-                "path": str(run.path),
-            }
-        except Exception:
-            results[name] = {"error": traceback.format_exc()}
-    print(json.dumps(results))
+def outcome_of(root: Path, name: str) -> dict[str, Any]:
+    """Runs a scenario. Returns what two equal runs share, and where the run is."""
+    run, _ = prepare(str(recipe(root)), [], name.replace(" ", "-"), root / "runs")
+    status = SCENARIOS[name](run)
+    return {
+        "state": status.state,
+        "step": status.step,
+        "digests": digests(status),
+        "ledger": status.ledger,
+        "evals": [[e.step, e.score, e.n] for e in status.evals],
+        "metrics": run.read_lines("metrics.jsonl"),
+        "path": str(run.path),
+    }
 
 
 if __name__ == "__main__":
-    os.environ["PIPPIN_HOME"] = str(Path(sys.argv[1]) / "home")
+    root = Path(sys.argv[1])
+    os.environ["PIPPIN_HOME"] = str(root / "home")
     with known():
-        main(Path(sys.argv[1]))
+        answer(partial(outcome_of, root))

@@ -20,7 +20,7 @@ from runtime.errors import RunFailed
 from runtime.tasks.prompt import Verdict
 from runtime.trajectory import to_rows
 from runtime.trajectory_log import batches
-from tests.actors.tiny import Death, go, mortal_fleet, new_run, settings
+from tests.actors.tiny import Death, go, mortal_actor_system, new_run, settings
 
 SOMETIMES = """
 import time
@@ -119,7 +119,7 @@ def test_too_many_deaths_end_the_run_and_name_the_part(tmp_path, monkeypatch, ro
     with pytest.raises(
         RunFailed, match=rf"^{role}-0 {role} died .*; 3 tries without a step"
     ) as caught:
-        go(wanted, run, mortal_fleet(wanted, run, deaths))
+        go(wanted, run, mortal_actor_system(wanted, run, deaths))
     assert f"died in call 1 of {method}" in str(caught.value), "not the first cause"
     assert f'{role}-0.log: {{"part"' in str(caught.value), "not the end of its log"
     assert run.read_status().state == "failed"
@@ -130,7 +130,7 @@ def test_deaths_between_steps_that_worked_do_not_add_up(tmp_path, monkeypatch):
     wanted = settings(tmp_path, actors={"restarts": 1}, eval={"prompts": 0})
     run = new_run(tmp_path)
     deaths = [Death("verifier", "score", nth) for nth in (1, 3, 5, 7)]
-    assert go(wanted, run, mortal_fleet(wanted, run, deaths)).state == "finished"
+    assert go(wanted, run, mortal_actor_system(wanted, run, deaths)).state == "finished"
     assert all(death.calls >= death.nth for death in deaths)
 
 
@@ -138,7 +138,7 @@ def test_an_actor_that_dies_as_it_starts_is_started_again(tmp_path):
     wanted = settings(tmp_path, algorithm__steps=1)
     run = new_run(tmp_path)
     deaths = [Death(role, "hello") for role in ("learner", "sampler", "evaluator")]
-    assert go(wanted, run, mortal_fleet(wanted, run, deaths)).state == "finished"
+    assert go(wanted, run, mortal_actor_system(wanted, run, deaths)).state == "finished"
 
 
 SAMPLER = ActorId("sampler", 0)

@@ -23,7 +23,7 @@ from tests.actors.exact_toy import ANSWERS, PROMPTS, SCENARIOS, STEPS, recipe
 from tests.actors.outcomes import outcomes
 from tests.actors.toy_algorithm import NOT_BEST, BestOfGroup, Imitation, known
 
-LISTED = 'needs one of "distill", "es", "grpo", "sft"'
+LISTED = 'needs one of "distill", "es", "grpo", "preference", "sft"'
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def toy():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return outcomes("tests.actors.exact_toy", tmp_path_factory.mktemp("toy"), timeout_s=300)
+    with outcomes("tests.actors.exact_toy", tmp_path_factory.mktemp("toy"), timeout_s=300) as run:
+        yield run
 
 
 # ── its settings ─────────────────────────────────────────────────────────────────────────────────

@@ -169,7 +169,9 @@ class Death(msgspec.Struct):
     calls: int = 0
 
 
-def mortal_fleet(settings: Settings, run: RunDirectory, deaths: list[Death]) -> LocalActorSystem:
+def mortal_actor_system(
+    settings: Settings, run: RunDirectory, deaths: list[Death]
+) -> LocalActorSystem:
     """Actors in this process, each of `deaths` happening once."""
 
     def make(actor: ActorId) -> Any:

@@ -118,7 +118,8 @@ def test_a_wrong_line_is_one_sentence_with_file_key_needed_and_came(
         ),
         (
             '[task]\nname = "addition"',
-            'run.toml: needs a table [algorithm] with a name: one of "distill", "es", "grpo", "preference", "sft"',
+            "run.toml: needs a table [algorithm] with a name: one of "
+            '"distill", "es", "grpo", "preference", "sft"',
         ),
         (
             '[task]\nname = "jsonl"\n[algorithm]\nname = "sft"',

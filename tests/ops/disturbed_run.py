@@ -12,7 +12,7 @@ from tests.actors.tiny import GRADED, settings
 from tests.ops.intruder import watch_the_network
 from tests.ops.real_run import RealRun
 
-DUTY_CYCLE, LIMIT_S = 0.5, 4
+DUTY_CYCLE, LIMIT_S, GONE_S = 0.5, 4, 10.0
 CALLERS_TOKEN = "a-token-that-the-caller-had-in-its-environment"
 SLOW = GRADED.replace(
     "    return", "    import os, time; time.sleep(0.01 * os.path.exists({!r}))\n    return"

@@ -128,7 +128,9 @@ def test_the_seedling_is_assumed_until_it_is_made(capsys: pytest.CaptureFixture[
 
 
 def test_a_bad_recipe_prints_nothing_but_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BadInput, match=r"^--set: algorithm\.group_size needs an integer ≥ 2, got"):
+    with pytest.raises(
+        BadInput, match=r"^--set: algorithm\.group_size needs an integer from 2 to 4096, got"
+    ):
         check.run("run.toml", ["algorithm.group_size=1"])
     with pytest.raises(BadInput, match=r"^run\.toml: eval\.samples = 4 needs eval\.temperature"):
         check.run("run.toml", ["eval.samples=4"])

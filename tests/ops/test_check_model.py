@@ -10,7 +10,7 @@ import pytest
 
 from ops import launch
 from ops.check_model import check_models
-from policies import model
+from policies import load, policy
 from runtime import finite_weights, template_process
 from runtime.errors import BadInput
 from runtime.finite_weights import check_finite
@@ -92,13 +92,13 @@ def test_good_ones_pass_and_only_one_block_is_computed(
     monkeypatch.setenv("PIPPIN_HOME", str(tmp_path / "home"))
     folder = write(tmp_path / "model", family)
     computed: list[int] = []
-    real = model._check_split
+    real = load._check_split
 
-    def counted(policy: model.Policy, *, whole: bool = True) -> None:
-        computed.append(policy.layer_count())
-        real(policy, whole=whole)
+    def counted(built: policy.Policy, *, whole: bool = True) -> None:
+        computed.append(built.layer_count())
+        real(built, whole=whole)
 
-    monkeypatch.setattr(model, "_check_split", counted)
+    monkeypatch.setattr(load, "_check_split", counted)
     check_models(settings(tmp_path, model={"path": str(folder)}))
     assert computed == [1]
 
@@ -108,8 +108,8 @@ def test_a_head_that_cannot_be_split_off_is_found_by_one_block(
 ) -> None:
     monkeypatch.setenv("PIPPIN_HOME", str(tmp_path / "home"))
     wanted = settings(tmp_path)
-    real = model.Policy.project
-    monkeypatch.setattr(model.Policy, "project", lambda self, hidden: 2 * real(self, hidden))
+    real = policy.Policy.project
+    monkeypatch.setattr(policy.Policy, "project", lambda self, hidden: 2 * real(self, hidden))
     with pytest.raises(BadInput, match="cannot be split into trunk and head"):
         check_models(wanted)
 

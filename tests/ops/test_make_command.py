@@ -45,7 +45,7 @@ ROWS = 'task={name="jsonl",train="x"}'
 @pytest.mark.parametrize(("overrides", "said"), [
     (["method.sample=3"], 'unknown key "method.sample" (did you mean "method.samples"?)'),
     (["method.name=rejections"], 'did you mean "rejection"?'),
-    (["method.samples=0"], "method.samples needs an integer ≥ 1, got 0"),
+    (["method.samples=0"], "method.samples needs an integer from 1 to 16777216, got 0"),
     (["teacher.url=x"], 'unknown key "teacher.url"'),
     (["sampling.temperature=0"], "needs sampling.temperature > 0"),
     (["sampling.temperature=0", "sampling.top_k=4", "method.samples=1"], "sampling.top_k has no effect"),

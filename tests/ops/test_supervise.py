@@ -26,11 +26,10 @@ from runtime.home import is_private
 from runtime.keys import derive
 from runtime.status import Status
 from tests.actors.tiny import digests
-from tests.ops.disturbed_run import CALLERS_TOKEN, DUTY_CYCLE, LIMIT_S, DisturbedRun
+from tests.ops.disturbed_run import CALLERS_TOKEN, DUTY_CYCLE, GONE_S, LIMIT_S, DisturbedRun
 from tests.ops.intruder import asked_of_the_network, ports_of, sync_without_a_header
 from tests.ops.real_run import StatusWatcher, Terminal, undisturbed
 
-GONE_S = 10.0
 SMALL_BYTES = 80 << 20
 FROZEN_S = 100
 POLL_S = 0.25

@@ -8,7 +8,8 @@ from urllib.request import getproxies_environment, proxy_bypass_environment
 import pytest
 
 from ops import ray_environment
-from runtime.exchange import Address, Line, Reply
+from runtime.chat import Ask, Failure
+from runtime.endpoint import Client, Endpoint
 from runtime.killable import environment
 from runtime.proxies import NOWHERE, sealed, unsealed
 from runtime.reward_process import RewardCall, RewardProcess
@@ -73,8 +74,13 @@ def test_an_endpoint_is_reached_whatever_the_proxies(monkeypatch):
     monkeypatch.setenv("no_proxy", "")
     with HTTPServer(("127.0.0.1", 0), _Answers) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        to = Address("127.0.0.1", server.server_port, False, "/v1")
-        assert Line().post(to, b"", {}, timeout_s=5, max_bytes=99) == Reply(200, None, b"here")
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        with Client(Endpoint(url=url, model="m", attempts=1)) as client:
+            outcome = client.ask(Ask(messages=[], key=1, max_tokens=1))
+    assert (
+        isinstance(outcome, Failure) and "here" not in outcome.kind
+    )  # it answered, though no chat
+    assert outcome.kind not in ("unreachable", "timed_out")
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,13 @@ def test_a_hostile_template_gives_half_a_sentence(
     )  # the next one is served
 
 
+def is_child(command_line: Path) -> bool:
+    try:
+        return template_process.MODULE.encode() in command_line.read_bytes()
+    except OSError:  # it has ended
+        return False
+
+
 def test_a_template_sees_no_secret_of_ours(
     process: TemplateProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,9 +84,10 @@ def test_a_template_sees_no_secret_of_ours(
     fresh = TemplateProcess()
     fresh.render("{{ messages }}", CHAT, {})
     assert fresh._process is not None
-    environment = Path(f"/proc/{fresh._process.pid}/environ")
-    if environment.exists():
-        assert b"a secret" not in environment.read_bytes()
+    if Path("/proc").is_dir():
+        running = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if is_child(path)]
+        assert running
+        assert all(b"a secret" not in (path / "environ").read_bytes() for path in running)
     fresh.close()
 
 

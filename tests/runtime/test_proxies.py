@@ -38,7 +38,7 @@ def test_what_the_caller_had_comes_back_whole():
 
 
 def test_foreign_code_has_its_callers_proxies():
-    kept = environment(sealed(CALLERS))
+    kept = environment(sealed(CALLERS), "root")
     assert {name: kept[name] for name in CALLERS} == CALLERS
     assert NOWHERE not in kept.values()
 

@@ -18,7 +18,7 @@ def to_toml(settings: Settings) -> str:
 
 def _table(record: Struct, key: tuple[str, ...]) -> list[str]:
     """A table's lines: its own values first, since TOML reads what follows as the sub-table's."""
-    values = {field.name: getattr(record, field.name) for field in structs.fields(record)}
+    values = {name: getattr(record, name) for name in _names(record)}
     config = record.__struct_config__
     lines = ["", f"[{'.'.join(key)}]"] if key else []
     if config.tag_field is not None:
@@ -30,6 +30,17 @@ def _table(record: Struct, key: tuple[str, ...]) -> list[str]:
         for inner, table in _tables(value).items():
             lines += _table(table, (*key, name, *inner))
     return lines
+
+
+def _names(record: Struct) -> list[str]:
+    """Returns a record's fields in the order in which they are written down, a base's before its own."""
+    fields = {field.name for field in structs.fields(record)}
+    written = [
+        name
+        for kind in reversed(type(record).__mro__)
+        for name in vars(kind).get("__annotations__", {})
+    ]
+    return [name for name in dict.fromkeys(written) if name in fields]
 
 
 def _tables(value: Any) -> dict[tuple[str, ...], Struct]:

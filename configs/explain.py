@@ -93,13 +93,22 @@ def _tagged_problems(
         yield Problem(key, f"{dotted(key)} needs a name: one of {names}")
     elif not _names(name, variants):
         near = difflib.get_close_matches(str(name), variants, 1)
-        hint = f' (did you mean "{near[0]}"?)' if near else ""
+        hint = f' (did you mean "{near[0]}"?)' if near else _named_elsewhere(str(name), root)
         yield Problem(
             (*key, "name"),
             f"{dotted((*key, 'name'))} needs one of {names}{hint}, got {_came(name)}",
         )
     else:
         yield from _table_problems(variants[name], value, key, root)
+
+
+def _named_elsewhere(name: str, root: Root) -> str:
+    """Returns a hint if some other table can have this name: "dpo" is a loss, not an algorithm."""
+    for key in _all_keys(root):
+        for depth, segment in enumerate(key, 1):
+            if segment.endswith(f"={name}"):
+                return f' ("{name}" is one of {dotted((*_plain(key[:depth]), "name"))})'
+    return ""
 
 
 def _names(value: Any, variants: Mapping[str, Any]) -> bool:

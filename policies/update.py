@@ -40,11 +40,17 @@ from runtime.versions import WeightsVersion
 
 REPORTED = {
     "loss": "loss",
+    "pg_loss": "policy_gradient_loss",
+    "kl_loss": "kl_loss",
+    "ce_loss": "cross_entropy_loss",
+    "divergence_loss": "divergence_loss",
+    "preference_loss": "preference_loss",
     "entropy": "entropy",
     "mismatch_k3": "mismatch_kl",
     "max_mismatch": "mismatch_max",
     "ratio": "ratio_mean",
     "bounded": "clipped_share",
+    "corrected": "corrected_share",
     "ess": "importance_ess",
     "kl_reference": "kl_reference",
     "ce_nats": "cross_entropy",

@@ -62,7 +62,7 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
                 tokens[i],
                 where,
                 columns,
-                unit=pair,
+                unit=_unit(terms, pair, prompts[i]),
                 preference=0 if preference is None else preference,
             )
         )
@@ -70,6 +70,14 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
         found.numbers.append(i)
         found.teachers.append(teachers[i] or "" if hosted else "")
     return found
+
+
+def _unit(terms: Sequence[Term], pair: int | None, prompt: int) -> int | None:
+    """Returns the number that rows share which must not be cut apart; None for a row that stands alone."""
+    units = {term.unit for term in terms}
+    if "group" in units:
+        return prompt
+    return pair if "pair" in units else None
 
 
 def _check(batch: pa.RecordBatch, terms: Sequence[Term]) -> None:

@@ -4,7 +4,6 @@ The arithmetic of a term is in `policies/objectives`, found there by the class. 
 of a list and refuses a weight that no term of the list looks at: nothing is dropped silently.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from msgspec import Struct
@@ -23,8 +22,6 @@ class Term(Struct, frozen=True, kw_only=True):
     weight: ClassVar[str]
     """Column of the record with each token's weight in this term."""
     unit: ClassVar[Unit] = "token"
-    needs_reference: ClassVar[bool] = False
-    """Log-probabilities under the policy before training are needed."""
 
 
 class PolicyGradient(Term, frozen=True, kw_only=True):
@@ -82,8 +79,3 @@ class Preference(Term, frozen=True, kw_only=True):
 def needs_temperature(terms: list[Term]) -> bool:
     """Returns whether log-probabilities are those at the sampling temperature."""
     return any(isinstance(term, PolicyGradient) for term in terms)
-
-
-def by_weight(terms: list[Term]) -> Mapping[str, Term]:
-    """Returns the terms by the column that weighs their tokens."""
-    return {term.weight: term for term in terms}

@@ -1,13 +1,16 @@
 """From an annotated batch to rows: what is trained on, in which order, and nothing lost silently."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from configs.preferences import Dpo
 from policies.annotation import constant, kept, per_token, with_annotation
+from policies.batch import pack
 from policies.learned_rows import WEIGHTS, learned_rows
-from policies.terms import CrossEntropy, Divergence, PolicyGradient, Term
+from policies.terms import CrossEntropy, Divergence, PolicyGradient, Preference, Term, Unit
 from runtime.trajectory import ANNOTATION, Span, Trajectory, to_batch
 from tests.policies.algorithms.records import data, distillation, opened, row
 
@@ -158,3 +161,31 @@ def test_an_observation_is_never_a_target():
     assert batch["cross_entropy_weight"].to_pylist() == [[0, 0, 1, 1, 0, 0, 1]]
     (found,) = learned_rows(batch, opened("sft").terms(), hosted=False).rows
     assert found.positions.tolist() == [2, 3, 6]
+
+
+class OfGroups(Term, frozen=True, kw_only=True):
+    """A term that compares a group's answers with each other."""
+
+    weight: ClassVar[str] = "cross_entropy_weight"
+    unit: ClassVar[Unit] = "group"
+
+
+@pytest.mark.parametrize(
+    ("term", "units"),
+    [
+        (CrossEntropy(), [None] * 4),
+        (OfGroups(), [9, 3, 3, 9]),
+        (Preference(settings=Dpo()), [1, 1, 2, 2]),
+    ],
+)
+def test_what_may_not_be_cut_apart_is_the_term_s_unit(term, units):
+    places = [(9, 1), (3, 1), (3, 2), (9, 2)]
+    rows = [
+        weighed(i, weight=term.weight, prompt_index=prompt, pair=pair, preference=1)
+        for i, (prompt, pair) in enumerate(places)
+    ]
+    found = learned_rows(to_batch(rows), [term], hosted=False)
+    assert [one.unit for one in found.rows] == units
+    together = [sorted(micro.rows) for micro in pack(found.rows, 1)]
+    assert all(any({i, j} <= set(part) for part in together) == (units[i] == units[j] is not None)
+               for i, j in combinations(range(4), 2))  # fmt: skip

@@ -137,8 +137,10 @@ def test_a_hosted_teacher_s_rows_are_told_apart():
 
 
 def test_rows_know_their_pair_and_which_of_the_two_is_preferred():
-    rows = [weighed(0, pair=4, preference=1), weighed(1, pair=4, preference=-1), weighed(2)]
-    found = learned_rows(to_batch(rows), [CrossEntropy()], hosted=False).rows
+    term = Preference(settings=Dpo())
+    sides = [{"pair": 4, "preference": 1}, {"pair": 4, "preference": -1}, {}]
+    rows = [weighed(i, weight=term.weight, **side) for i, side in enumerate(sides)]
+    found = learned_rows(to_batch(rows), [term], hosted=False).rows
     assert [(one.unit, one.preference) for one in found] == [(4, 1), (4, -1), (None, 0)]
 
 

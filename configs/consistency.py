@@ -1,7 +1,8 @@
-"""Settings that are valid one by one and impossible, or without effect, together.
+"""Contradictions between settings that are valid one by one.
 
-The schema keeps out what it can by tagged unions; the rest is here, a sentence each. A setting that
-would silently do nothing is refused like one that cannot work: its writer expects something of it.
+Tagged unions in the schema exclude most contradictions; this file yields one sentence for each of the
+others. A setting that would silently do nothing is refused like one that cannot work, because the
+recipe's author expects it to do something.
 """
 
 import json
@@ -19,17 +20,16 @@ HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.AS
 
 
 def check(settings: Settings) -> None:
-    """Raise SettingsError with the first contradiction; settings that can run pass."""
+    """Raises SettingsError with the first contradiction; settings that can run pass."""
     for sentence in problems(settings):
         raise SettingsError(sentence)
 
 
 def problems(settings: Settings) -> Iterator[str]:
-    """Every contradiction, a sentence each that names the keys."""
+    """Yields one sentence, with the keys, for each contradiction."""
     yield from _model(settings.model, settings.exact)
-    yield from settings.algorithm.problems(
-        settings
-    )  # what it needs, before what is idle without it
+    # A missing need of the algorithm comes before the settings that have no effect without it.
+    yield from settings.algorithm.problems(settings)
     yield from _task(settings)
     yield from _schedule(settings)
     yield from _eval(settings.eval)
@@ -57,7 +57,7 @@ def _model(model: Model, exact: bool) -> Iterator[str]:
 def _task(settings: Settings) -> Iterator[str]:
     task = settings.task
     if isinstance(task, Gsm8k | Jsonl) and task.train == task.eval:
-        yield "task.eval is the file of task.train: what was trained on is not held out"
+        yield "task.eval is the file of task.train: rows that are trained on are not held out"
     if not isinstance(task, Jsonl):
         return
     yield from _pairs(task, settings.facts)
@@ -76,7 +76,7 @@ def _pairs(task: Jsonl, facts: Facts) -> Iterator[str]:
     if bool(task.chosen) != bool(task.rejected):
         yield "task.chosen and task.rejected go together: a pair is two answers"
     if task.label and task.chosen:
-        yield "task.label has no effect beside task.chosen: a pair says which answer is preferred"
+        yield "task.label has no effect beside task.chosen: a pair names the preferred answer already"
     if task.label and not task.response:
         yield "task.label needs task.response, the column with the answer that it judges"
 
@@ -135,7 +135,7 @@ def _power(power: Power) -> Iterator[str]:
 
 
 def minutes(hours: str) -> tuple[int, int] | None:
-    """Start and end of "22:00-07:00" in minutes after midnight; None for what is not of that form."""
+    """Returns start and end of "22:00-07:00" in minutes after midnight; None if `hours` has another form."""
     match = HOURS.fullmatch(hours)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""Settings as a TOML recipe: every key with its resolved value. `load` of it gives them back."""
+"""Writes settings as a TOML recipe: every key with its resolved value, which `load` reads back."""
 
 import json
 import re
@@ -12,12 +12,12 @@ BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def to_toml(settings: Settings) -> str:
-    """The settings as TOML, in the order of the schema."""
+    """Returns the settings as TOML, in the order of the schema."""
     return "\n".join(_table(settings, ())).strip() + "\n"
 
 
 def _table(record: Struct, key: tuple[str, ...]) -> list[str]:
-    """A table's lines: its own values first, since TOML reads what follows as the sub-table's."""
+    """Returns a table's lines, its own values first: after a sub-table's header TOML reads the sub-table."""
     values = {name: getattr(record, name) for name in _names(record)}
     config = record.__struct_config__
     lines = ["", f"[{'.'.join(key)}]"] if key else []
@@ -44,7 +44,7 @@ def _names(record: Struct) -> list[str]:
 
 
 def _tables(value: Any) -> dict[tuple[str, ...], Struct]:
-    """A record, or the records of a dictionary, under what they add to the key."""
+    """Returns a record, or the records of a dictionary, by the names that they add to the key."""
     if isinstance(value, Struct):
         return {(): value}
     if not isinstance(value, dict):

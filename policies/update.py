@@ -1,8 +1,8 @@
-"""One optimiser step: annotated trajectories in, new weights out, blind to the algorithm.
+"""One optimiser step: annotated trajectories in, new weights out, the same for every algorithm.
 
-A step is cut into micro-batches of a bounded number of tokens; every denominator is the whole step's,
-so the cut changes memory and nothing else. The record's annotation says what is learned, and a list of
-terms says which losses are added up.
+A step is cut into micro-batches of a bounded number of tokens. Every denominator is the whole step's, so the
+cut changes memory and nothing else. The record's annotation holds the weights of the tokens, and the
+algorithm's list of terms the losses that are added up.
 
 Shapes: B rows of a micro-batch, T padded tokens, R padded targets, N = B·R, D hidden width, K kept ids.
 """
@@ -61,7 +61,7 @@ REPORTED = {
     "chosen_reward": "chosen_reward",
     "rejected_reward": "rejected_reward",
 }
-"""What a step reports, under the names of `runtime.metrics`."""
+"""Metrics of a step by their name in `objectives.terms.summary`, with their name in `runtime.metrics`."""
 
 
 class Updater:
@@ -70,7 +70,7 @@ class Updater:
     def __init__(
         self, policy: Policy, settings: Settings, teachers: Mapping[str, Frozen] | None = None
     ) -> None:
-        """`teachers` are those that are asked here, by name; the recipe's where none are given."""
+        """Loads the recipe's hosted teachers unless `teachers`, by name, are given."""
         facts = settings.facts
         self._policy = policy
         self._settings = settings
@@ -95,24 +95,24 @@ class Updater:
         self.optimizer = optimizer_for(settings.optimizer, policy.trained(), steps)
 
     def state(self) -> Arrays:
-        """Returns the optimiser's state by name: what a checkpoint needs besides the weights."""
+        """Returns the optimiser's state by name, which a checkpoint needs besides the weights."""
         return self.optimizer.state()
 
     def put(self, folder: Path) -> None:
-        """Writes nothing: there is nothing else."""
+        """Writes nothing, because `state` is all that a checkpoint needs."""
 
     def restore(self, state: Arrays, folder: Path) -> None:
-        """Goes on from a saved state."""
+        """Continues from a saved state."""
         self.optimizer.restore(state)
 
     def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:
-        """Writes the trained weights; every version is whole."""
+        """Writes the trained weights; every version is published whole."""
         path = folder / f"v{version:06d}.safetensors"
         digest = weights.save(path, self._policy.trained())
         return WeightsVersion(version=version, path=str(path), digest=digest)
 
     def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Returns the batch with what the algorithm has to say about each token."""
+        """Returns the batch with the algorithm's annotation."""
         if self._settings.facts.reward_kl:
             return self._algorithm.annotate(batch, self.reward_kl(batch))
         return self._algorithm.annotate(batch)
@@ -120,10 +120,10 @@ class Updater:
     def step(
         self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True
     ) -> dict[str, float]:
-        """Trains on an annotated batch and returns what is to be reported; without rows nothing changes.
+        """Trains on an annotated batch and returns metrics; without rows nothing changes.
 
-        Before each micro-batch `may_go_on(updated)` is asked, where `updated` says that this step has
-        changed the weights already; if it answers no, Interrupted is raised.
+        Before each micro-batch it calls `may_go_on(updated)`, where `updated` is True once this step has
+        changed the weights, and raises Interrupted if the result is False.
         Raises RunFailed if a gradient is not finite; the weights are then those before the update.
         """
         self._may_go_on = may_go_on
@@ -143,14 +143,14 @@ class Updater:
     def gradients(self, batch: pa.RecordBatch) -> Arrays:
         """Returns the gradient of an annotated batch's loss by name, float32; changes nothing."""
         learned = learned_rows(batch, self._terms, hosted=self._hosts_teachers)
-        micros = [micro for part in self._packed(learned) for micro in part]
+        micros = [micro for update in self._packed(learned) for micro in update]
         total, _ = self._gradients(micros, [self._before_update(micro) for micro in micros])
         return total
 
     def reward_kl(self, batch: pa.RecordBatch) -> np.ndarray:
         """Returns the log-ratio [N] of the sampler to the reference, summed over each row's tokens (k1).
 
-        Taken off the reward it makes the policy gradient that of reverse KL as well (2506.09477).
+        Subtracted from the reward, it adds the gradient of reverse KL to the policy gradient (2506.09477).
         """
         tokens, sampled = lists(batch, "tokens"), lists(batch, "sampled")
         logprobs = lists(batch, "logprobs")
@@ -166,8 +166,9 @@ class Updater:
         return sums
 
     def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Returns the reward [N] that the preference loss takes each row of an annotated batch to have; NaN
-        for a row without a weight in it. Changes nothing.
+        """Returns each row's reward [N] that is implied by the preference loss, for an annotated batch.
+
+        It is NaN for a row without a weight in that loss. Changes nothing.
         """
         term = next(t for t in self._terms if isinstance(t, Preference))
         learned = learned_rows(batch, self._terms, hosted=False)
@@ -182,24 +183,24 @@ class Updater:
     # ── one update ───────────────────────────────────────────────────────────────────────────────
 
     def _packed(self, learned: LearnedRows) -> list[list[MicroBatch]]:
-        """Returns the micro-batches of each update; those of a hosted teacher's rows are of one teacher."""
+        """Returns the micro-batches of each update; rows of one micro-batch have the same hosted teacher."""
         limit = self._settings.actors.micro_batch_tokens
         order = {group: i for i, group in enumerate(dict.fromkeys(learned.groups))}
-        parts: list[dict[str, list[Row]]] = [{} for _ in range(self._updates)]
+        updates: list[dict[str, list[Row]]] = [{} for _ in range(self._updates)]
         for row, group, teacher in zip(learned.rows, learned.groups, learned.teachers):
-            parts[order[group] % self._updates].setdefault(teacher, []).append(row)
+            updates[order[group] % self._updates].setdefault(teacher, []).append(row)
         return [
             [
                 msgspec.structs.replace(micro, teacher=teacher)
-                for teacher, rows in sorted(part.items())
+                for teacher, rows in sorted(update.items())
                 for micro in pack(rows, limit)
             ]
-            for part in parts
-            if part
+            for update in updates
+            if update
         ]
 
     def _before_update(self, micro: MicroBatch) -> dict[str, mx.array]:
-        """Returns log-probabilities that stay fixed during the step: the learner's own, the reference's."""
+        """Returns log-probabilities that stay fixed during the step: the learner's and the reference's."""
         self._ask()
         known: dict[str, mx.array] = {}
         term = self._policy_gradient
@@ -249,7 +250,7 @@ class Updater:
     def _gradients(
         self, micros: list[MicroBatch], known: list[dict[str, mx.array]]
     ) -> tuple[Arrays, list[dict[str, float]]]:
-        """Returns gradients summed over the micro-batches of one update, and the sums that each reports."""
+        """Returns gradients summed over one update's micro-batches, and each micro-batch's metrics."""
         counts = self._counts(micros)
         baseline = self._baseline(micros, known)
         total: Arrays = {}
@@ -271,7 +272,7 @@ class Updater:
         return total, sums
 
     def _outputs(self, micro: MicroBatch) -> Outputs:
-        """Returns what the policy says of a micro-batch's targets, differentiable."""
+        """Returns the policy's differentiable outputs for a micro-batch's targets."""
         hidden_ND = _at_sources(self._policy.hidden(micro.tokens_BT), micro.sources_BR)
         term = self._policy_gradient
         logprobs_N, entropy_N = selected(
@@ -290,7 +291,7 @@ class Updater:
         )
 
     def _baseline(self, micros: list[MicroBatch], known: list[dict[str, mx.array]]) -> float:
-        """Returns KTO's baseline over the whole update, where a term needs one; else 0."""
+        """Returns KTO's baseline over the whole update if a term needs it, else 0."""
         term = next((t for t in self._terms if isinstance(t, Preference)), None)
         if term is None or not term.needs_baseline:
             return 0.0
@@ -317,7 +318,7 @@ class Updater:
         )
 
     def _counts(self, micros: list[MicroBatch]) -> Counts:
-        """Returns what each term is divided by: counts of this whole update."""
+        """Returns each term's denominators, counts of this whole update."""
         names = {term.weight for term in self._terms}
         names |= {getattr(term, "counted", term.weight) for term in self._terms}
         lengths = {

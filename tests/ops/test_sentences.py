@@ -106,6 +106,6 @@ def test_distillation_says_whose_answers_and_what_the_teacher_says_of_them() -> 
     assert [line for line in offline if "cache of up to 4 GB" in line]
     rewarded = distillation(learn_from={"name": "student", "group_size": 4, "reward": 0.5})
     assert rewarded[0].startswith("32 prompts, each answered by the student 4 times = 128")
-    assert [line for line in rewarded if "weighs 0.5 beside the teacher" in line]
+    assert [line for line in rewarded if "with the coefficient 0.5." in line]
     text = distillation(learn_from={"name": "teacher"}, signal={"name": "text"})
     assert "any tokenizer will do" in text[2]

@@ -81,7 +81,7 @@ def test_what_sampled_stands_beside_its_tokens():
 def test_a_weight_that_no_term_looks_at_is_refused(name):
     terms = [t for t in (CrossEntropy(), REVERSE, PolicyGradient()) if t.weight != name]
     batch = to_batch([data(), weighed(1, name)])
-    with pytest.raises(ValueError, match=f"the record has {name}s, but no loss term looks at them"):
+    with pytest.raises(ValueError, match=f"the record has {name}s, but no loss term uses them"):
         learned_rows(batch, terms, hosted=False)
     zeros = to_batch([data(0, **{name: [0.0] * 4})])
     assert learned_rows(zeros, terms, hosted=False).rows == []

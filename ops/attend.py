@@ -24,7 +24,7 @@ HERE, DETACHED = "here", "detached"
 
 
 def become(run: RunDirectory) -> None:
-    """Replace this process by the run's supervisor, at this terminal. Does not return."""
+    """Replaces this process by the run's supervisor, at this terminal. Does not return."""
     sys.stdout.flush()
     sys.stderr.flush()
     hold_back()
@@ -32,12 +32,12 @@ def become(run: RunDirectory) -> None:
 
 
 def command(run: RunDirectory, where: str) -> list[str]:
-    """The command line of a run's supervisor."""
+    """Returns the command line of a run's supervisor."""
     return [sys.executable, "-m", "ops.attend", str(run.path.absolute()), where]
 
 
 def main(path: str, where: str) -> int:
-    """Supervise a run and say how it ended; gives the exit code."""
+    """Supervises a run and say how it ended; gives the exit code."""
     os.umask(PRIVATE_UMASK)
     run = RunDirectory(Path(path).parent, Path(path).name)
     if where == DETACHED:

@@ -47,5 +47,5 @@ def _check_weights(folder: Path) -> None:
 
 
 def end_helpers() -> None:
-    """End the process that rendered templates for the checks: this one lives on, for the whole run."""
+    """Ends the process that rendered templates for the checks: this one lives on, for the whole run."""
     template_process.close()

@@ -25,7 +25,7 @@ class PlainText:
         self._first = ""
 
     def see(self, prompt: Prompt) -> None:
-        """Count what in its messages and its answer is read as plain text."""
+        """Counts what in its messages and its answer is read as plain text."""
         texts = [message["content"] for message in prompt.messages]
         found = [
             token
@@ -38,7 +38,7 @@ class PlainText:
             self._first = self._first or f"{found[0]} in {prompt.place}"
 
     def doubts(self) -> list[str]:
-        """A sentence if there was any."""
+        """Returns a sentence if there was any."""
         if not self._pieces:
             return []
         pieces = "1 piece" if self._pieces == 1 else f"{self._pieces:,} pieces"
@@ -59,10 +59,11 @@ class _Tokenizer(msgspec.Struct):
 
 
 def spelled_in_files(settings: Settings) -> list[str]:
-    """A sentence if the task's files spell out a special token of the checkpoint, with the first line.
+    """Returns a sentence if the task's files spell out a special token of the checkpoint, with the
+    first line.
 
-    Without a tokenizer: the letters are looked for as they are. Nothing is said of a checkpoint or a file
-    that is not here, or that cannot be read: others say so.
+    Without a tokenizer: the letters are looked for as they are. Nothing is said of a checkpoint or a
+    file that is not here, or that cannot be read: others say so.
     """
     path, task = settings.model.path, settings.task
     folder = Path(path) if Path(path).is_absolute() else cached(path) if "/" in path else None

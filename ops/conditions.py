@@ -57,7 +57,7 @@ class Conditions:
         self._battery, self._thermal, self._memory, self._disk = (Latch() for _ in range(4))
 
     def reason(self) -> str | None:
-        """Why the run should be paused now, as a fragment of a sentence; None: it may go on."""
+        """Returns why the run should be paused now, as a fragment of a sentence; None: it may go on."""
         self._poll_if_due()
         return (
             self._battery.reason
@@ -116,7 +116,7 @@ class Latch:
 
 
 def outside(hours: list[str], now: datetime) -> str | None:
-    """The reason if `now` is in none of the spans; a span has its start and not its end, may wrap
+    """Returns the reason if `now` is in none of the spans; a span has its start and not its end, may wrap
     midnight, and there being none of them is always.
     """
     minute = 60 * now.hour + now.minute
@@ -128,7 +128,7 @@ def outside(hours: list[str], now: datetime) -> str | None:
 
 
 def other_disks(folder: Path, elsewhere: Iterable[Path]) -> list[Path]:
-    """Those of `elsewhere` that are not on the disk of `folder`, one for each disk."""
+    """Returns those of `elsewhere` that are not on the disk of `folder`, one for each disk."""
     seen, found = {_device(folder)}, []
     for other in elsewhere:
         device = _device(other)
@@ -146,8 +146,8 @@ def _device(folder: Path) -> int | None:
 
 
 def short_of_disk(free: int, need: int, at: Path | None = None) -> str | None:
-    """The reason if a disk lacks something, the run's own or that of `at`. Rounded so that freeing what it
-    says is enough.
+    """Returns the reason if a disk lacks something, the run's own or that of `at`. Rounded so that
+    freeing what it says is enough.
     """
     if free >= need:
         return None

@@ -24,7 +24,7 @@ def curve(
     y_range: tuple[float, float] = (0.0, 1.0),
     levels: Sequence[tuple[str, float]] = (),
 ) -> str:
-    """The lines over a common x from 0, with marks at each fifth of the y range.
+    """Returns the lines over a common x from 0, with marks at each fifth of the y range.
 
     `levels` are named heights, drawn as dashes across. The legend is where falling lines are not, if
     most fall.
@@ -80,7 +80,7 @@ def curve(
 
 
 def marks(xs: Sequence[float], last: float) -> list[float]:
-    """Where the x axis is marked: at the points, or at round numbers if these would crowd."""
+    """Returns where the x axis is marked: at the points, or at round numbers if these would crowd."""
     near = WIDTH / MOST_MARKS * last / (WIDTH - LEFT - RIGHT)
     if all(b - a >= near * 0.6 for a, b in pairwise(xs)):
         return list(xs)
@@ -95,7 +95,7 @@ Bars = tuple[str, Sequence[tuple[float | None, float, str]]]
 
 
 def bars(names: Sequence[str], columns: Sequence[Bars]) -> str:
-    """Columns of horizontal bars, a row for each name; each column has a scale of its own from 0."""
+    """Returns columns of horizontal bars, a row for each name; each column has a scale of its own from 0."""
     width = (WIDTH - NAMES) / len(columns)
     height = TOP + 20 + len(names) * (BAR + GAP)
     parts = [

@@ -60,7 +60,7 @@ class Estimate(Struct, frozen=True):
 
     @property
     def peak_bytes(self) -> int:
-        """What stays, and the largest phase of what comes and goes."""
+        """Returns what stays, and the largest phase of what comes and goes."""
         phases = {item.phase for item in self.items} - {"always"}
         return self._sum("always") + max((self._sum(phase) for phase in phases), default=0)
 
@@ -81,7 +81,7 @@ def estimate(
     prompt_tokens: int,
     teachers: Mapping[str, Network] | None = None,
 ) -> Estimate:
-    """The estimate for prompts of `prompt_tokens` on a machine with `memory_bytes`.
+    """Returns the estimate for prompts of `prompt_tokens` on a machine with `memory_bytes`.
 
     `teachers` are the networks of a distillation's local teachers, as far as they are known.
     """
@@ -174,7 +174,7 @@ def _teaching(
 
 
 def base_bytes(network: Network, settings: Settings) -> int:
-    """One copy of the weights: as stored, converted, or quantised with a scale and bias a group."""
+    """Returns one copy of the weights: as stored, converted, or quantised with a scale and bias a group."""
     model = settings.model
     if model.quantize_bits:
         return round(network.parameters * (model.quantize_bits / 8 + 4 / QUANTIZATION_GROUP))
@@ -184,7 +184,7 @@ def base_bytes(network: Network, settings: Settings) -> int:
 
 
 def activation_item_bytes(network: Network, settings: Settings) -> int:
-    """Bytes of one activation."""
+    """Returns bytes of one activation."""
     if settings.model.dtype == "checkpoint":
         return network.item_bytes
     return 4 if settings.model.dtype == "float32" else 2
@@ -218,7 +218,7 @@ def _training(settings: Settings, network: Network, trained: int) -> list[tuple[
 
 
 def kv_cache_bytes(network: Network, slots: int, length: int, item_bytes: int) -> int:
-    """Keys and values of every slot at full length."""
+    """Returns keys and values of every slot at full length."""
     per_token = 2 * network.layers * network.kv_heads * network.head_dim * item_bytes
     return round(slots * length * per_token * KV_SLACK)
 
@@ -226,7 +226,7 @@ def kv_cache_bytes(network: Network, slots: int, length: int, item_bytes: int) -
 def activation_bytes(
     network: Network, tokens: int, length: int, item_bytes: int, checkpointing: bool
 ) -> int:
-    """What one forward and backward pass over `tokens` in rows of `length` keeps.
+    """Returns what one forward and backward pass over `tokens` in rows of `length` keeps.
 
     A block keeps its norms and residuals, queries, keys, values and the four arrays of a gated
     network, and unfused attention its scores: 6h + 3(H + 2K)d + 4I + H·length items a token. The
@@ -245,18 +245,18 @@ def activation_bytes(
 
 
 def micro_batch(settings: Settings, prompt_tokens: int) -> tuple[int, int]:
-    """Tokens of the largest micro-batch and the length of its rows."""
+    """Returns tokens of the largest micro-batch and the length of its rows."""
     length = prompt_tokens + settings.sampling.max_new_tokens
     rows = settings.facts.rows_per_step
     return min(max(settings.actors.micro_batch_tokens, length), rows * length), length
 
 
 def longest_answer_tokens(settings: Settings) -> int:
-    """The longest answer that a sampler ever makes."""
+    """Returns the longest answer that a sampler ever makes."""
     return max(settings.sampling.max_new_tokens, settings.eval.max_new_tokens)
 
 
 def assumed_prompt_tokens(settings: Settings) -> int:
-    """How long prompts are taken to be, since no tokenizer is at hand."""
+    """Returns how long prompts are taken to be, since no tokenizer is at hand."""
     name = str(settings.task.__struct_config__.tag)
     return PROMPT_TOKENS.get(name, PROCEDURAL_PROMPT_TOKENS)

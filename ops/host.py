@@ -31,7 +31,7 @@ STARTING = "starting Ray"
 
 
 def main(path: str, temp: str) -> int:
-    """Host the run until it is done, paused or cannot go on; gives the exit code."""
+    """Hosts the run until it is done, paused or cannot go on; gives the exit code."""
     os.umask(PRIVATE_UMASK)  # of Ray's daemons and of all actors, too
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     run = RunDirectory(Path(path).parent, Path(path).name)
@@ -66,7 +66,7 @@ def _end_with_supervisor() -> None:
 
 
 def _drive(settings: Settings, run: RunDirectory, dashboard: str) -> None:
-    """Start the conductor and wait for its end; one that died goes on from the checkpoint."""
+    """Starts the conductor and wait for its end; one that died goes on from the checkpoint."""
     import ray
     from ray.exceptions import RayActorError, RayTaskError
 

@@ -13,7 +13,7 @@ KEPT_FILES = 100
 
 
 def keep_logs(temp: Path, logs: Path) -> None:
-    """Copy the end of what Ray's processes wrote to their standard error, where it is more than a greeting.
+    """Copys the end of what Ray's processes wrote to their standard error, where it is more than a greeting.
 
     The newest files are kept, and a disk that is full keeps nobody from clearing away.
     """

@@ -30,7 +30,7 @@ START_S = 60.0
 def prepare(
     recipe: str, overrides: Sequence[str], name: str | None, root: Path
 ) -> tuple[RunDirectory, Settings]:
-    """A run directory that is ready to be run. Raises BadInput, with nothing written, for anything
+    """Returns a run directory that is ready to be run. Raises BadInput, with nothing written, for anything
     that can be known to be wrong now.
     """
     try:
@@ -71,12 +71,12 @@ def prepare(
 
 
 def find_checkpoint(settings: Settings) -> Path:
-    """The checkpoint's folder; the seedling is raised if it is asked for and not there yet."""
+    """Returns the checkpoint's folder; the seedling is raised if it is asked for and not there yet."""
     return _found(settings.model.path)
 
 
 def find_teachers(settings: Settings) -> dict[str, Path]:
-    """The folders of a distillation's local teachers, by name, likewise."""
+    """Returns the folders of a distillation's local teachers, by name, likewise."""
     found: dict[str, Path] = {}
     for name, teacher in settings.facts.teachers.items():
         if isinstance(teacher, LocalTeacher):
@@ -110,7 +110,7 @@ def _found(path: str) -> Path:
 
 
 def detach(run: RunDirectory) -> int:
-    """Run in a process of its own that outlives this terminal; returns its pid once it has the run.
+    """Runs in a process of its own that outlives this terminal; returns its pid once it has the run.
 
     Raises RunFailed if it ends before, BadInput if another process was first.
     """

@@ -117,8 +117,8 @@ class _Log:
 
 
 def account(run: RunDirectory) -> Account:
-    """What a run's status and log say, whether it runs or not. Raises BadInput if there is no such run
-    or its status is damaged; a damaged log is reported in the account, with what comes before.
+    """Returns what a run's status and log say, whether it runs or not. Raises BadInput if there is no
+    such run or its status is damaged; a damaged log is reported in the account, with what comes before.
     """
     status = run.read_status()
     counts = _counts(run, status)
@@ -175,7 +175,7 @@ def _counts(run: RunDirectory, status: Status) -> Counts:
 
 
 def _read(run: RunDirectory, noted_step: int) -> tuple[_Log, str]:
-    """The log as far as it can be read, and what keeps it from being read further."""
+    """Returns the log as far as it can be read, and what keeps it from being read further."""
     log = _Log(noted_step)
     try:
         for batch in batches(run.trajectories):
@@ -193,7 +193,7 @@ def _read(run: RunDirectory, noted_step: int) -> tuple[_Log, str]:
 
 
 def _verdict(counts: Counts) -> str:
-    """Why it does not add up; empty if it does."""
+    """Returns why it does not add up; empty if it does."""
     settled = counts.trained + sum(counts.dropped.values()) + sum(counts.failed.values())
     parts = [
         counts.trained, *counts.dropped.values(), *counts.failed.values(), counts.in_flight,
@@ -230,7 +230,7 @@ def _disagreements(counts: Counts, status: Status, log: _Log) -> list[str]:
 
 
 def _lost_lengths(lengths: Mapping[Outcome, Sequence[int]]) -> list[str]:
-    """One sentence if what is lost has another mean length than what is trained on."""
+    """Returns one sentence if what is lost has another mean length than what is trained on."""
     trained = lengths.get(TRAINED)
     lost = {_name(*outcome): found for outcome, found in lengths.items() if outcome != TRAINED}
     if not trained or not lost or not (usual := float(np.mean(trained))):
@@ -266,7 +266,7 @@ def _profile(outcome: Outcome, found: Sequence[int], bin_tokens: int) -> Lengths
 
 
 def _sum(counts: Counts) -> list[str]:
-    """The ledger as a sum, a line for each of its parts."""
+    """Returns the ledger as a sum, a line for each of its parts."""
     parts = [
         ("=", counts.trained, "trained"),
         *(("+", n, _name("dropped", reason)) for reason, n in counts.dropped.items()),
@@ -304,12 +304,12 @@ def _table(account: Account) -> Table:
 
 
 def _bars(histogram: Sequence[int]) -> str:
-    """A character a bin, against the fullest; what is not empty is seen."""
+    """Returns a character a bin, against the fullest; what is not empty is seen."""
     most = max(histogram)
     return "".join(BARS[(n * len(BARS) - 1) // most] if n else "·" for n in histogram)
 
 
 def _name(outcome: str, reason: str) -> str:
-    """An outcome for reading; a log is a file, and what is in it need not be fit for a terminal."""
+    """Returns an outcome for reading; a log is a file, and what is in it need not be fit for a terminal."""
     shown = "".join(c if c.isprintable() else "?" for c in reason[:40])
     return f"{outcome}: {shown}" if reason else outcome

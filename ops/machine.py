@@ -43,19 +43,19 @@ class Machine(Protocol):
     """What a run wants to know of the machine that it runs on."""
 
     def on_battery(self) -> bool | None:
-        """Whether no mains feeds it; None where there is no battery, or nobody knows."""
+        """Returns whether no mains feeds it; None where there is no battery, or nobody knows."""
         ...
 
     def thermal_pressure(self) -> Thermal | None:
-        """How hot it is; None if nobody knows."""
+        """Returns how hot it is; None if nobody knows."""
         ...
 
     def memory_pressure(self) -> bool:
-        """Whether it is about to run out of memory."""
+        """Returns whether it is about to run out of memory."""
         ...
 
     def free_disk_bytes(self, folder: Path) -> int | None:
-        """Free on the disk of `folder`, which need not exist yet; None if nobody knows."""
+        """Frees on the disk of `folder`, which need not exist yet; None if nobody knows."""
         ...
 
     def keep_awake(self, pid: int) -> contextlib.AbstractContextManager[None]:
@@ -64,7 +64,7 @@ class Machine(Protocol):
 
 
 def this_machine() -> Machine:
-    """The simulated one if a test asks for it, otherwise the one that this is."""
+    """Returns the simulated one if a test asks for it, otherwise the one that this is."""
     if path := os.environ.get(VARIABLE):
         return Simulated(Path(path))
     return Mac() if sys.platform == "darwin" else LinuxMachine()
@@ -270,7 +270,7 @@ class Simulated:
             self._note(f"release {pid}")
 
     def _read(self) -> Reading:
-        """The file; the reading before where it is absent or half written.
+        """Returns the file; the reading before where it is absent or half written.
 
         Raises msgspec.ValidationError for a key or value that a machine does not have: the test is wrong.
         """
@@ -291,7 +291,7 @@ class Simulated:
 
 
 def command_output(command: Sequence[str]) -> str | None:
-    """What a command prints; None if it is not there, fails or takes too long."""
+    """Returns what a command prints; None if it is not there, fails or takes too long."""
     try:
         done = subprocess.run(
             command,
@@ -308,7 +308,7 @@ def command_output(command: Sequence[str]) -> str | None:
 
 
 def free_disk_bytes(folder: Path) -> int | None:
-    """Free for us on the disk of `folder`, or of the nearest folder above it that exists."""
+    """Frees for us on the disk of `folder`, or of the nearest folder above it that exists."""
     try:
         return shutil.disk_usage(nearest_existing(folder)).free
     except OSError:

@@ -45,7 +45,7 @@ class Network(Struct, frozen=True, kw_only=True):
 
 
 def network_of(files: CheckpointFiles) -> Network | None:
-    """The network of a checkpoint folder; None where its config lacks what the estimate needs."""
+    """Returns the network of a checkpoint folder; None where its config lacks what the estimate needs."""
     config = files.text_config
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
@@ -126,7 +126,7 @@ BITS_IN_NAME = re.compile(r"(?<!\d)([48])-?bit", re.IGNORECASE)
 
 
 def assumed_network(name: str) -> tuple[Network, str] | None:
-    """A stand-in for a checkpoint of this name, and the assumption in words; None without a size.
+    """Returns a stand-in for a checkpoint of this name, and the assumption in words; None without a size.
 
     "mlx-community/Llama-3.2-1B-4bit" → the nearest Qwen3 shape, scaled, in 4 bits.
     """

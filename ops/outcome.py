@@ -16,7 +16,7 @@ FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def exit_code(body: Callable[[], int]) -> int:
-    """Run `body`; an error of Pippin's is said, and turned into its code."""
+    """Runs `body`; an error of Pippin's is said, and turned into its code."""
     try:
         return body()
     except (BadInput, SettingsError) as error:

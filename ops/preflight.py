@@ -50,8 +50,8 @@ def check_name(root: Path, name: str) -> None:
 
 
 def check_run(settings: Settings, root: Path) -> list[str]:
-    """What can run and will probably not do what was meant, a sentence each. Raises BadInput for the first
-    thing that would stop a run: checkpoint, data, disk, port.
+    """Returns what can run and will probably not do what was meant, a sentence each. Raises BadInput
+    for the first thing that would stop a run: checkpoint, data, disk, port.
 
     `settings.model.path` is a local folder by now.
     """
@@ -133,7 +133,7 @@ def _check_prompts(settings: Settings, folder: Path, task: Task) -> list[str]:
 
 
 def origin(settings: Settings) -> dict[str, Any]:
-    """What run.json keeps, so that nobody goes on with something else: see `check_same_run`."""
+    """Returns what run.json keeps, so that nobody goes on with something else: see `check_same_run`."""
     return {"model": fingerprint(inspect(settings.model.path)), "settings": decisive(settings)}
 
 
@@ -161,7 +161,9 @@ def check_same_model(run: RunDirectory, settings: Settings) -> None:
 def with_model(
     settings: Settings, folder: Path, teachers: Mapping[str, Path] | None = None
 ) -> Settings:
-    """The settings with folders in place of a hub id or "seedling": the model's, and local teachers'."""
+    """Returns the settings with folders in place of a hub id or "seedling": the model's, and local
+    teachers'.
+    """
     model = replace(settings.model, path=str(folder.absolute()))
     found = {name: str(path.absolute()) for name, path in (teachers or {}).items()}
     algorithm = settings.algorithm.with_teachers(found)

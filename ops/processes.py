@@ -27,7 +27,7 @@ class Process(NamedTuple):
 
 
 def belonging(session: int, marker: str) -> list[Process]:
-    """Live processes of a session, or with `marker` in their command line; never this one."""
+    """Lives processes of a session, or with `marker` in their command line; never this one."""
     return [
         process
         for process in listing()
@@ -37,7 +37,7 @@ def belonging(session: int, marker: str) -> list[Process]:
 
 
 def end(session: int, marker: str = "") -> bool:
-    """Kill them, and what they start meanwhile; False if some are still there after a while."""
+    """Kills them, and what they start meanwhile; False if some are still there after a while."""
     until = time.monotonic() + LIMIT_S
     while found := belonging(session, marker):
         for process in found:
@@ -62,7 +62,7 @@ def listing() -> Iterator[Process]:
 
 
 def session_of(pid: int) -> int:
-    """The session of a process; -1 if it has just ended."""
+    """Returns the session of a process; -1 if it has just ended."""
     try:
         return os.getsid(pid)
     except OSError:

@@ -44,7 +44,7 @@ def _micro_batches(settings: Settings, rows: int, prompt_tokens: int) -> str:
 
 
 def evaluations(settings: Settings) -> int:
-    """How many evaluations a run makes: the base, every so many steps, and the last weights."""
+    """Returns how many evaluations a run makes: the base, every so many steps, and the last weights."""
     if not settings.eval.prompts:
         return 0
     every = settings.eval.every_steps

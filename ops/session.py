@@ -37,7 +37,7 @@ class RayFailed(Exception):
 
 
 def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
-    """Start Ray for a run, in this process; it ends with this process's session.
+    """Starts Ray for a run, in this process; it ends with this process's session.
 
     Raises BadInput for a dashboard port in use, RayFailed if Ray does not start.
     """
@@ -95,7 +95,7 @@ def dead_daemons() -> list[str]:
 
 
 def read_session(run: RunDirectory) -> Session:
-    """The session of a run that is under way. Raises BadInput if it is not."""
+    """Returns the session of a run that is under way. Raises BadInput if it is not."""
     run.require()
     path = run.path / "ray.json"
     if not path.exists() or not run.locked():
@@ -104,7 +104,7 @@ def read_session(run: RunDirectory) -> Session:
 
 
 def free_port() -> int:
-    """A port on the loopback address that nobody listens on now."""
+    """Returns a port on the loopback address that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

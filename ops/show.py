@@ -47,7 +47,7 @@ class LiveLine:
 
 
 def progress_line(status: Status) -> str:
-    """Step, reward, pass@1, tokens per second and time left, in one line."""
+    """Steps, reward, pass@1, tokens per second and time left, in one line."""
     m = status.metrics
     if not status.steps:
         return status.doing or status.state
@@ -70,7 +70,7 @@ def progress_line(status: Status) -> str:
 
 
 def eval_line(result: EvalResult, base: EvalResult) -> str:
-    """One evaluation, against the base."""
+    """Returns one evaluation, against the base."""
     who = "the base" if result.step == 0 else f"step {result.step}"
     if result.score is None:
         return f"held-out {result.metric} of {who}: none, no answer could be scored"
@@ -84,7 +84,7 @@ def eval_line(result: EvalResult, base: EvalResult) -> str:
 
 
 def base_of(result: EvalResult, status: Status) -> EvalResult:
-    """The first evaluation by the same metric."""
+    """Returns the first evaluation by the same metric."""
     return status.of_metric(result.metric)[0]
 
 
@@ -99,7 +99,7 @@ def first_and_last(status: Status) -> list[str]:
 
 
 def status_text(status: Status) -> str:
-    """A status for reading."""
+    """Returns a status for reading."""
     lines = [f"{status.name}: {status.state}, step {status.step} of {status.steps}"]
     if status.doing or status.state == "paused":
         lines.append(f"  {status.doing or 'paused'}, for {_since(status)}")
@@ -123,7 +123,7 @@ def status_text(status: Status) -> str:
 
 
 def machine_line(status: Status) -> str:
-    """What the run takes of the machine, and what the machine says of itself."""
+    """Returns what the run takes of the machine, and what the machine says of itself."""
     machine = status.machine
     parts = [
         f"{machine.memory_bytes / 1e9:.2f} GB in memory"
@@ -141,7 +141,7 @@ def machine_line(status: Status) -> str:
 
 
 def _since(status: Status) -> str:
-    """How long it has been doing what it does; a clock that was set back says 0."""
+    """Returns how long it has been doing what it does; a clock that was set back says 0."""
     return duration(max(time.time() - status.since, 0)) if status.since else "?"
 
 
@@ -168,7 +168,7 @@ def runs_table(statuses: list[Status]) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Returns seconds as people say them."""
     seconds = int(seconds + 0.5)
     if seconds < 60:
         return f"{seconds} s"

@@ -33,7 +33,7 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def end(self) -> None:
-        """Leave them to whoever had them before."""
+        """Leaves them to whoever had them before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -51,7 +51,7 @@ class Signals:
 
 
 def _tell(text: str) -> None:
-    """Say something to the terminal; if it is closed, whatever is said from now on goes nowhere."""
+    """Says something to the terminal; if it is closed, whatever is said from now on goes nowhere."""
     try:
         os.write(2, text.encode())
     except OSError:

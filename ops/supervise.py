@@ -55,7 +55,7 @@ Show = Callable[[Status], None]
 
 
 def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = None) -> Status:
-    """Run to the end; `show` is called a few times a second with the status.
+    """Runs to the end; `show` is called a few times a second with the status.
 
     Raises RunFailed with the first cause, Interrupted when it paused and this process is to end, BadInput
     if another process has the run.
@@ -138,7 +138,7 @@ class Supervisor:
             time.sleep(POLL_S)
 
     def _asked(self) -> PauseRequest | None:
-        """The request there is; the machine's own is made and withdrawn here."""
+        """Returns the request there is; the machine's own is made and withdrawn here."""
         request = self._signals.request or self._run.pause_request()
         if request is not None and request.by != "machine":
             return request
@@ -174,7 +174,7 @@ class Supervisor:
     # ── one host ─────────────────────────────────────────────────────────────────────────────────
 
     def _host(self) -> int:
-        """Start a host and see it to its end; gives its exit code. Nothing of it is left then."""
+        """Starts a host and see it to its end; gives its exit code. Nothing of it is left then."""
         self._temp = temp = temp_folder()
         status = self._run.read_status()
         status.state, status.doing, status.since = "starting", host.STARTING, time.time()
@@ -197,7 +197,9 @@ class Supervisor:
             held.wait()
 
     def _start_host(self, temp: Path) -> "subprocess.Popen[bytes]":
-        """Its standard input is held open by this process alone; all its temporary files are in `temp`."""
+        """Returns its standard input is held open by this process alone; all its temporary files are in
+        `temp`.
+        """
         with (self._run.logs / "host.log").open("ab") as log:
             self._log_began = log.tell()
             child = subprocess.Popen(
@@ -260,7 +262,7 @@ class Supervisor:
         )
 
     def _need_bytes(self) -> int:
-        """What the next checkpoints will write, judged by the newest."""
+        """Returns what the next checkpoints will write, judged by the newest."""
         try:
             size = checkpoint.size_bytes(self._run.checkpoints)
         except OSError:  # it is being retired
@@ -269,7 +271,7 @@ class Supervisor:
 
 
 def _say(run: RunDirectory, state: str, message: str) -> None:
-    """Change the status where no conductor can, if it says something new."""
+    """Changes the status where no conductor can, if it says something new."""
     status = run.read_status()
     if (status.state, status.message) != (state, message):
         if status.state != state:

@@ -16,8 +16,8 @@ CONNECT_S = 5.0
 
 
 def check_teachers(settings: Settings) -> list[str]:
-    """What can run and will probably not do what was meant, a sentence each. Raises BadInput for a teacher
-    that is not there or cannot teach this student.
+    """Returns what can run and will probably not do what was meant, a sentence each. Raises BadInput
+    for a teacher that is not there or cannot teach this student.
     """
     from policies.frozen import model_of
     from policies.load import load_tokens

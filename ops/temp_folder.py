@@ -41,7 +41,7 @@ def temp_folder() -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Delete a session's folder, and the one above where that was made for it alone."""
+    """Deletes a session's folder, and the one above where that was made for it alone."""
     shutil.rmtree(folder, ignore_errors=True)
     if f"-{RANDOM}" in folder.parent.name:
         with contextlib.suppress(OSError):
@@ -56,7 +56,9 @@ def _made(parent: Path, name: str) -> Path:
 
 
 def _is_ours(parent: Path) -> bool:
-    """Whether nobody else can write into a folder, which is made if need be, or swap it for another."""
+    """Returns whether nobody else can write into a folder, which is made if need be, or swap it for
+    another.
+    """
     try:
         private_folder(parent)
         if os.lstat(parent).st_uid == os.geteuid() and not parent.is_symlink():
@@ -97,7 +99,7 @@ def _clear_away(folder: Path) -> None:
 
 
 def _number(file: Path) -> int:
-    """A process id; one that nobody has where there is none."""
+    """Returns a process id; one that nobody has where there is none."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

@@ -18,7 +18,7 @@ SESSION_FILES = ("ray.json", "ray.token")
 
 
 def start(host: int, temp: Path, run: Path) -> "subprocess.Popen[bytes]":
-    """Start the watchdog of a host process; `kill` it when the host has been cleared away."""
+    """Starts the watchdog of a host process; `kill` it when the host has been cleared away."""
     return subprocess.Popen(
         [sys.executable, "-m", "ops.watchdog", str(host), str(temp), str(run)],
         stdin=subprocess.PIPE,
@@ -30,7 +30,7 @@ def start(host: int, temp: Path, run: Path) -> "subprocess.Popen[bytes]":
 
 
 def clear_away(host: int, temp: Path, run: Path) -> None:
-    """End the host's session; remove its folder and the run's files that say where it was."""
+    """Ends the host's session; remove its folder and the run's files that say where it was."""
     processes.end(host, str(temp))
     temp_folder.remove(temp)
     for name in SESSION_FILES:
@@ -38,7 +38,7 @@ def clear_away(host: int, temp: Path, run: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Wait for the supervisor's end, then clear away."""
+    """Waits for the supervisor's end, then clear away."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 64):

@@ -82,7 +82,7 @@ class Contender:
         self.spent.processor_s += time.process_time() - processor
 
     def held_out(self, count: int) -> list[Prompt]:
-        """Prompts that nothing is learnt from, the same ones for every contender."""
+        """Returns prompts that nothing is learnt from, the same ones for every contender."""
         return [self._task.prompt("eval", i) for i in range(count)]
 
     def accuracy(self, prompts: list[Prompt], samples: int) -> Accuracy:

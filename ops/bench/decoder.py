@@ -50,7 +50,7 @@ Contender = Callable[[int, list[int]], list[int]]
 
 
 def measure(shape: dict[str, int], rounds: int) -> dict[str, Any]:
-    """Tokens per second of each contender in each round, their medians, and our ratios.
+    """Returns tokens per second of each contender in each round, their medians, and our ratios.
 
     By the clock, and by processor time, which is steadier on a machine that others use too.
     """
@@ -87,12 +87,12 @@ def measure(shape: dict[str, int], rounds: int) -> dict[str, Any]:
 
 
 def ratio(speeds: dict[str, list[float]], peer: str) -> float:
-    """The median over the rounds of ours to a peer's."""
+    """Returns the median over the rounds of ours to a peer's."""
     return statistics.median(a / b for a, b in zip(speeds["pippin"], speeds[peer]))
 
 
 def make_contenders(shape: dict[str, int]) -> dict[str, Contender]:
-    """The same network behind both decoders."""
+    """Returns the same network behind both decoders."""
     import mlx.core as mx
     from mlx_lm.generate import BatchGenerator
     from mlx_lm.models.cache import make_prompt_cache
@@ -196,7 +196,7 @@ def config(shape: dict[str, int]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; exit code 1 if the decoder is not ahead."""
+    """Prints the table; exit code 1 if the decoder is not ahead."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--rounds", type=int, default=7)

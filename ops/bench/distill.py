@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> int:
-    """Print the table; 1 if a seed misses the target."""
+    """Prints the table; 1 if a seed misses the target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--seeds", type=int, default=3)
@@ -87,7 +87,7 @@ def _write_tasks(folder: Path) -> None:
 def _warmed_up(
     folder: Path, name: str, shape: dict[str, int], steps: int, seed: int, least: float
 ) -> Path:
-    """A network of this shape as it first was so good in supervised steps, or after the last."""
+    """Returns a network of this shape as it first was so good in supervised steps, or after the last."""
     algorithm = {"name": "sft", "steps": steps, "rows_per_step": 64}
     warm = {
         "optimizer": {"learning_rate": WARM_RATE, "warmup_steps": 5},
@@ -130,7 +130,7 @@ def _distilled(
 def _run(
     folder: Path, name: str, model: Path, algorithm: dict[str, Any], seed: int, **tables: Any
 ) -> Run:
-    """A run on the sums, with this benchmark's settings."""
+    """Returns a run on the sums, with this benchmark's settings."""
     settings = {
         "seed": seed,
         "model": {"path": str(model)},

@@ -62,7 +62,7 @@ FRESH = "on-policy, fresh questions"
 
 
 def main() -> int:
-    """Print the table; it is a comparison, and nobody has to win."""
+    """Prints the table; it is a comparison, and nobody has to win."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--svg", type=Path, help="also draw the accuracies here")
@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Raise a teacher for a task, and give every method a student of each seed."""
+    """Raises a teacher for a task, and give every method a student of each seed."""
     folder.mkdir()
     opened = open_task(msgspec.convert(TASKS[task], TaskSettings), 0)
     unseen = distinct(opened, "eval", EVAL_PROMPTS)
@@ -164,7 +164,7 @@ def distinct(task: Task, split: Split, most: int) -> list[Prompt]:
 
 
 def write_rows(folder: Path, prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
-    """The prompts of each split with their right answers; as a task's settings."""
+    """Returns the prompts of each split with their right answers; as a task's settings."""
     for split, asked in prompts.items():
         lines = [
             json.dumps({"prompt": p.messages[-1]["content"], "answer": p.demonstration})
@@ -193,7 +193,7 @@ def raise_teacher(folder: Path, task: dict[str, Any], steps: int) -> Run:
 
 
 def settings(model: Path, seed: int, task: dict[str, Any]) -> dict[str, Any]:
-    """A run's, but for its algorithm. A constant rate: nobody knows a student's last step."""
+    """Returns a run's, but for its algorithm. A constant rate: nobody knows a student's last step."""
     return {
         "seed": seed,
         "model": {"path": str(model)},
@@ -208,7 +208,7 @@ def settings(model: Path, seed: int, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def said_of(run: Run, task: Task, prompts: list[Prompt], *, last: bool) -> dict[str, Any]:
-    """Steps and processor time, and the greedy accuracy of each checkpoint, or of the last."""
+    """Returns steps and processor time, and the greedy accuracy of each checkpoint, or of the last."""
     from ops.report.measure import passes
     from policies.save import parameter_count
 
@@ -275,7 +275,7 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def picture(results: list[dict[str, Any]]) -> str:
-    """Accuracy over processor time, of the first seed, the tasks side by side."""
+    """Returns accuracy over processor time, of the first seed, the tasks side by side."""
     panels = []
     for number, result in enumerate(results):
         lines: list[Line] = [

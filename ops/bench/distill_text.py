@@ -67,7 +67,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def main() -> int:
-    """Print the table; it is a comparison, and nobody has to win."""
+    """Prints the table; it is a comparison, and nobody has to win."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, default=TEXT, help="a text of speeches, in UTF-8")
     parser.add_argument("--json", type=Path, help="also write the result here")
@@ -98,7 +98,7 @@ def main() -> int:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Raise a teacher, let every method have a student, and measure all of them."""
+    """Raises a teacher, let every method have a student, and measure all of them."""
     train, unseen = split(options.text.read_text("utf-8"))
     write_rows(folder / "held-out.jsonl", unseen[:EVAL_ROWS])
     write_rows(folder / "train.jsonl", train)
@@ -150,7 +150,7 @@ def learn(
     seconds: float,
     seed: int,
 ) -> dict[str, Any]:
-    """A student's run until its time is over; its perplexities on the way."""
+    """Returns a student's run until its time is over; its perplexities on the way."""
     if algorithm.get("name") != "sft":
         # A teacher of the same bytes may be in this machine's cache, and would cost nothing.
         (teacher / "made.json").write_text(json.dumps({"id": uuid.uuid4().hex}))
@@ -177,7 +177,9 @@ def learn(
 def settings(
     folder: Path, model: Path, algorithm: dict[str, Any], seed: int, rows: str
 ) -> dict[str, Any]:
-    """A run's, with checkpoints to be measured on the way. A constant rate: nobody knows the last step."""
+    """Returns a run's, with checkpoints to be measured on the way. A constant rate: nobody knows the
+    last step.
+    """
     return {
         "seed": seed,
         "model": {"path": str(model)},
@@ -223,7 +225,7 @@ def points(run: Run, *, last: bool = False) -> list[dict[str, float]]:
 
 
 def split(text: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Rows to learn from, and rows of the last speeches."""
+    """Returns rows to learn from, and rows of the last speeches."""
     speeches = [speech.strip("\n") for speech in text.split("\n\n") if speech.strip()]
     if len(speeches) < 20:
         raise SystemExit(
@@ -316,7 +318,7 @@ def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def picture(result: dict[str, Any]) -> str:
-    """Perplexity per token over processor time, of the first seed; the blank network is far above."""
+    """Returns perplexity per token over processor time, of the first seed; the blank network is far above."""
     mine = [s for s in result["students"] if s["seed"] == 0]
     lines = [
         (

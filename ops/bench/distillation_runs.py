@@ -43,13 +43,13 @@ class Run(Struct, frozen=True):
         return [(e.step, e.score) for e in self.status.evals if e.score is not None]
 
     def first_as_good_as(self, least: float) -> int | None:
-        """The first step with an evaluation that is so good, the base aside."""
+        """Returns the first step with an evaluation that is so good, the base aside."""
         good = [step for step, score in self.scores if step and score >= least]
         return min(good, default=None)
 
 
 def blank(folder: Path, shape: Mapping[str, Any], seed: int, tokenizer: Path | None = None) -> Path:
-    """A random network of the seedling's architecture with `shape` on top, in `folder`.
+    """Returns a random network of the seedling's architecture with `shape` on top, in `folder`.
 
     With the seedling's tokenizer, or the one whose files are in `tokenizer`.
     """
@@ -69,8 +69,8 @@ def blank(folder: Path, shape: Mapping[str, Any], seed: int, tokenizer: Path | N
 
 
 def run_here(root: Path, name: str, tables: Mapping[str, Any], until_s: float | None = None) -> Run:
-    """A run of these settings, with its actors as plain objects of this process: to its end, or until it
-    has taken so much processor time. It is then paused, behind the step that went over.
+    """Returns a run of these settings, with its actors as plain objects of this process: to its end, or
+    until it has taken so much processor time. It is then paused, behind the step that went over.
     """
     from actors.conductor import Conductor
     from actors.program import local_actor_system
@@ -130,7 +130,7 @@ def visited(run: Run, *, last: bool = False) -> Iterator[tuple[int, Any]]:
 
 
 def held_out(run: Run, count: int) -> tuple[Task, list[Prompt]]:
-    """The run's task, and at most so many prompts of it that nothing is learned from."""
+    """Returns the run's task, and at most so many prompts of it that nothing is learned from."""
     from configs import load
     from runtime.tasks.open import open_task
 
@@ -140,12 +140,12 @@ def held_out(run: Run, count: int) -> tuple[Task, list[Prompt]]:
 
 
 def plain(text: str) -> str:
-    """A name for a run."""
+    """Returns a name for a run."""
     return "".join(c if c.isalnum() else "-" for c in text)
 
 
 def exported(run: Run, folder: Path, step: int | None = None) -> Path:
-    """The run's weights as a checkpoint, of its last step unless another is asked for."""
+    """Returns the run's weights as a checkpoint, of its last step unless another is asked for."""
     from ops.export import export
 
     export(run.directory, folder, step=step, adapters=False, dequantize=False)

@@ -58,7 +58,7 @@ def raise_base(folder: Path, seed: int) -> None:
 
 
 def questions() -> list[Prompt]:
-    """All there are."""
+    """Returns all there are."""
     return [
         Prompt(
             task="addition",
@@ -71,7 +71,7 @@ def questions() -> list[Prompt]:
 
 
 def measure(seed: int, base: Path) -> dict[str, Any]:
-    """Accuracies before, on the way and after."""
+    """Returns accuracies before, on the way and after."""
     from ops.bench.contenders import Contender
 
     settings = Settings(
@@ -106,7 +106,7 @@ def measure(seed: int, base: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; 1 if a base misses the target."""
+    """Prints the table; 1 if a base misses the target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--seeds", type=int, default=3)

@@ -38,7 +38,7 @@ Point = dict[str, float]
 
 
 def settings_of(method: str, seed: int, base: Path) -> Settings:
-    """A method's recipe, for a base: GRPO's is the quickstart, which rejection sampling shares."""
+    """Returns a method's recipe, for a base: GRPO's is the quickstart, which rejection sampling shares."""
     recipe = RECIPES / ("es.toml" if method == "ES" else "quickstart.toml")
     settings = load(recipe, [f"seed={seed}", f'model.path="{base}"'])
     if method != "rejection":
@@ -51,7 +51,7 @@ def settings_of(method: str, seed: int, base: Path) -> Settings:
 
 
 def measure(seed: int, base: Path, seconds: float) -> dict[str, list[Point]]:
-    """Every method's evaluations, taking turns until each has learnt for so much processor time."""
+    """Returns every method's evaluations, taking turns until each has learnt for so much processor time."""
     from ops.bench.contenders import Contender
 
     contenders = {name: Contender(settings_of(name, seed, base)) for name in METHODS}
@@ -72,7 +72,7 @@ def measure(seed: int, base: Path, seconds: float) -> dict[str, list[Point]]:
 
 
 def progress(seed: int, name: str, point: Point) -> str:
-    """One line."""
+    """Returns one line."""
     return (
         f"seed {seed}, {name}: step {point['steps']:.0f}, {point['clock_s']:.0f} s "
         f"({point['processor_s']:.0f} s of processor), {point['tokens']:,.0f} tokens, "
@@ -81,7 +81,7 @@ def progress(seed: int, name: str, point: Point) -> str:
 
 
 def standing(points: list[Point], axis: str, at: float, what: str) -> float:
-    """A number at a place of an axis, linearly between the evaluations around it."""
+    """Returns a number at a place of an axis, linearly between the evaluations around it."""
     for before, after in pairwise(points):
         if at <= after[axis]:
             share = (at - before[axis]) / (after[axis] - before[axis])
@@ -116,7 +116,7 @@ def summary(runs: list[dict[str, list[Point]]]) -> list[dict[str, Any]]:
 
 
 def spread(values: list[float]) -> float:
-    """Standard error of the mean over the seeds; 0 for one."""
+    """Returns standard error of the mean over the seeds; 0 for one."""
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
@@ -150,7 +150,7 @@ def picture(runs: list[dict[str, list[Point]]]) -> str:
 
 
 def main() -> int:
-    """Print the table; it is a comparison, and nobody has to win."""
+    """Prints the table; it is a comparison, and nobody has to win."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--svg", type=Path, help="also draw the curves here")

@@ -28,7 +28,7 @@ PORTION = 50
 def measure(
     servers: ForkServerPool, programs: list[str], kills: int, seed: int
 ) -> dict[str, KillReport]:
-    """What came of each program's runs: the failpoints first, then `kills` at random over all."""
+    """Returns what came of each program's runs: the failpoints first, then `kills` at random over all."""
     tasks: list[tuple[str, str, int, int]] = [
         (program, action, 0, seed) for program in programs for action in ACTIONS
     ]
@@ -49,14 +49,14 @@ def measure(
 
 
 def row(report: KillReport) -> list[str]:
-    """A line of the table."""
+    """Returns a line of the table."""
     ends = [str(report.ends.get(how, 0)) for how in (*ACTIONS, "pause")]
     counts = (report.runs, report.differences, report.lost, report.duplicated)
     return [report.program, *ends, *map(str, counts), f"{report.seconds:.0f} s"]
 
 
 def main() -> int:
-    """Print the table; 1 if a run did not come through as promised."""
+    """Prints the table; 1 if a run did not come through as promised."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000, help="at random (default 1000)")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="comma-separated names")
@@ -84,7 +84,7 @@ def main() -> int:
 
 
 def verdict(total: KillReport) -> str:
-    """The result in a sentence."""
+    """Returns the result in a sentence."""
     if total.problems:
         return f"{total.differences} runs differ, {len(total.problems)} problems"
     return f"each of {total.runs} runs ended as the undisturbed one, bit for bit"

@@ -92,12 +92,12 @@ class Paused:
         """When Ray had started in this stretch."""
 
     def launch(self) -> None:
-        """Start it, in the background."""
+        """Starts it, in the background."""
         self._resumed = time.time()
         self._pippin("launch", "--name", self.run.name, *self._options, "--detach")
 
     def pause(self, how: str, after_s: float) -> Pause | None:
-        """Pause it so long after its first new token, or after it was resumed; None if it has ended."""
+        """Pauses it so long after its first new token, or after it was resumed; None if it has ended."""
         if how != "starting":
             self._wait(lambda: self._first_token() is not None)
         time.sleep(after_s)
@@ -137,7 +137,7 @@ class Paused:
         pause.token_s = token - self._resumed if token else None
 
     def finish(self) -> Status:
-        """See it to its end."""
+        """Sees it to its end."""
         self._wait(lambda: not self.run.locked())
         return self._status()
 
@@ -145,7 +145,7 @@ class Paused:
         return _changed(self._token, self._resumed)
 
     def _actors(self) -> float | None:
-        """When the last actor of this stretch said that it is there."""
+        """Returns when the last actor of this stretch said that it is there."""
         try:
             text = (self.run.logs / "conductor.log").read_text()
         except FileNotFoundError:
@@ -155,7 +155,7 @@ class Paused:
         return times[-1] if times and times[-1] > self._resumed else None
 
     def _host(self) -> int:
-        """The session of what computes; 0 if there is none yet."""
+        """Returns the session of what computes; 0 if there is none yet."""
         line = re.compile(rf"-m ops\.host {re.escape(str(self.run.path.absolute()))} ")
         hosts = (p.pid for p in processes.listing() if line.search(p.command))
         return next((session_of(pid) for pid in hosts), 0)
@@ -181,7 +181,7 @@ class Paused:
 
 
 def _changed(file: Path, since: float) -> float | None:
-    """When a file was written, if that was after `since`."""
+    """Returns when a file was written, if that was after `since`."""
     try:
         when = file.stat().st_mtime
     except FileNotFoundError:
@@ -207,7 +207,7 @@ def moments(count: int, seed: int) -> Iterator[tuple[str, float]]:
 
 
 def measure(folder: Path, count: int, seed: int, options: list[str]) -> tuple[list[Pause], bool]:
-    """The pauses, over as many runs as it takes, and whether all of these ended alike."""
+    """Returns the pauses, over as many runs as it takes, and whether all of these ended alike."""
     plain = Paused(folder, "plain", options)
     plain.launch()
     wanted = plain.finish()
@@ -231,7 +231,7 @@ def measure(folder: Path, count: int, seed: int, options: list[str]) -> tuple[li
 
 
 def step_seconds(folder: Path, options: list[str], duty_cycle: float) -> float:
-    """What a step takes, evaluations not counted, of a run that works so much of the time."""
+    """Returns what a step takes, evaluations not counted, of a run that works so much of the time."""
     rests = Paused(
         folder, f"duty-{duty_cycle:g}", [*options, "--set", f"power.duty_cycle={duty_cycle}"]
     )
@@ -241,19 +241,19 @@ def step_seconds(folder: Path, options: list[str], duty_cycle: float) -> float:
 
 
 def load_seconds(run: RunDirectory) -> float:
-    """What a sampler takes to load the model, its imports not counted."""
+    """Returns what a sampler takes to load the model, its imports not counted."""
     command = [sys.executable, "-c", LOAD, str(run.recipe)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def quantile(values: list[float], share: float) -> float:
-    """The value that so many are not above."""
+    """Returns the value that so many are not above."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
 def row(what: str, values: list[float]) -> list[str]:
-    """A line of the table."""
+    """Returns a line of the table."""
     if not values:
         return [what, "0", "", "", ""]
     numbers = [quantile(values, 0.5), quantile(values, 0.95), max(values)]
@@ -261,7 +261,7 @@ def row(what: str, values: list[float]) -> list[str]:
 
 
 def main() -> int:
-    """Print the table; 1 if a pause takes too long, or a run ends otherwise than undisturbed."""
+    """Prints the table; 1 if a pause takes too long, or a run ends otherwise than undisturbed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=50)
     parser.add_argument("--steps", type=int, default=150, help="of each run")

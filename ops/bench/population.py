@@ -42,7 +42,7 @@ Contender = Callable[[int, float], int]
 
 
 def measure(contenders: dict[str, Contender], temperature: float, rounds: int) -> dict[str, Any]:
-    """Tokens per second of each contender in each round, by the clock and by processor time."""
+    """Returns tokens per second of each contender in each round, by the clock and by processor time."""
     names = list(contenders)
     speeds = {kind: {name: [] for name in names} for kind in ("clock", "processor")}
     for n in range(rounds):
@@ -69,12 +69,12 @@ def measure(contenders: dict[str, Contender], temperature: float, rounds: int) -
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
-    """The median over the rounds."""
+    """Returns the median over the rounds."""
     return statistics.median(a / b for a, b in zip(ours, theirs))
 
 
 def make_contenders() -> tuple[dict[str, Contender], Contender]:
-    """The contenders, and the one that only memory is measured of."""
+    """Returns the contenders, and the one that only memory is measured of."""
     from configs.model import Model
     from configs.perturbations import Free, Generation, LowRank, PlainStep
     from policies.characters import write_tokenizer
@@ -153,7 +153,7 @@ def make_contenders() -> tuple[dict[str, Contender], Contender]:
 
 
 def peaks(contenders: dict[str, Contender]) -> dict[str, int]:
-    """Peak bytes of each; the first call warms up nothing that memory depends on."""
+    """Returns peak bytes of each; the first call warms up nothing that memory depends on."""
     import mlx.core as mx
 
     found = {}
@@ -167,7 +167,7 @@ def peaks(contenders: dict[str, Contender]) -> dict[str, int]:
 
 
 def main() -> int:
-    """Print the tables; exit code 1 if a number is missed."""
+    """Prints the tables; exit code 1 if a number is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--rounds", type=int, default=5)

@@ -22,7 +22,7 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 @contextlib.contextmanager
 def alone_on_the_gpu(name: str) -> Iterator[None]:
-    """Hold the machine's lease while a benchmark computes. MLX is imported here: choose the BLAS first."""
+    """Holds the machine's lease while a benchmark computes. MLX is imported here: choose the BLAS first."""
     from policies.device import gpu_lease
 
     with gpu_lease().hold(f"pippin bench {name}", deadline_s=600.0):

@@ -23,7 +23,7 @@ BENCHMARKS = {
 
 
 def run(name: str, options: list[str]) -> int:
-    """Run one benchmark in a process of its own (its BLAS must be chosen first); its exit code."""
+    """Runs one benchmark in a process of its own (its BLAS must be chosen first); its exit code."""
     name = name.replace("-", "_")
     if name == "list":
         for known, what in BENCHMARKS.items():

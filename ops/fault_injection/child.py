@@ -85,7 +85,7 @@ class Stand(Struct, kw_only=True):
 
 
 def main(job: Job) -> tuple[int, Any]:
-    """Do a job; gives the exit code and what it was for."""
+    """Does a job; gives the exit code and what it was for."""
     signal.alarm(LIMIT_S)
     path = Path(job.path)
     if job.what == "model":

@@ -57,7 +57,9 @@ class Facts(Struct, kw_only=True):
 
 
 def examine(run: RunDirectory) -> Facts:
-    """The facts of a finished run. Raises Damaged for files that cannot be read. Computes with MLX."""
+    """Returns the facts of a finished run. Raises Damaged for files that cannot be read. Computes with
+    MLX.
+    """
     status = run.read_status()
     newest, passed_over = checkpoint.newest(run.checkpoints)
     assert newest is not None, "a finished run has a checkpoint"
@@ -99,7 +101,7 @@ def examine(run: RunDirectory) -> Facts:
 
 
 def differences(found: Facts, expected: Facts) -> list[str]:
-    """Where two runs are not the same, a phrase each."""
+    """Returns where two runs are not the same, a phrase each."""
     names = [name for name in Facts.__struct_fields__ if name not in MAY_DIFFER]
     different = [
         f"{name}: {_short(getattr(found, name))} instead of {_short(getattr(expected, name))}"
@@ -113,7 +115,7 @@ def differences(found: Facts, expected: Facts) -> list[str]:
 
 
 def _log(run: RunDirectory) -> tuple[str, Counter[str], Counter[str], int]:
-    """The chain, the trajectories, what became of them, and how many tokens were sampled."""
+    """Returns the chain, the trajectories, what became of them, and how many tokens were sampled."""
     chain, tokens = EMPTY_CHAIN, 0
     identities: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
@@ -130,7 +132,7 @@ def _log(run: RunDirectory) -> tuple[str, Counter[str], Counter[str], int]:
 
 
 def _account(status: Status, outcomes: Counter[str]) -> list[str]:
-    """Where the ledger does not add up, in itself and with the log."""
+    """Returns where the ledger does not add up, in itself and with the log."""
     ledger = status.ledger
     said = Counter({"dropped None": ledger["trained"]})
     said += Counter({f"dropped {reason}": n for reason, n in ledger["dropped"].items()})
@@ -144,7 +146,7 @@ def _account(status: Status, outcomes: Counter[str]) -> list[str]:
 
 
 def _said(status: Status, newest: Checkpoint, chain: str) -> list[str]:
-    """Where status, checkpoint and files contradict each other."""
+    """Returns where status, checkpoint and files contradict each other."""
     from policies import weights
 
     problems = []

@@ -57,7 +57,7 @@ class ForkServer:
         )
 
     def do(self, job: Job) -> Ended:
-        """Start a process for a job and wait for its end."""
+        """Starts a process for a job and wait for its end."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(msgspec.json.encode(job) + b"\n")
         self._process.stdin.flush()
@@ -130,7 +130,7 @@ def _start(job: Job, replies: int, said: int) -> int:
 
 
 def _wait(pid: int, job: Job, began: float) -> int:
-    """Its exit code; what is to be done to it meanwhile is done on time."""
+    """Returns its exit code; what is to be done to it meanwhile is done on time."""
     acted = not job.then
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)

@@ -66,7 +66,7 @@ class KillReport(Struct, kw_only=True):
         return sum(n for how, n in self.ends.items() if how not in ("done", "pause"))
 
     def add(self, other: "KillReport") -> None:
-        """Take in what another found."""
+        """Takes in what another found."""
         self.ends = dict(Counter(self.ends) + Counter(other.ends))
         for name in ("runs", "differences", "lost", "duplicated", "seconds", "problems"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -86,12 +86,12 @@ class FaultRuns:
             server.do(Job(what="model", path=str(self.model)))
 
     def new(self, program: str, **changes: Any) -> RunDirectory:
-        """A run that was never started."""
+        """Returns a run that was never started."""
         settings = settings_of(program, self.model, **changes)
         return begin(settings, self.folder, f"{program}-{next(self._names)}")
 
     def start(self, run: RunDirectory, **job: Any) -> Ended:
-        """Start a run from where it stands, and see it to that process's end."""
+        """Starts a run from where it stands, and see it to that process's end."""
         run.withdraw_pause()
         ended = self._zygote.do(Job(what="run", path=str(run.path), **job))
         if ended.result is not None:
@@ -111,11 +111,11 @@ class FaultRuns:
         return msgspec.convert(ended.result, list[Stand])
 
     def numerics(self) -> str:
-        """How this machine computes."""
+        """Returns how this machine computes."""
         return self._zygote.do(Job(what="numerics", path="")).result
 
     def finish(self, run: RunDirectory, jobs: Iterable[dict[str, Any]] = ()) -> list[Ended]:
-        """Start a run as each of `jobs` says, and then undisturbed, until it has finished."""
+        """Starts a run as each of `jobs` says, and then undisturbed, until it has finished."""
         ends: list[Ended] = []
         for job in itertools.chain(jobs, itertools.repeat({}, MOST_STARTS)):
             ends.append(self.start(run, **job))
@@ -124,14 +124,14 @@ class FaultRuns:
         return ends
 
     def examine(self, run: RunDirectory) -> Facts:
-        """The facts of a finished run. Raises RuntimeError if they cannot be had."""
+        """Returns the facts of a finished run. Raises RuntimeError if they cannot be had."""
         ended = self._zygote.do(Job(what="examine", path=str(run.path)))
         if ended.code != DONE:
             raise RuntimeError(f"{run.path}: {ended.said}")
         return msgspec.convert(ended.result, Facts)
 
     def undisturbed(self, program: str, **changes: Any) -> Undisturbed:
-        """The run that the others are compared with; all fault runs in one folder share it."""
+        """Returns the run that the others are compared with; all fault runs in one folder share it."""
         changed = f"-{derive(json.dumps(changes)):x}" if changes else ""
         path = self.folder / f"{program}{changed}.json"
         with self._lock:
@@ -150,7 +150,7 @@ class FaultRuns:
     def judge(
         self, run: RunDirectory, program: str, ends: list[Ended], **changes: Any
     ) -> KillReport:
-        """What is to be said of a run that has come through."""
+        """Returns what is to be said of a run that has come through."""
         report = KillReport(program=program, runs=1, seconds=sum(ended.seconds for ended in ends))
         report.ends = dict(Counter(how(ended) for ended in ends))
         report.problems = [sentence for ended in ends for sentence in untoward(ended)]
@@ -177,13 +177,13 @@ class FaultRuns:
 
 
 def how(ended: Ended) -> str:
-    """How a start ended, in a word."""
+    """Returns how a start ended, in a word."""
     known = {DONE: "done", PAUSED: "pause", FAILED: "raise", BAD_INPUT: "refused"}
     return known.get(ended.code) or {-9: "kill", -6: "abort"}.get(ended.code, f"code {ended.code}")
 
 
 def untoward(ended: Ended) -> list[str]:
-    """What an end must not be, whatever was done to it."""
+    """Returns what an end must not be, whatever was done to it."""
     found = []
     if ended.code not in (DONE, PAUSED, FAILED, BAD_INPUT, -9, -6):
         found.append(f"a start ended with code {ended.code}")
@@ -245,7 +245,7 @@ def die_at_each(
 
 
 def points_of(fault_runs: FaultRuns, program: str) -> dict[str, int]:
-    """Every failpoint that a program comes to, with the hits: undisturbed, paused or resumed."""
+    """Returns every failpoint that a program comes to, with the hits: undisturbed, paused or resumed."""
     found = dict(fault_runs.undisturbed(program).reached)
     run = fault_runs.new(program)
     for at in PAUSED_AT:

@@ -12,7 +12,7 @@ SIZE = 64
 
 
 def fingerprint() -> str:
-    """The digest. Computes with MLX."""
+    """Returns the digest. Computes with MLX."""
     a = mx.random.normal((SIZE, SIZE), key=mx.random.key(1))
     b = mx.random.normal((SIZE, SIZE), key=mx.random.key(2))
     queries = a.reshape(1, 4, 16, SIZE)

@@ -108,7 +108,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
 
 
 def settings_of(program: str, model: Path, **changes: Any) -> Settings:
-    """The settings of a program on the model in a folder; `changes` replace whole tables."""
+    """Returns the settings of a program on the model in a folder; `changes` replace whole tables."""
     raw = {**COMMON, **PROGRAMS[program], "model": {"path": str(model.absolute())}, **changes}
     if "teachers" in raw["algorithm"]:
         teacher = {"name": "local", "path": str(model.absolute().with_name("teacher"))}
@@ -119,7 +119,7 @@ def settings_of(program: str, model: Path, **changes: Any) -> Settings:
 
 
 def begin(settings: Settings, folder: Path, name: str) -> RunDirectory:
-    """A new run directory, as `pippin launch` makes it."""
+    """Returns a new run directory, as `pippin launch` makes it."""
     run = RunDirectory(folder, name)
     run.create(to_toml(settings), origin(settings))
     return run

@@ -12,7 +12,7 @@ from runtime.errors import BadInput, RunFailed
 
 
 def find(path: str) -> Path:
-    """The folder of a checkpoint, a hub id or the seedling. Raises BadInput if there is none."""
+    """Returns the folder of a checkpoint, a hub id or the seedling. Raises BadInput if there is none."""
     if path != "seedling":
         from policies.load import locate
 

@@ -33,7 +33,7 @@ def split(text: str, reasoning: str, marks: Reasoning) -> tuple[str, str]:
 
 
 def unfit(text: str, stop: str, limits: Limits) -> Outcome | None:
-    """Why a text is not worth judging."""
+    """Returns why a text is not worth judging."""
     if stop == "length":
         return "rejected", "truncated"
     if stop == "content_filter":
@@ -48,7 +48,7 @@ def unfit(text: str, stop: str, limits: Limits) -> Outcome | None:
 
 
 def judged_text(settings: DataSettings, candidate: Candidate) -> str:
-    """What the verifier is shown of an answer."""
+    """Returns what the verifier is shown of an answer."""
     method = settings.method
     if isinstance(method, StepByStep) and method.judged == "label":
         return steps(candidate, method)[1]
@@ -103,7 +103,7 @@ def _verdict_outcome(settings: DataSettings, candidate: Candidate) -> Outcome | 
 
 
 def is_one_token(candidate: Candidate) -> bool:
-    """Whether that is all. Some servers count the token that ends it too, and some say nothing."""
+    """Returns whether that is all. Some servers count the token that ends it too, and some say nothing."""
     tokens = candidate.answer.tokens
     if candidate.answer.stop == "data":  # somebody has written it so
         return False

@@ -52,7 +52,7 @@ class Made(msgspec.Struct, frozen=True):
 def make(
     settings: DataSettings, out: Path, *, again: bool = False, progress: Progress | None = None
 ) -> Made:
-    """Make the file, or go on with it; none is written where not one row is kept.
+    """Makes the file, or go on with it; none is written where not one row is kept.
 
     Raises BadInput, with nothing asked or written, for what can be known to be wrong; RunFailed when
     teacher or verifier fail too often; Interrupted for Ctrl-C.
@@ -125,7 +125,7 @@ def check_place(out: Path) -> None:
 
 
 def identify(settings: DataSettings, folder: Path | None) -> Identity:
-    """All that decides the rows: the recipe, and what its files hold. Raises BadInput."""
+    """Returns all that decides the rows: the recipe, and what its files hold. Raises BadInput."""
     recipe = {k: v for k, v in _flat(msgspec.to_builtins(settings)) if k not in KNOBS}
     files: dict[str, str] = {}
     task = settings.task
@@ -171,7 +171,7 @@ def _without(variable: str) -> Iterator[None]:
 
 
 def _about(settings: DataSettings, identity: Identity) -> dict[str, str]:
-    """What a row says of the teacher."""
+    """Returns what a row says of the teacher."""
     match settings.teacher:
         case LocalTeacher(path=path):
             return {"name": "local", "path": path, "digest": identity.files["teacher"]}

@@ -49,7 +49,7 @@ def steps(candidate: Candidate, method: StepByStep) -> tuple[str, str]:
 
 
 def _each(output: SftRows, number: int, group: list[Candidate], objection: Objection) -> Chosen:
-    """A row for each answer against which there is no objection."""
+    """Returns a row for each answer against which there is no objection."""
     drafts: list[Draft] = []
     outcomes: dict[str, Outcome] = {}
     for candidate in group:
@@ -113,7 +113,7 @@ def _both_steps(method: StepByStep, output: SftRows, number: int, group: list[Ca
 def _pairs(
     method: Rejection | BestOfN, output: PreferenceRows, number: int, group: list[Candidate]
 ) -> Chosen:
-    """The best with the worst, the second best with the second worst, and so on."""
+    """Returns the best with the worst, the second best with the second worst, and so on."""
     ranked = _ranked(group)
     drafts: list[Draft] = []
     used: set[str] = set()
@@ -139,7 +139,7 @@ def _pairs(
 
 
 def _ranked(group: list[Candidate]) -> list[Candidate]:
-    """The highest reward first; of equals the one that was asked for first."""
+    """Returns the highest reward first; of equals the one that was asked for first."""
     return sorted(group, key=lambda c: -c.reward)
 
 

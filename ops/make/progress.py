@@ -43,7 +43,7 @@ class Progress:
         self.counts.there += there
 
     def show(self, doing: str = "") -> None:
-        """Rewrite the line, if it is time to."""
+        """Rewrites the line, if it is time to."""
         now = time.monotonic()
         if now < self._next:
             return

@@ -75,12 +75,12 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether the verifier passed it."""
+        """Returns whether the verifier passed it."""
         return self.verdict is not None and bool(self.verdict.passed)
 
     @property
     def reward(self) -> float:
-        """What it was judged to be worth; only of one that was."""
+        """Returns what it was judged to be worth; only of one that was."""
         assert self.verdict is not None and self.verdict.reward is not None
         return self.verdict.reward
 
@@ -113,13 +113,13 @@ class Account(Struct, frozen=True, kw_only=True):
 
     @property
     def adds_up(self) -> bool:
-        """Whether nothing was lost or counted twice."""
+        """Returns whether nothing was lost or counted twice."""
         gone = (self.rejected, self.duplicates, self.failed)
         return self.asked == self.kept + sum(sum(part.values()) for part in gone)
 
 
 def account(asked: Iterable[str], outcomes: Mapping[str, Outcome], rows: int) -> Account:
-    """The sum over all that was asked; a outcome is missing for none."""
+    """Returns the sum over all that was asked; a outcome is missing for none."""
     names = list(asked)
     parts: dict[str, Counter[str]] = {}
     for name in names:
@@ -140,7 +140,7 @@ def account(asked: Iterable[str], outcomes: Mapping[str, Outcome], rows: int) ->
 
 
 def account_lines(found: Account) -> list[str]:
-    """The sum for a person: a line a kind."""
+    """Returns the sum for a person: a line a kind."""
 
     def reasons(part: dict[str, int]) -> str:
         return f" ({', '.join(f'{n:,} {why}' for why, n in part.items())})" if part else ""

@@ -74,25 +74,25 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Let go of it; what was written lasts."""
+        """Lets go of it; what was written lasts."""
         self.sync()
         self._journal.close()
         os.close(self._lock)
 
     def put(self, record: Answer | Failed | Begun | Judged | Done) -> None:
-        """Write it down, and know it from now on."""
+        """Writes it down, and know it from now on."""
         self._journal.append(msgspec.json.encode(record))
         self._take(record)
         if time.monotonic() - self._synced_at > SYNC_S:
             self.sync()
 
     def sync(self) -> None:
-        """Make all that was written survive a power cut."""
+        """Makes all that was written survive a power cut."""
         self._journal.sync()
         self._synced_at = time.monotonic()
 
     def has(self, name: str) -> bool:
-        """Whether nothing more is to be asked about it."""
+        """Returns whether nothing more is to be asked about it."""
         return name in self.answers or name in self.failures
 
     def _open(self, out: Path, identity: Identity, again: bool) -> None:
@@ -119,7 +119,7 @@ class Store:
         return bool(self.answers or self.failures or self.begun or self.done)
 
     def _read(self) -> Identity | None:
-        """Take in what is there; what the recipe was then, or None if there is nothing."""
+        """Takes in what is there; what the recipe was then, or None if there is nothing."""
         before: Identity | None = None
         try:
             for payload in records(self.path):
@@ -161,7 +161,7 @@ def opened(out: Path, identity: Identity, again: bool) -> Iterator[Store]:
 
 
 def journal_path(out: Path) -> Path:
-    """Where the journal of a file is."""
+    """Returns where the journal of a file is."""
     return out.with_name(f"{out.name}.journal")
 
 

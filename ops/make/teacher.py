@@ -83,11 +83,11 @@ class Teacher(Protocol):
     def answer(
         self, questions: Sequence[Question], sampling: DataSampling, desk: Desk
     ) -> Iterator[None]:
-        """Answer them all, unless `desk.stop` is asked; yields whenever some may be judged."""
+        """Answers them all, unless `desk.stop` is asked; yields whenever some may be judged."""
         ...
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Lets go of what it holds."""
         ...
 
 
@@ -101,7 +101,7 @@ class RecordedTeacher:
     def answer(
         self, questions: Sequence[Question], sampling: DataSampling, desk: Desk
     ) -> Iterator[None]:
-        """Look each up."""
+        """Looks each up."""
         for question in questions:
             text = self._prompts[question.name].demonstration or ""
             desk.took(Answer(name=question.name, text=text, stop="data", at=time.time()))

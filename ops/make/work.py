@@ -37,7 +37,7 @@ class Work:
         self._unjudged: list[str] = []
 
     def run(self) -> Found:
-        """Ask and judge. Raises KeyboardInterrupt if it was stopped before all was there."""
+        """Asks and judge. Raises KeyboardInterrupt if it was stopped before all was there."""
         try:
             if isinstance(self._settings.method, Magpie):
                 return self._magpie(self._settings.method)
@@ -79,7 +79,7 @@ class Work:
         return self._teacher
 
     def _magpie(self, magpie: Magpie) -> Found:
-        """Instructions first; those that are new and whole are answered."""
+        """Returns instructions first; those that are new and whole are answered."""
         settings, store = self._settings, self._desk.store
         asked = plan.instructions(settings, magpie)
         self._ask(asked, plan.instruction_sampling(settings, magpie))
@@ -111,7 +111,7 @@ class Work:
     # ── judging ──────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self) -> None:
-        """Ask the verifier about what is new. Raises RunFailed if it fails too often in a row."""
+        """Asks the verifier about what is new. Raises RunFailed if it fails too often in a row."""
         desk, counts = self._desk, self._desk.progress.counts
         fresh, desk.fresh = desk.fresh, []
         if self._task is None:

@@ -27,7 +27,7 @@ def run(
     step: int | None,
     prompts: int | None,
 ) -> int:
-    """Report on a run. Raises BadInput, with nothing written, for what cannot be compared."""
+    """Reports on a run. Raises BadInput, with nothing written, for what cannot be compared."""
     folder = out or run.path / "report"
     run.require()
     check_folder(folder)
@@ -131,7 +131,7 @@ def check_folder(folder: Path) -> None:
 
 
 def task_text(task: Task) -> str:
-    """A task and its settings in a few words."""
+    """Returns a task and its settings in a few words."""
     tag = str(task.__struct_config__.tag)
     if isinstance(task, Jsonl):
         return f"{tag} ({Path(task.eval or task.train).name})"

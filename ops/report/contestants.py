@@ -50,7 +50,7 @@ class Contestant(Struct, frozen=True, kw_only=True):
     """Its checkpoint's settings; None for an endpoint."""
 
     def load(self) -> Any:
-        """Its policy. Raises BadInput or Damaged for files that are not what they were."""
+        """Returns its policy. Raises BadInput or Damaged for files that are not what they were."""
         from policies import weights
         from policies.load import load_frozen, load_policy
 
@@ -65,7 +65,7 @@ class Contestant(Struct, frozen=True, kw_only=True):
 
 
 def side_of(run: RunDirectory, step: int | None) -> Side:
-    """A run that rests, at `step` or its newest checkpoint.
+    """Returns a run that rests, at `step` or its newest checkpoint.
 
     Raises BadInput if there is no such run or checkpoint, if its model is gone or if it goes on now.
     """
@@ -116,7 +116,7 @@ def contestants(side: Side, others: Sequence[Side]) -> list[Contestant]:
 
 
 def held_out(side: Side, others: Sequence[Side], count: int | None) -> tuple[Task, list[Prompt]]:
-    """The task that judges, to be closed, and the held-out prompts that everybody is asked.
+    """Returns the task that judges, to be closed, and the held-out prompts that everybody is asked.
 
     Raises BadInput if another run's are not the same.
     """

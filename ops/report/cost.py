@@ -40,7 +40,7 @@ class Cost(Struct, frozen=True, kw_only=True):
 
 
 def cost_of(side: Side) -> Cost:
-    """Read metrics.jsonl and evals.jsonl up to the step."""
+    """Reads metrics.jsonl and evals.jsonl up to the step."""
     lines = [line for line in side.run.read_lines("metrics.jsonl") if line["step"] <= side.step]
     worked = {role: sum(line.get(f"{role}_busy_s", 0.0) for line in lines) for role in ROLES}
     shares = [s for line in lines if (s := line.get("teacher_cached_share")) is not None]
@@ -65,18 +65,18 @@ def cost_of(side: Side) -> Cost:
 
 
 def unequal(cost: Cost, other: Cost) -> bool:
-    """Whether two runs worked for times that are too different for "equal compute"."""
+    """Returns whether two runs worked for times that are too different for "equal compute"."""
     small, large = sorted((cost.work_s, other.work_s))
     return large > small * (1 + UNEQUAL)
 
 
 def cached(cost: Cost) -> bool:
-    """Whether some of its teachers' work was done earlier, perhaps for another run."""
+    """Returns whether some of its teachers' work was done earlier, perhaps for another run."""
     return bool(cost.cached_share)
 
 
 def _curve(side: Side, lines: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
-    """Each evaluation of the run's own, with the work behind it."""
+    """Returns each evaluation of the run's own, with the work behind it."""
     points = []
     for result in side.run.read_lines("evals.jsonl"):
         if result["metric"] != PASS_AT_1 or result["score"] is None or result["step"] > side.step:

@@ -65,7 +65,7 @@ class Judged(Struct, frozen=True):
 
 
 def judged(found: Mapping[str, Measured], count: int) -> Judged:
-    """The prompts on which everybody can be compared."""
+    """Returns the prompts on which everybody can be compared."""
     everybody = list(found.values())
     return Judged(
         [i for i in range(count) if all(m.passed[i] is not None for m in everybody)],
@@ -76,7 +76,7 @@ def judged(found: Mapping[str, Measured], count: int) -> Judged:
 def standing(
     contestant: Contestant, found: Measured | None, on: Judged, prompts: Sequence[Prompt]
 ) -> Standing:
-    """A row of the table."""
+    """Returns a row of the table."""
     if found is None:
         return Standing(name=contestant.name, role=contestant.role, where=contestant.where)
     nats = sum(found.nats[i] or 0.0 for i in on.texts)
@@ -106,7 +106,7 @@ def promise(
     on: Judged,
     prompts: Sequence[Prompt],
 ) -> list[Claim]:
-    """The student against one teacher, on the prompts that are that teacher's."""
+    """Returns the student against one teacher, on the prompts that are that teacher's."""
     big, small = found[teacher.name], found[student.name]
     theirs = {i for i, p in enumerate(prompts) if p.teacher in ("", teacher.key)}
     on = Judged([i for i in on.answers if i in theirs], [i for i in on.texts if i in theirs])
@@ -169,7 +169,7 @@ def comparison(
     on: Judged,
     prompts: Sequence[Prompt],
 ) -> str:
-    """Who is better, by how much against chance, and whether their compute was equal."""
+    """Returns who is better, by how much against chance, and whether their compute was equal."""
     a, b = found[student.name], found[other.name]
     said = []
     if on.answers:
@@ -198,7 +198,7 @@ def notes(
     on: Judged,
     costs: Sequence[Cost],
 ) -> list[str]:
-    """What a reader has to know of how it was measured."""
+    """Returns what a reader has to know of how it was measured."""
     said = []
     count = max(len(m.passed) for m in found.values())
     if on.answers and len(on.answers) < count:
@@ -235,12 +235,12 @@ def notes(
 
 
 def tokenizers_differ(found: Mapping[str, Measured]) -> bool:
-    """Whether a token is not the same to everybody."""
+    """Returns whether a token is not the same to everybody."""
     return len({measured.tokenizer for measured in found.values()}) > 1
 
 
 def stderr(values: Sequence[float]) -> float:
-    """Standard error of a mean; 0 of one value."""
+    """Returns standard error of a mean; 0 of one value."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
@@ -250,7 +250,7 @@ def perplexity(nats: float, count: int) -> float | None:
 
 
 def size_text(size: float) -> str:
-    """Bytes in the unit that fits."""
+    """Returns bytes in the unit that fits."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"

@@ -118,7 +118,7 @@ def measure(
 def passes(
     policy: Policy, task: Task, prompts: Sequence[Prompt], max_new_tokens: int, slots: int
 ) -> list[bool | None]:
-    """Whether each prompt's greedy answer is right; None if nobody can say, or it does not fit."""
+    """Returns whether each prompt's greedy answer is right; None if nobody can say, or it does not fit."""
     limit = policy.context_length - max_new_tokens
     asked = {
         i: Decoded(prompt=tuple(ids), key=0)
@@ -172,12 +172,12 @@ def seconds(policy: Policy, prompts: Sequence[Prompt], load: Load) -> float:
 
 
 def rate(measured: Measured) -> float:
-    """Tokens per second: the median of the rounds."""
+    """Returns tokens per second: the median of the rounds."""
     return statistics.median(measured.tokens_per_s)
 
 
 def _cleared() -> Any:
-    """Give back what nobody holds any more; the bytes that are held still."""
+    """Gives back what nobody holds any more; the bytes that are held still."""
     gc.collect()
     mx.clear_cache()
     return mx.get_active_memory()

@@ -57,7 +57,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 def page(report: Report) -> str:
-    """The whole file."""
+    """Returns the whole file."""
     title = f"Report of {report.run}"
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -103,7 +103,7 @@ def headers(report: Report) -> list[str]:
 
 
 def cells(report: Report, standing: Standing) -> list[str]:
-    """A contestant's row, as text."""
+    """Returns a contestant's row, as text."""
     quality = UNKNOWN
     if standing.quality is not None and standing.stderr is not None:
         quality = f"{standing.quality:.3f} ± {standing.stderr:.3f}"
@@ -123,7 +123,7 @@ def cells(report: Report, standing: Standing) -> list[str]:
 
 
 def measured_how(report: Report) -> list[str]:
-    """What a reader has to know to believe the numbers, or not."""
+    """Returns what a reader has to know to believe the numbers, or not."""
     said = [
         f"Quality: the share of {report.judged} held-out prompts whose greedy answer passed the task's "
         "verifier; ± is the standard error over the prompts. Every evaluation beside the learning curves "

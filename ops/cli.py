@@ -1,4 +1,4 @@
-"""The command line. Decides what is asked for; the work is in the modules beside it."""
+"""The command line. It parses the command; the work is in the modules beside it."""
 
 import argparse
 import os
@@ -14,10 +14,10 @@ from runtime.home import PRIVATE_UMASK, tighten, tighten_home
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and return its exit code."""
+    """Runs one command and returns its exit code."""
     options = build_parser().parse_args(arguments)
-    if said := tighten_home():
-        say(f"note: {said}", err=True)
+    if note := tighten_home():
+        say(f"note: {note}", err=True)
     before = os.umask(PRIVATE_UMASK) if options.run in (_launch, _resume, _pause, _stop) else None
     try:
         return exit_code(lambda: options.run(options))
@@ -310,12 +310,12 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace):
-    """The run that the command is about."""
+    """Returns the run that the command is about."""
     return _named(options.name, options.root)
 
 
 def _trusted(options: argparse.Namespace, name: str | None = None):
-    """The same, or another one: of our own making, or trusted."""
+    """Returns the run, or another one. Raises BadInput unless it is the user's own, or trusted."""
     from ops.trust import require_trusted
 
     run = _named(name or options.name, options.root)
@@ -324,7 +324,7 @@ def _trusted(options: argparse.Namespace, name: str | None = None):
 
 
 def _named(name: str, root: str):
-    """The run that a name, or a path to its folder, means."""
+    """Returns the run of a name, or of a path to its folder."""
     from runtime.rundir import RunDirectory
 
     path = Path(name)

@@ -19,7 +19,7 @@ LONGEST_LINE = 10_000
 
 
 def print_logs(run: RunDirectory, actor: str | None, count: int, follow: bool) -> None:
-    """Prints the last `count` lines of each log, or of one actor's. With `follow` prints on until the run ends.
+    """Prints the last `count` lines of each log, or of one actor's. `follow` keeps it printing.
 
     Raises BadInput for an actor that has no log.
     """

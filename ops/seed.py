@@ -1,6 +1,6 @@
 """`pippin seed`: raise the seedling, once; later calls find it in Pippin's home.
 
-"seedling-grown" is raised likewise, of the same blank network and by a longer recipe, for whoever needs a
+"seedling-grown" is raised likewise, of the same blank network and by a longer recipe, and serves as a
 teacher: `python -m ops.seed seedling-grown`.
 """
 
@@ -31,7 +31,7 @@ Progress = Callable[[Status], None]
 
 
 def seedling_folder(seed: int = 0, name: str = RECIPE.stem) -> Path:
-    """Returns where the seedling of this recipe and seed is, or will be."""
+    """Returns the folder of the seedling of this recipe and seed, whether it exists or not."""
     told = f"{_recipe(name).read_text()}{architecture_text()}{seed}"
     return home() / "seedlings" / hashlib.sha256(told.encode()).hexdigest()[:12]
 

@@ -2,8 +2,12 @@
 
 import tracemalloc
 
+import pytest
+
+from ops.cli import build_parser
 from ops.kept_logs import KEPT_BYTES, keep_logs
 from ops.logs import print_logs
+from runtime.errors import BadInput
 from runtime.rundir import RunDirectory
 
 

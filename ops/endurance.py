@@ -101,10 +101,10 @@ def _machine(machine: Machine, folder: Path) -> Iterator[Line]:
     if sys.platform == "darwin":
         with machine.keep_awake(os.getpid()):
             time.sleep(AWAKE_S)
-            said = subprocess.run(
+            printed = subprocess.run(
                 ["/usr/bin/pmset", "-g", "assertions"], capture_output=True, text=True, check=False
             ).stdout
-        held = "caffeinate" in said
+        held = "caffeinate" in printed
         yield (
             "ok" if held else "bad",
             f"caffeinate {'holds' if held else 'does not hold'} its assertion",

@@ -239,8 +239,8 @@ def _lost_lengths(lengths: Mapping[Outcome, Sequence[int]]) -> list[str]:
     if not trained or not lost or not (usual := float(np.mean(trained))):
         return []
     everything = [n for found in lost.values() for n in found]
-    said = {"all that was lost": everything, **lost} if len(lost) > 1 else lost
-    ratios = {name: float(np.mean(found)) / usual - 1 for name, found in said.items()}
+    compared = {"all that was lost": everything, **lost} if len(lost) > 1 else lost
+    ratios = {name: float(np.mean(found)) / usual - 1 for name, found in compared.items()}
     parts = [
         f"{name} is {abs(ratio):.0%} {'longer' if ratio > 0 else 'shorter'}"
         for name, ratio in ratios.items()

@@ -1,8 +1,8 @@
 """The folder of one Ray session: its sockets, logs and certificates. Its path is short, and it is private.
 
 Ray itself opens this folder to all users (mode 0777), so the folder above keeps them out: it belongs to the
-user, has mode 0700, and is no link. Under /tmp another user may have taken that folder's name; then a folder with
-a random name is made.
+user, has mode 0700, and is no link. Under /tmp another user may have taken that folder's name;
+then a folder with a random name is made.
 """
 
 import contextlib

@@ -28,7 +28,7 @@ LARGEST_ERROR = 1e-5
 
 
 def measure(contender: str, chunk_tokens: int, gradients: Path) -> dict[str, Any]:
-    """Returns peak bytes and seconds of one contender; its gradients go to `gradients`."""
+    """Returns peak bytes and seconds of one contender. Its gradients are written to `gradients`."""
     blas = load_blas(exact=False)
     import mlx.core as mx
 
@@ -79,7 +79,7 @@ def compare(chunk_tokens: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Prints the table; exit code 1 if the kernel misses its target."""
+    """Prints the table. Returns 1 if the kernel misses its target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--chunk-tokens", type=int, default=512)

@@ -1,4 +1,4 @@
-"""What a data recipe asks: the prompts of its task times the samples, each under a key of its own."""
+"""The questions of a data recipe: the prompts of its task times the samples, each under a key of its own."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def prompts(settings: DataSettings, task: Task) -> list[Prompt]:
             f"{task.name}, got {wanted:,}"
         )
     count = wanted or (size or 0) + held_out
-    # Of rows that are answered already none is held out: nothing is trained here.
+    # No row is held out of data that has answers: nothing is trained here.
     inside = count if size is None else min(count, size)
     rows = [task.prompt("train", index) for index in range(inside)]
     late = [task.prompt("eval", index) for index in range(count - inside)]
@@ -44,7 +44,7 @@ def questions(settings: DataSettings, prompts: Sequence[Prompt]) -> dict[str, Pr
 
 
 def question(settings: DataSettings, name: str, prompt: Prompt) -> Question:
-    """Returns what the teacher is asked under that name."""
+    """Returns the question of that name."""
     messages = prompt.messages
     if isinstance(settings.method, StepByStep) and settings.method.instruction:
         *before, last = messages
@@ -54,7 +54,7 @@ def question(settings: DataSettings, name: str, prompt: Prompt) -> Question:
 
 
 def key_of(settings: DataSettings, name: str) -> int:
-    """Returns the key of a question: of its draws, and of the seed that an endpoint is sent."""
+    """Returns the key of a question: the key of its draws, and of the seed that an endpoint is sent."""
     return derive(settings.seed, "make-data", name)
 
 
@@ -62,7 +62,7 @@ def key_of(settings: DataSettings, name: str) -> int:
 
 
 def instructions(settings: DataSettings, magpie: Magpie) -> list[Question]:
-    """Returns questions without a message: the user's message is what is to come."""
+    """Returns questions without a message: the teacher writes the user's message."""
     names = [f"{INSTRUCTION}{index}" for index in range(magpie.instructions)]
     return [Question(name=name, key=key_of(settings, name), messages=[]) for name in names]
 

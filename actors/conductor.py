@@ -5,10 +5,11 @@
         batches + verdicts ──▶ learner ──▶ weights version, checkpoint
         now and then: samplers answer the evaluator's prompts
 
-All it knows between two steps is a `RunState`, which the learner's checkpoint holds. So any part may
-die: the others are started and asked again, and their keys make them answer the same; if the learner
-or the conductor dies, the run goes on from the checkpoint. A pause makes a checkpoint that also has the
-answers under way, and ends; to go on from it is to go on from any other.
+All that the conductor knows between two steps is a `RunState`, which the learner's checkpoint holds. So
+any actor may die. If the learner or the conductor dies, the run goes on from the checkpoint; any other
+actor is started and asked again, and its random keys make it give the same answer. A pause makes a
+checkpoint that also holds the unfinished answers, and ends the process; the run resumes from it as from
+any other checkpoint.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ from runtime.tasks.open import open_task
 from runtime.versions import WeightsVersion
 
 Report = Callable[[dict[str, float]], None]
-"""Where metrics go besides the run directory: Ray's Prometheus export."""
+"""The place besides the run directory to which metrics go: Ray's Prometheus export."""
 
 
 class Conductor:
@@ -55,7 +56,7 @@ class Conductor:
         self._report = report or (lambda metrics: None)
         self._log = open_log(run.logs, "conductor")
         self._task = open_task(settings.task, settings.seed)
-        self._task.close()  # hands out prompts; judging them is the verifiers' work
+        self._task.close()  # it gives prompts; the verifiers judge the answers
         self._pause = Pause(run)
         self._pool = ActorPool(settings, system, self._pause, run.logs, self._log)
         self._underway = Underway()
@@ -69,15 +70,15 @@ class Conductor:
         self._versions: dict[int, WeightsVersion] = {}
         self._clock = time.monotonic()
         self._state = RunState()
-        """Where the run stands: behind the last step that is learned."""
+        """The state behind the last step that is learned."""
         self._learning = 0
         """The step that the learner takes now."""
         self._seconds = 0.0
-        """Of all steps so far, evaluations not counted."""
+        """The seconds of all steps so far; evaluations are not counted."""
         self._lag = settings.facts.max_lag
 
     async def run(self, dashboard: str = "") -> Status:
-        """Run to the end. Raises RunFailed with the first cause, Interrupted after a pause."""
+        """Runs to the end. Raises RunFailed with the first cause, Interrupted after a pause."""
         self._status.dashboard = dashboard
         watch = asyncio.ensure_future(self._watch())
         try:
@@ -85,17 +86,17 @@ class Conductor:
             await self._pool.start()
             while True:
                 learner = ActorId("learner")
-                living = self._pool.living(learner)
+                process = self._pool.process_of(learner)
                 try:
                     await self._go_on()
                     break
-                except ActorDied as death:  # the learner's: calls to all others are made again
-                    await self._pool.revive(learner, living, death)
+                except ActorDied as death:  # the learner's; calls to other actors are repeated
+                    await self._pool.revive(learner, process, death)
         except Interrupted:
             raise
         except PippinError as error:
             if error.__cause__ is not None:  # an actor's, with the stack that it had there
-                self._log.error("a part failed", trace=str(error.__cause__))
+                self._log.error("an actor failed", trace=str(error.__cause__))
             self._fail(str(error))
             raise
         except Exception as error:
@@ -108,7 +109,7 @@ class Conductor:
         return self._status
 
     async def _watch(self) -> None:
-        """See a pause at once; a step that is being learned may take a while to a place to stop at."""
+        """Notices a pause at once. A step that is being learned may take a while until it can stop."""
         await self._pause.watch()
         if self._learning:
             self._doing(f"learning step {self._learning}", "pausing")
@@ -116,7 +117,7 @@ class Conductor:
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────
 
     async def _go_on(self) -> None:
-        """From the newest checkpoint to the last step."""
+        """Runs from the newest checkpoint to the last step."""
         await self._stand_at_checkpoint()
         ahead: asyncio.Task[Collected] | None = None
         try:
@@ -133,7 +134,7 @@ class Conductor:
                 self._note(collected, learned)
                 await self._evaluations.run(step, self._versions)
         except Interrupted:
-            if ahead is not None:  # it comes to its own end, with answers to be kept
+            if ahead is not None:  # it ends by itself, with answers that are kept
                 await asyncio.gather(ahead, return_exceptions=True)
             await self._save()
             raise
@@ -147,7 +148,7 @@ class Conductor:
             what="the learner to load the newest checkpoint"
         )
         self._state = self._adopt(restored)
-        learner = self._pool.living(ActorId("learner"))
+        learner = self._pool.process_of(ActorId("learner"))
         self._underway.begin(
             {
                 (work.purpose, work.step): learner.earlier.remote(work.purpose, work.step)
@@ -156,9 +157,9 @@ class Conductor:
         )
 
     def _adopt(self, restored: Restored) -> RunState:
-        """Make the run directory say what the checkpoint says; what came later is done anew."""
+        """Makes the run directory say what the checkpoint says. What came later is done again."""
         state = restored.state
-        # What is of this very step is made again, if it is lost.
+        # Lines of this very step are made again, if they are lost.
         steps = ((step, None) for step in range(1, state.step))
         evals = self._evaluations.due_before(state.step)
         notes = [
@@ -178,7 +179,7 @@ class Conductor:
         self._versions = {version.version: version for version in restored.versions}
         noted = self._run.read_lines("metrics.jsonl")
         if state.step and (not noted or noted[-1]["step"] != state.step):
-            # The learner had checkpointed the step when somebody died before it was noted.
+            # The learner had checkpointed the step, and an actor died before it was noted.
             line = {"step": state.step, **step_metrics(restored.metrics)}
             self._run.append_line("metrics.jsonl", line)
         status.message = "; ".join(filter(None, notes))
@@ -187,7 +188,7 @@ class Conductor:
 
     async def _collect(self, step: int, state: RunState) -> Collected:
         self._doing(f"collecting step {step}")
-        # Exactly so many versions behind, never whichever is the newest: a run repeats.
+        # Always exactly so many versions behind, so that a run can be repeated.
         version = self._versions[max(step - 1 - self._lag, 0)]
         return await self._collector.collect(step, state, version)
 
@@ -220,7 +221,9 @@ class Conductor:
         return learned
 
     async def _save(self) -> None:
-        """A pause loses nothing: not a step without a checkpoint, not an answer half sampled."""
+        """Saves all unfinished work before a pause: the last step and every answer that is half
+        sampled.
+        """
         self._doing("saving what is under way", "pausing")
         works, batches = self._underway.unfinished()
         request = Save(
@@ -232,7 +235,7 @@ class Conductor:
         what = f"the learner to save step {self._state.step}"
         try:
             digest = await self._pool.learner().save(request, *batches, what=what)
-        except ActorDied as death:  # the newest checkpoint stands; what came later is done anew
+        except ActorDied as death:  # the newest checkpoint is kept; later work is done again
             self._log.warning("paused without saving", cause=str(death))
             return
         self._status.optimizer_digest = digest or self._status.optimizer_digest
@@ -247,10 +250,10 @@ class Conductor:
             self._report({REPORTED[result.metric]: result.score})
         self._write()
 
-    # ── what it says ─────────────────────────────────────────────────────────────────────────────
+    # ── the status ───────────────────────────────────────────────────────────────────────────────
 
     def _note(self, collected: Collected, learned: Learned) -> None:
-        """Write down what a step did; the learner has made it durable already."""
+        """Writes down what a step did; the learner has made it durable already."""
         self._pool.step_done()
         seconds = time.monotonic() - self._clock
         metrics = step_metrics({**collected.metrics, **learned.metrics}, seconds)
@@ -273,7 +276,7 @@ class Conductor:
         self._doing("stopped by a failure", "failed")
 
     def _doing(self, doing: str, state: str = "running") -> None:
-        """Say what is being done, and since when; a boundary at which a pause takes effect."""
+        """Writes into the status what is being done, and since when. A pause takes effect here."""
         self._status.doing, self._status.state, self._status.since = doing, state, time.time()
         self._write()
         if state == "running":

@@ -7,12 +7,12 @@ from runtime.endpoint import Client, Endpoint
 from runtime.rundir import RunDirectory
 
 GRACE_S = 3.0
-"""How long requests under way may still be answered: less than a pause waits for the teacher."""
+"""The seconds in which requests under way may still be answered: fewer than a pause waits for the teacher."""
 LOOK_S = 0.1
 
 
 def endpoint_of(teacher: EndpointTeacher) -> Endpoint:
-    """As the client takes it."""
+    """Returns a teacher's settings as the client takes them."""
     return Endpoint(
         url=teacher.url,
         model=teacher.model,
@@ -24,7 +24,9 @@ def endpoint_of(teacher: EndpointTeacher) -> Endpoint:
 
 
 class EndedByAPause:
-    """Ends a client's requests some seconds after a pause is asked for; what came by then counts."""
+    """Ends a client's requests some seconds after a pause is asked for. Answers that came by then are
+    kept.
+    """
 
     def __init__(self, client: Client, run: RunDirectory) -> None:
         self._client, self._run = client, run

@@ -1,4 +1,4 @@
-"""The command line. Decides what is asked for; the work is in the modules beside it."""
+"""The command line. It parses the command; the work is in the modules beside it."""
 
 import argparse
 import os
@@ -14,10 +14,10 @@ from runtime.home import PRIVATE_UMASK, tighten, tighten_home
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Runs one command and returns its exit code."""
     options = build_parser().parse_args(arguments)
-    if said := tighten_home():
-        say(f"note: {said}", err=True)
+    if note := tighten_home():
+        say(f"note: {note}", err=True)
     before = os.umask(PRIVATE_UMASK) if options.run in (_launch, _resume, _pause, _stop) else None
     try:
         return exit_code(lambda: options.run(options))
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Every command and option."""
+    """Returns every command and option."""
     parser = argparse.ArgumentParser(
         prog="pippin",
         description="Train small language models on one Mac: distillation, GRPO and its family, "
@@ -72,9 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
     ledger = add("ledger", _ledger, "account for a run's trajectories, and how long", named=True)
     ledger.add_argument("--json", action="store_true", help="one JSON object")
     add("watch", _watch, "follow a run's progress", named=True)
-    logs = add("logs", _logs, "print what a run's parts wrote", named=True)
-    logs.add_argument("--part", help="one part only, such as learner-0")
-    logs.add_argument("-n", type=int, default=40, help="lines of each part (default 40)")
+    logs = add("logs", _logs, "print what a run's actors wrote", named=True)
+    logs.add_argument("--actor", help="one actor only, such as learner-0")
+    logs.add_argument("--part", dest="actor", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    logs.add_argument("-n", type=int, default=40, help="lines of each actor (default 40)")
     logs.add_argument("-f", "--follow", action="store_true", help="wait for more")
     add("dashboard", _dashboard, "print address and token of a run's Ray dashboard", named=True)
     seed = add("seed", _seed, "raise the seedling, the small model of the quickstart")
@@ -111,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--again", action="store_true", help="forget what was made there before")
     doctor = add("doctor", _doctor, "check this machine")
     doctor.add_argument(
-        "--durability", action="store_true", help="kill trial runs and compare, too (a minute)"
+        "--durability", action="store_true", help="kill fault runs and compare, too (a minute)"
     )
     bench = add("bench", _bench, "measure speed, memory and learning: see its list")
     bench.add_argument(
@@ -224,7 +225,7 @@ def _logs(options: argparse.Namespace) -> int:
 
     run = _run(options)
     run.require()
-    print_logs(run, options.part, options.n, options.follow)
+    print_logs(run, options.actor, options.n, options.follow)
     return FINE
 
 
@@ -309,12 +310,12 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace):
-    """The run that the command is about."""
+    """Returns the run that the command is about."""
     return _named(options.name, options.root)
 
 
 def _trusted(options: argparse.Namespace, name: str | None = None):
-    """The same, or another one: of our own making, or trusted."""
+    """Returns the run, or another one. Raises BadInput unless it is the user's own, or trusted."""
     from ops.trust import require_trusted
 
     run = _named(name or options.name, options.root)
@@ -323,7 +324,7 @@ def _trusted(options: argparse.Namespace, name: str | None = None):
 
 
 def _named(name: str, root: str):
-    """The run that a name, or a path to its folder, means."""
+    """Returns the run of a name, or of a path to its folder."""
     from runtime.rundir import RunDirectory
 
     path = Path(name)

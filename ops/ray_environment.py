@@ -15,7 +15,7 @@ from runtime.proxies import sealed
 
 
 def seal(settings: Settings, token_path: Path, temp: Path) -> None:
-    """Give this process, and all that it starts, the environment of the run's Ray session."""
+    """Gives this process, and all that it starts, the environment of the run's Ray session."""
     wanted = {**sealed(without_rays(os.environ)), **environment(settings, token_path, temp)}
     for name in set(os.environ) - set(wanted):
         del os.environ[name]
@@ -28,7 +28,7 @@ def without_rays(caller: Mapping[str, str]) -> dict[str, str]:
 
 
 def environment(settings: Settings, token_path: Path, temp: Path) -> dict[str, str]:
-    """What Ray's processes must find in their environment."""
+    """Returns what Ray's processes must find in their environment."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),

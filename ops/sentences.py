@@ -1,4 +1,4 @@
-"""What the numbers of a recipe mean, a sentence each: what is multiplied by what, and how often."""
+"""What the numbers of a recipe mean, a sentence each: which numbers are multiplied, and how often."""
 
 from collections.abc import Iterator
 
@@ -44,7 +44,7 @@ def _micro_batches(settings: Settings, rows: int, prompt_tokens: int) -> str:
 
 
 def evaluations(settings: Settings) -> int:
-    """How many evaluations a run makes: the base, every so many steps, and the last weights."""
+    """Returns how many evaluations a run makes: the base, every so many steps, and the last weights."""
     if not settings.eval.prompts:
         return 0
     every = settings.eval.every_steps
@@ -76,7 +76,7 @@ def _checkpoints(checkpoint: Checkpoint) -> str:
 
 
 def _power(power: Power) -> Iterator[str]:
-    """When it pauses by itself, and how much of the time it works."""
+    """Yields when the run pauses by itself, and how much of the time it works."""
     when = []
     if power.on_battery == "pause":
         when.append("on battery")

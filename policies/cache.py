@@ -182,3 +182,14 @@ class SlotCache:
             if count:
                 fresh[:, :, start : start + count] = old[:, :, columns]
             setattr(self, name, fresh)
+
+
+def runs(slots: list[int]) -> list[tuple[int, int]]:
+    """Returns neighbouring slots as (first, count): `Slots.place` makes one copy for each of these."""
+    found: list[tuple[int, int]] = []
+    for slot in slots:
+        if found and slot == sum(found[-1]):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((slot, 1))
+    return found

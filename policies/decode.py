@@ -19,7 +19,7 @@ width, V vocabulary.
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 
 import mlx.core as mx
@@ -27,9 +27,10 @@ import numpy as np
 from msgspec import Struct, field
 
 from kernels.sampling import sample
-from policies.cache import Prefilled, PromptCache, Slots
+from policies.cache import Prefilled, PromptCache, Slots, runs
 from policies.mlx_lm_port import causal_mask
 from policies.policy import Policy
+from policies.sampling import Sampling
 from runtime.keys import uniform
 from runtime.trajectory import StopReason
 
@@ -43,16 +44,6 @@ SHRINK_SHARE = 1 / 8
 """Share of empty slots from which on the batch shrinks, since gathering copies the key-value memory."""
 REFILL_SHARE = 1 / 8
 """Share of free slots from which on they are filled, while other rows still decode."""
-
-
-class Sampling(Struct, frozen=True, kw_only=True):
-    """The distribution that is sampled from, and the limit of new tokens."""
-
-    temperature: float = 1.0
-    max_new_tokens: int = 64
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
 
 
 class Sequence(Struct, kw_only=True):
@@ -133,6 +124,17 @@ class Decoder:
         Raises ValueError for an empty prompt, a token outside the vocabulary (MLX's gather does not check
         it) or a sequence that cannot fit the context.
         """
+        for _ in self.ended(sequences, sampling, version, between_tokens):
+            pass
+
+    def ended(
+        self,
+        sequences: Items[Sequence],
+        sampling: Sampling,
+        version: int = 0,
+        between_tokens: BetweenTokens | None = None,
+    ) -> Iterator[Sequence]:
+        """Does what `run` does, and yields each sequence between the tokens where it ended."""
         began = time.perf_counter()
         for sequence in sequences:
             self._check(sequence, sampling)
@@ -140,7 +142,7 @@ class Decoder:
         if queue:
             wave = _Wave(self, queue, sampling, version, between_tokens or (lambda: version), began)
             try:
-                wave.run()
+                yield from wave.run()
             finally:
                 wave.slots.free()
         self.counts.seconds += time.perf_counter() - began
@@ -194,12 +196,17 @@ class _Wave:
         self.prefilled: dict[_Context, Prefilled] = {}
         self.waiting = Counter(map(_context, queue))
         """Number of sequences that still need each prompt."""
+        self.ended: deque[Sequence] = deque()
+        """Sequences that have ended and were not yet given to the caller."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Sequence]:
         while True:
+            while self.ended:
+                yield self.ended.popleft()
             version = self.between_tokens()
             if version is None:
                 self.interrupt()
+                yield from self.ended
                 return
             if version != self.version:
                 self.prefilled.clear()  # the next samples of these prompts need the new weights
@@ -245,7 +252,7 @@ class _Wave:
         logits: list[mx.array] = []
         for context, slots in readers.items():
             prompt = self.prefilled[context]
-            for row, count in _runs(slots):
+            for row, count in runs(slots):
                 self.slots.place(prompt, row, count)
             logits += [prompt.logits_V] * len(slots)
             self.waiting[context] -= len(slots)
@@ -355,6 +362,7 @@ class _Wave:
     def finish(self, sequence: Sequence, reason: StopReason) -> None:
         sequence.stop_reason = reason
         sequence.seconds = time.perf_counter() - self.began
+        self.ended.append(sequence)
         for slot, row in enumerate(self.rows):
             if row is sequence:
                 self.rows[slot] = None
@@ -381,17 +389,6 @@ class _Wave:
         self.keys, self.launched = self.keys[keep], self.launched[keep]
         self.members = self.members[keep]
         self.current_S = self.current_S[mx.array(keep)]
-
-
-def _runs(slots: list[int]) -> list[tuple[int, int]]:
-    """Returns runs of neighbouring slots as (first, count), so that one copy serves a run."""
-    runs: list[tuple[int, int]] = []
-    for slot in slots:
-        if runs and slot == sum(runs[-1]):
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((slot, 1))
-    return runs
 
 
 def _context(sequence: Sequence) -> _Context:

@@ -35,6 +35,8 @@ TRANSIENT = {"refused", "timed_out", "dropped", "rate_limited", "server_error", 
 """Worth another attempt. The others would only be paid for twice."""
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 """A name in capitals: a key that was put in its place is hardly ever one, and is not repeated."""
+LOOK_S = 0.1
+"""How often a wait for another attempt looks whether there is to be one."""
 STOPPED = Failure(kind="stopped", reason="it was ended on request")
 
 
@@ -71,6 +73,7 @@ class Client:
         self._exchanges = Exchanges(to)
         self._places = anyio.Semaphore(endpoint.concurrency)
         self._open_at = 0.0
+        self._winding_down = False
 
     def __enter__(self) -> "Client":
         return self
@@ -81,6 +84,14 @@ class Client:
     def close(self) -> None:
         """Ends every ask, waiting or under way, as a failure "stopped"; later ones fail likewise."""
         self._exchanges.stop()
+
+    def wind_down(self) -> None:
+        """Lets attempts under way come to their end and makes no other.
+
+        An ask that would have had another attempt, or its first, ends as a failure "stopped". So all
+        has ended after `timeout_s`.
+        """
+        self._winding_down = True
 
     def ask(self, ask: Ask) -> Outcome:
         """Returns the answer, or why there is none after all attempts. Raises nothing."""
@@ -131,7 +142,9 @@ class Client:
                 result = await self._attempt(body)
                 passing = isinstance(result, Failure) and result.kind in TRANSIENT
                 if passing and attempts < self._endpoint.attempts:
-                    result = result if await self._wait(ask.key, attempts) else None
+                    hindrance = await self._wait(ask.key, attempts)
+                    if hindrance is None or hindrance is STOPPED:
+                        result = hindrance
         except anyio.get_cancelled_exc_class():  # by `close`: this is the end of its task
             result = STOPPED
         seconds = time.monotonic() - began
@@ -164,7 +177,7 @@ class Client:
         """Sleeps until another attempt may be made, or says why there is to be none."""
         longest_s = self._endpoint.longest_wait_s
         ready_at = time.monotonic() + (self.backoff_s(key, attempts) if attempts else 0.0)
-        while True:
+        while not self._winding_down:
             now = time.monotonic()
             if self._open_at - now > longest_s:
                 held_s = self._open_at - now
@@ -173,7 +186,8 @@ class Client:
             left_s = max(self._open_at, ready_at) - now
             if left_s <= 0:
                 return None
-            await anyio.sleep(left_s)
+            await anyio.sleep(min(left_s, LOOK_S))
+        return STOPPED
 
 
 def _finished(running: dict[Future[Outcome], int]) -> Iterator[tuple[int, Outcome]]:

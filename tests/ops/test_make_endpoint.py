@@ -9,6 +9,7 @@ import pytest
 
 from ops.make import endpoint as remote_teacher
 from ops.make.store import journal_path
+from policies.generators import endpoint as generators
 from runtime.errors import BadInput, Interrupted, RunFailed
 from tests.ops.making import command, made, recipe, remote, rows, settings, timeless
 from tests.runtime.test_endpoint import CANARY, VARIABLE, completion, reply, serving
@@ -30,8 +31,8 @@ def answer(handler, request: dict, number: int) -> None:
 
 def quick(monkeypatch) -> None:
     """Makes retries wait for 50 ms at most."""
-    real = remote_teacher.Endpoint
-    monkeypatch.setattr(remote_teacher, "Endpoint",
+    real = generators.Endpoint
+    monkeypatch.setattr(generators, "Endpoint",
                         lambda **s: real(first_wait_s=0.01, longest_wait_s=0.05, **s))  # fmt: skip
 
 
@@ -287,8 +288,8 @@ def test_ctrl_c_keeps_the_answers_that_came_and_asks_for_none_twice(tmp_path, mo
     asked: Counter[int] = Counter()
     real = remote_teacher.Remote._settle
 
-    def settle(self, name, outcome, desk):
-        real(self, name, outcome, desk)
+    def settle(self, made, desk):
+        real(self, made, desk)
         if len(desk.store.answers) == 4:
             desk.stop.asked = True  # as the first signal does
 

@@ -62,14 +62,12 @@ def examine(
     """The whole report. Holds the machine's lease while it computes."""
     from ops.report.contestants import contestants, held_out, side_of
     from ops.report.cost import cost_of
-    from ops.report.findings import comparison, judged, notes, promise, standing
+    from ops.report.findings import judged, notes, standing
     from ops.report.measure import measure
     from ops.report.page import Report
     from policies.device import gpu_lease
 
-    names = [run.name, *(other.name for other in against)]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise BadInput(f"--against: {twice.pop()} is named twice")
+    _check_names(run, against)
     side = side_of(run, step)
     others = [side_of(other, None) for other in against]
     everybody = contestants(side, others)
@@ -89,8 +87,8 @@ def examine(
     finally:
         task.close()
     on = judged(found, len(asked))
-    student = next(one for one in everybody if one.role == "after")
     costs = {one.run.name: cost_of(one) for one in (side, *others)}
+    promises, comparisons = _claims(everybody, found, costs, on, asked)
     return Report(
         run=run.name,
         step=side.step,
@@ -106,19 +104,36 @@ def examine(
         backend=backend,
         batch=f"{load.rows} rows of {load.new_tokens} new tokens each",
         contestants=[standing(one, found.get(one.name), on, asked) for one in everybody],
-        promise={
-            one.name: promise(one, student, found, on, asked)
-            for one in everybody
-            if one.role == "teacher" and one.name in found
-        },
-        comparisons=[
-            comparison(student, one, found, costs, on, asked)
-            for one in everybody
-            if one.role == "against"
-        ],
+        promise=promises,
+        comparisons=comparisons,
         costs=list(costs.values()),
         notes=notes(everybody, found, on, list(costs.values())),
     )
+
+
+def _check_names(run: RunDirectory, against: Sequence[RunDirectory]) -> None:
+    """Raises BadInput if a run is to be compared with itself, or twice."""
+    names = [run.name, *(other.name for other in against)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise BadInput(f"--against: {twice.pop()} is named twice")
+
+
+def _claims(everybody, found, costs, on, asked):
+    """Returns what is said of the student: its promises by teacher, and a sentence for each other run."""
+    from ops.report.findings import comparison, promise
+
+    student = next(one for one in everybody if one.role == "after")
+    promises = {
+        one.name: promise(one, student, found, on, asked)
+        for one in everybody
+        if one.role == "teacher" and one.name in found
+    }
+    comparisons = [
+        comparison(student, one, found, costs, on, asked)
+        for one in everybody
+        if one.role == "against"
+    ]
+    return promises, comparisons
 
 
 def check_folder(folder: Path) -> None:

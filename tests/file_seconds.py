@@ -15,7 +15,7 @@ them all.
 """
 
 SECONDS = {
-    "tests/durability/test_kill_matrix.py": 70,
+    "tests/durability/test_kill_matrix.py": 60,
     "tests/actors/test_exact_mode.py": 30,
     "tests/durability/test_pauses.py": 28,
     "tests/actors/test_distillation.py": 25,
@@ -25,11 +25,13 @@ SECONDS = {
     "tests/policies/evolution/test_population.py": 14,
     "tests/runtime/test_reward_process.py": 12,
     "tests/hostile/test_hostile_models.py": 12,
+    "tests/actors/test_evolution.py": 12,
     "tests/policies/evolution/test_centre.py": 10,
     "tests/policies/test_exact_gradient.py": 9,
     "tests/policies/test_decode.py": 8,
     "tests/runtime/tasks/test_procedural.py": 8,
     "tests/hostile/test_hostile_texts.py": 6,
+    "tests/durability/test_starters.py": 5,
     "tests/policies/test_gradient_checkpointing.py": 4,
     "tests/kernels/test_noise.py": 3,
     "tests/policies/evolution/test_perturbation.py": 3,

@@ -31,7 +31,9 @@ def says(line: str, then: str = FINE) -> str:
 def test_all_three_run_and_the_last_line_is_that_of_make_test(tmp_path: Path) -> None:
     code, lines = outcome(tmp_path, FINE, says(PASSED), says(SOAKED))
     assert (code, lines[-1]) == (0, PASSED)
-    assert [line for line in lines if line.endswith(" runs")] == ["lint runs", "test runs", "soak runs"]  # fmt: skip
+    assert [line for line in lines if line.endswith(" runs")] == [
+        "lint runs", "test runs", "soak runs",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_every_file_in_the_order_of_the_workers_exists() -> None:
     assert [name for name in (*REAL_RAY, *SECONDS) if not (ROOT / name).exists()] == []
 
 
-def test_real_ray_begins_first_then_the_longest_and_files_that_nobody_measured_are_last() -> None:
+def test_real_ray_begins_first_then_the_longest_file_and_one_that_is_not_listed_is_last() -> None:
     files = ["tests/a.py", *sorted(SECONDS), *REAL_RAY]
     order = sorted(files, key=turn)
     assert set(order[: len(REAL_RAY)]) == set(REAL_RAY)

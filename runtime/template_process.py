@@ -71,20 +71,25 @@ class TemplateProcess:
 
     def _ask(self, template: str, request: dict[str, Any], limit: int) -> Any:
         try:
-            limit_s = RENDER_S
             if self._process is None or not self._process.alive():
                 self._end()
-                self._process = Killable(MODULE, "")
-                limit_s += START_S
+                self._process = _started()
             request["template"] = None if template in self._numbers else template
             request["number"] = self._numbers.setdefault(template, len(self._numbers))
-            return self._process.ask(request, limit_s, 6 * limit + 1024)
+            return self._process.ask(request, RENDER_S, 6 * limit + 1024)
         except TimedOut:
             self._end()
             raise Refused(f"did not end within {RENDER_S:g} s") from None
         except (Died, Forged, OutOfMemory) as cause:
             self._end()
             raise Refused(f"ended its process: {cause}") from None
+
+
+def _started() -> Killable:
+    """Returns a process that has imported what it needs, so that a template's time is its own."""
+    process = Killable(MODULE, "")
+    process.ask({"number": -1, "template": "", "variables": {}, "limit": 0}, START_S)
+    return process
 
 
 _shared = TemplateProcess()

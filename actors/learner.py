@@ -205,11 +205,18 @@ class Learner:
 
     @ray.method
     def compare(self, step: int, batch: pa.RecordBatch) -> list[EvalResult]:
-        """Returns how well the weights of `step` tell the preferred answers of a batch from the rejected."""
+        """Returns how well the weights of `step` tell the preferred answers of a batch from the rejected.
+
+        Raises Interrupted if a pause is asked for.
+        """
         if step != self._step:
             raise RunFailed(f"the learner stands at step {self._step}, was asked about {step}")
-        with self._lease.hold(f"{self._name} to compare answers", self._patience_s):
-            rewards_N = self._trainer.implied_rewards(self._trainer.annotated(batch))
+        who = f"{self._name} to compare answers"
+        with self._lease.hold(who, self._patience_s, self._run.pause_asked):
+            throttle = Throttle(self._run, "learn.micro_batch", self._settings.power.duty_cycle)
+            rewards_N = self._trainer.implied_rewards(
+                self._trainer.annotated(batch), lambda updated: throttle.may_continue()
+            )
             mx.clear_cache()
         used = np.flatnonzero(~np.isnan(rewards_N))
         columns = (batch[name].to_pylist() for name in ("prompt_index", "preference"))

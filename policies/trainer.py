@@ -36,8 +36,10 @@ class Trainer(Protocol):
         """Train on an annotated batch; what is to be reported. Raises Interrupted if it may not go on."""
         ...
 
-    def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Returns what a preference loss takes the reward of each row [N] to be."""
+    def implied_rewards(self, batch: pa.RecordBatch, may_go_on: MayGoOn = ...) -> np.ndarray:
+        """Returns what a preference loss takes the reward of each row [N] to be. Raises Interrupted if it may
+        not go on.
+        """
         ...
 
     def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:

@@ -2,8 +2,8 @@
 
 The reference never changes, so a second epoch and every evaluation of the same rows would compute the same
 numbers again. A row is known by its tokens up to the last target and by its targets, not by its place in a
-micro-batch. Once the memory is full, no more rows are kept: an epoch that does not fit is computed for the rest,
-where replacing the oldest rows would lose every row before it is asked for again.
+micro-batch. Once the memory is full, no more rows are kept: replacing the oldest would lose every row of a
+long epoch before it is asked for again.
 
 Shapes: B rows of a micro-batch, T padded tokens, R padded targets.
 """

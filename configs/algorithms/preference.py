@@ -70,9 +70,13 @@ class Preference(AlgorithmSettings, frozen=True, tag="preference"):
         """Returns the rows of one prompt. KTO has another prompt's answer beside each, to compare with."""
         if isinstance(self.learn_from, FromPolicy):
             return self.learn_from.group_size
-        judged_alone = isinstance(run.task, Jsonl) and bool(run.task.label)
-        rows = 1 if judged_alone else 2
+        rows = 2 if self._unit(run) == "pair" else 1
         return rows if is_paired(self.loss) else rows + 1
+
+    def _unit(self, run: RunSettings) -> str:
+        """Returns what a row of data is: a pair, or one answer with a label."""
+        labelled = isinstance(run.task, Jsonl) and bool(run.task.label)
+        return "judged answer" if labelled else "pair"
 
     def problems(self, run: RunSettings) -> Iterator[str]:
         """Yields what cannot work, or would have no effect, together."""
@@ -96,8 +100,9 @@ class Preference(AlgorithmSettings, frozen=True, tag="preference"):
                 f"{count(prompts, 'pair')} at most = 1 optimiser step."
             )
         else:
-            yield f"{count(prompts, 'row')} = {count(prompts, 'pair')} = 1 optimiser step."
-        yield f"{count(self.steps, 'step')} = {count(self.steps * prompts, 'pair')} in all."
+            unit = self._unit(run)
+            yield f"{count(prompts, 'row')} = {count(prompts, unit)} = 1 optimiser step."
+        yield f"{count(self.steps, 'step')} = {count(self.steps * prompts, self._unit(run))} in all."
         yield _compared_with(self)
 
 

@@ -12,7 +12,7 @@ OF_DATA = [*EACH, "paused while it compares", "learner died while it compared", 
 
 
 def by_turns(kinds: list[str], disturbances: list[str], each: int) -> list:
-    """Returns every pair. So many disturbances of each kind are in `make test`, by turns; the others are soaks."""
+    """Returns every pair. Of each kind, so many are in `make test`, by turns; the others are soaks."""
     return [
         pytest.param(
             kind, what, marks=[soak] * ((which + each * number) % len(disturbances) >= each)

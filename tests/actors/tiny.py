@@ -90,7 +90,7 @@ def distilled(folder: Path, **changes: Any) -> Settings:
 
 
 def preference(folder: Path, *, rows: str = "pairs", **changes: Any) -> Settings:
-    """Preference learning of four steps from `rows` that nothing judges: two epochs, in small micro-batches."""
+    """Preference learning of four steps from `rows` that nothing judges: two epochs, small micro-batches."""
     algorithm: dict[str, Any] = {
         "name": "preference",
         "steps": 4,
@@ -108,8 +108,8 @@ def preference(folder: Path, *, rows: str = "pairs", **changes: Any) -> Settings
 
 
 def preferences(folder: Path, rows: str) -> Path:
-    """Sixteen prompts, each with a right and a wrong sum, of which four are held out: as strings, as messages,
-    or one answer of each with a label.
+    """Sixteen prompts, of which four are held out, each with a right and a wrong sum: as strings, as messages
+    or one of them with a label.
     """
     lines = []
     for i in range(16):

@@ -158,7 +158,7 @@ def test_answers_of_the_policy_are_not_kept(folder, monkeypatch):
 
 @pytest.mark.parametrize("train", TRAINED)
 def test_what_is_kept_trains_as_what_is_computed_anew(folder, train, monkeypatch):
-    """This process need not be in exact mode, where the weights are equal bit for bit (tests/actors)."""
+    """Each micro-batch is the same as before, so that this holds outside exact mode too."""
     ends = []
     for keeps in (True, False):
         wanted = settings(folder, train, "dpo")

@@ -75,10 +75,20 @@ def _pairs(task: Jsonl, facts: Facts) -> Iterator[str]:
             yield f'task.{name} has no effect: only algorithm "preference" from data learns from it'
     if bool(task.chosen) != bool(task.rejected):
         yield "task.chosen and task.rejected go together: a pair is two answers"
+    elif task.chosen and task.chosen == task.rejected:
+        yield (
+            f"task.chosen and task.rejected need two columns, got {json.dumps(task.chosen)} for both: "
+            "an answer is not better than itself"
+        )
     if task.label and task.chosen:
         yield "task.label has no effect beside task.chosen: a pair names the preferred answer already"
     if task.label and not task.response:
         yield "task.label needs task.response, the column with the answer that it judges"
+    elif task.label and task.label == task.response:
+        yield (
+            f"task.label and task.response need two columns, got {json.dumps(task.label)} for both: "
+            "the label says true or false of the answer"
+        )
 
 
 def _schedule(settings: Settings) -> Iterator[str]:

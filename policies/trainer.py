@@ -38,8 +38,11 @@ class Trainer(Protocol):
         """Trains on an annotated batch and returns metrics. Raises Interrupted if it may not go on."""
         ...
 
-    def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Returns the reward of each row [N] that is implied by the preference loss."""
+    def implied_rewards(self, batch: pa.RecordBatch, may_go_on: MayGoOn = ...) -> np.ndarray:
+        """Returns the reward of each row [N] that is implied by the preference loss.
+
+        Raises Interrupted if `may_go_on` says no between two micro-batches.
+        """
         ...
 
     def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:

@@ -31,6 +31,7 @@ from policies.objectives.preference_term import baseline_sums, implied_rewards
 from policies.objectives.terms import Counts, add_up, counts_of, loss, summary, to_floats
 from policies.optimizers.registry import optimizer_for
 from policies.policy import Policy
+from policies.reference import ReferenceLogprobs
 from policies.teacher_signal import TeacherSignal
 from policies.terms import PolicyGradient, Preference, needs_temperature
 from policies.trainer import MayGoOn
@@ -87,6 +88,8 @@ class Updater:
             (term for term in self._terms if isinstance(term, PolicyGradient)), None
         )
         self._reference_needed = facts.reference
+        # Rows of data come again, in the next epoch or evaluation; sampled answers do not.
+        self._kept = ReferenceLogprobs(self._score_by_reference) if facts.reads_data else None
         if facts.reference:
             policy.remember_reference()
         self._may_go_on: MayGoOn = lambda updated: True
@@ -165,11 +168,13 @@ class Updater:
                 sums[micro.rows] = np.array(gap_BR.sum(axis=-1))
         return sums
 
-    def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Returns each row's reward [N] that is implied by the preference loss, for an annotated batch.
-
-        It is NaN for a row without a weight in that loss. Changes nothing.
+    def implied_rewards(
+        self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True
+    ) -> np.ndarray:
+        """Returns the reward [N] that the preference loss takes each row of an annotated batch to have; NaN
+        for a row without a weight in it. Changes nothing; raises Interrupted if it may not go on.
         """
+        self._may_go_on, self._updated = may_go_on, False
         term = next(t for t in self._terms if isinstance(t, Preference))
         learned = learned_rows(batch, self._terms, hosted=False)
         rewards_N = np.full(batch.num_rows, np.nan)
@@ -207,11 +212,16 @@ class Updater:
         if term is not None and not isinstance(term.correction, Bypass):
             known["old"] = self._score(micro)
         if self._reference_needed:
-            with self._policy.reference():
-                known["reference"] = self._score(micro)
-                mx.eval(known)
+            of = self._kept.of if self._kept is not None else self._score_by_reference
+            known["reference"] = of(micro)
         mx.eval(known)
         return known
+
+    def _score_by_reference(self, micro: MicroBatch) -> mx.array:
+        with self._policy.reference():
+            logprobs_BR = self._score(micro)
+            mx.eval(logprobs_BR)
+        return logprobs_BR
 
     def _ask(self) -> None:
         if not self._may_go_on(self._updated):

@@ -44,7 +44,7 @@ def run(
     for claims in report.promise.values():
         for claim in claims:
             say(f"{claim.verdict}: {claim.said} (promised: {claim.needed})")
-    for sentence in report.comparisons:
+    for sentence in (*report.preferences, *report.comparisons):
         say(sentence)
     say(f"{folder / 'report.html'} and report.json")
     return 0
@@ -65,6 +65,7 @@ def examine(
     from ops.report.findings import judged, notes, standing
     from ops.report.measure import measure
     from ops.report.page import Report
+    from ops.report.preferences import preference_sentences
     from policies.device import gpu_lease
 
     _check_names(run, against)
@@ -107,6 +108,7 @@ def examine(
         promise=promises,
         comparisons=comparisons,
         costs=list(costs.values()),
+        preferences=preference_sentences(side),
         notes=notes(everybody, found, on, list(costs.values())),
     )
 

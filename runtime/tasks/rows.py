@@ -100,6 +100,8 @@ def _checked(path: str, settings: Jsonl) -> list[Row]:
     columns: dict[str, tuple[type, ...]] = {settings.prompt: (str, list)}
     if settings.chosen:
         columns = pair_columns(settings.chosen, settings.rejected)
+        if settings.response:
+            columns[settings.response] = (str,)
     elif settings.label:
         columns = judged_columns(settings.response, settings.label)
     elif settings.response:

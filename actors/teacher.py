@@ -40,7 +40,7 @@ from runtime.blas import load_blas
 from runtime.rundir import RunDirectory
 from runtime.teacher_outputs import usable, with_teacher_outputs
 from runtime.throttle import Throttle
-from runtime.trajectory import answer_positions, lists, to_batch
+from runtime.trajectory import Trajectory, answer_positions, lists, to_batch
 
 
 class Teacher:
@@ -59,9 +59,8 @@ class Teacher:
         if isinstance(self._teacher, EndpointTeacher):
             EndpointGenerator(self._teacher).close()  # settings that cannot be used are known now
         else:
-            with self._lease.hold(
-                f"{actor.name} to load", LEASE_SHARE * settings.deadlines.start_s
-            ):
+            patience = LEASE_SHARE * settings.deadlines.start_s
+            with self._lease.hold(f"{actor.name} to load", patience):
                 frozen = load_teacher(self._teacher)
             self._local = LocalGenerator(frozen.policy, settings.sampling.slots)
         entries = TeacherEntries(self._teacher, facts.teacher_cache_gb, exact=settings.exact)
@@ -70,8 +69,7 @@ class Teacher:
         limit = context_length(folder)
         self._answers = TeacherAnswers(names, facts, self._tokens, limit, own, entries)
         if frozen:
-            size = settings.actors.micro_batch_tokens
-            self._scores = TeacherScores(frozen, facts, entries, size)
+            self._scores = TeacherScores(frozen, facts, entries, settings.actors.micro_batch_tokens)
         self._why = ""
         """The reason of the first failure to answer."""
         bound_cache()
@@ -81,9 +79,8 @@ class Teacher:
     @ray.method
     def hello(self) -> Hello:
         """Answers when the constructor has finished."""
-        return Hello(
-            pid=os.getpid(), backend=load_blas(self._settings.exact), seconds=self._started_s
-        )
+        backend = load_blas(self._settings.exact)
+        return Hello(pid=os.getpid(), backend=backend, seconds=self._started_s)
 
     @ray.method(num_returns=2)
     def generate(
@@ -108,7 +105,7 @@ class Teacher:
                     rows[made.row.prompt_index] = made.row
                     tokens += made.tokens
                     if made.failure is not None:
-                        self._note(made.row.prompt_index, made.failure)
+                        self._note(made.row, made.failure)
         ordered = [rows[prompt.index] for prompt in request.prompts if prompt.index in rows]
         done = self._done(
             [row.dropped for row in ordered],
@@ -134,11 +131,10 @@ class Teacher:
         """
         failpoints.hit("teach.begin")
         began = time.perf_counter()
-        owners = batch["teacher"].to_pylist()
         tokens, positions = lists(batch, "tokens"), answer_positions(batch)
         mine = {
             i: Row(tokens[i], positions[i], {})
-            for i, owner in enumerate(owners)
+            for i, owner in enumerate(batch["teacher"].to_pylist())
             if owner == self._name and not dropped[i]
         }
         outputs = self._scores.known(mine)
@@ -148,12 +144,9 @@ class Teacher:
         if new:
             with self._turn("to score") as waited_s:
                 outputs |= self._scores.scored(new, self._throttle().may_continue)
-        reasons = list(dropped)
-        for i in mine:
-            if i not in outputs or not usable(outputs[i]).any():
-                reasons[i] = reasons[i] or "teacher_unusable"
+        unusable = {i for i in mine if i not in outputs or not usable(outputs[i]).any()}
         done = self._done(
-            reasons,
+            ["teacher_unusable" if i in unusable else why for i, why in enumerate(dropped)],
             [f"prompt {index}" for index in batch["prompt_index"].to_pylist()],
             interrupted=not all(i in outputs for i in new),
             tokens=sum(len(row.tokens) for row in new.values()),
@@ -184,8 +177,8 @@ class Teacher:
     def _throttle(self) -> Throttle:
         return Throttle(self._run, "teach.part", self._settings.power.duty_cycle)
 
-    def _note(self, prompt: int, failure: Answer) -> None:
-        kind, reason = failure.failure, failure.reason
+    def _note(self, row: Trajectory, answer: Answer) -> None:
+        prompt, kind, reason = row.prompt_index, answer.failure, answer.reason
         self._log.warning("no answer", prompt=prompt, kind=kind, reason=reason)
         self._why = self._why or reason
 

@@ -5,6 +5,7 @@ The file of the same name in `policies/algorithms` trains by these settings. `re
 from elsewhere, such as one in a test.
 """
 
+import contextlib
 import importlib
 import pkgutil
 from collections.abc import Iterator
@@ -25,6 +26,16 @@ def register(settings: type[A]) -> type[A]:
     if _REGISTERED.setdefault(tag, settings) is not settings:
         raise ValueError(f"[algorithm] name = {tag!r} is taken by {_REGISTERED[tag].__module__}")
     return settings
+
+
+@contextlib.contextmanager
+def temporarily(settings: type[AlgorithmSettings]) -> Iterator[None]:
+    """Has a settings class added within the block, and forgotten behind it. Raises as `register` does."""
+    register(settings)
+    try:
+        yield
+    finally:
+        del _REGISTERED[str(settings.__struct_config__.tag)]
 
 
 def registered() -> tuple[type[AlgorithmSettings], ...]:

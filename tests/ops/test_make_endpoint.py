@@ -167,6 +167,28 @@ def test_an_endpoint_that_is_down_is_named_and_the_same_command_goes_on(tmp_path
         assert len(server.requests) - before == 12 - 5 and done.account.kept == 12
 
 
+def test_answers_under_way_when_an_endpoint_fails_are_kept(tmp_path):
+    out, down = tmp_path / "rows.jsonl", threading.Event()
+    down.set()
+
+    def one_is_slow(handler, request, number):
+        if number and down.is_set():
+            reply(handler, b"out of memory", status=500)
+            return
+        time.sleep(1.0 if down.is_set() else 0.0)
+        reply(handler, completion(right(request)))
+
+    with serving(one_is_slow) as server:
+        todo = remote(tmp_path, server.url, max_failures=3)
+        with pytest.raises(RunFailed, match="3 times in a row"):
+            made(todo, out)
+        before = len(server.requests)
+        assert before <= 7  # nothing new was asked when it had failed
+        down.clear()
+        assert made(todo, out).account.kept == 12
+        assert len(server.requests) - before == 12 - 1
+
+
 def test_only_passing_failures_are_asked_again(tmp_path, monkeypatch):
     quick(monkeypatch)
     out, busy = tmp_path / "rows.jsonl", threading.Event()

@@ -58,6 +58,10 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting"
         )
+        if name == "check":
+            command.add_argument(
+                "--prompt", action="store_true", help="print the first prompt token by token, too"
+            )
         if name == "launch":
             command.add_argument("--name", help="the run's name (default: the recipe's, numbered)")
             command.add_argument("--detach", action="store_true", help="run in the background")
@@ -127,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> int:
     from ops.check import run
 
-    return run(options.recipe, options.set)
+    return run(options.recipe, options.set, prompt=options.prompt)
 
 
 def _launch(options: argparse.Namespace) -> int:

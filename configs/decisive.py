@@ -30,6 +30,7 @@ FREE = (
     "verifier",
     "deadlines",
     "power",
+    "mismatch",
     "dashboard",
 )
 """Tables and keys that may change: files may be moved, and memory may be short."""

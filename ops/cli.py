@@ -115,6 +115,13 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--again", action="store_true", help="forget what was made there before")
     doctor = add("doctor", _doctor, "check this machine")
     doctor.add_argument(
+        "model",
+        nargs="?",
+        default="",
+        metavar="MODEL",
+        help="a checkpoint's folder or hub id: how far its sampler and learner are apart",
+    )
+    doctor.add_argument(
         "--durability", action="store_true", help="kill trial runs and compare, too (a minute)"
     )
     bench = add("bench", _bench, "measure speed, memory and learning: see its list")
@@ -300,7 +307,7 @@ def _make_data(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from ops.doctor import examine
 
-    return FINE if examine(options.durability) else FAILED
+    return FINE if examine(options.durability, options.model) else FAILED
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -28,6 +28,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     advantages_BT: mx.array | None = None
     behaviour_logprobs_BT: mx.array | None = None
     """Log-probabilities of μ, which really sampled."""
+    fresh_BT: mx.array | None = None
+    """1 on tokens that the learner's own version of the weights sampled; None if all are."""
     old_logprobs_BT: mx.array | None = None
     """Log-probabilities of the learner at the start of the step; needed by a decoupled correction."""
     reference_logprobs_BT: mx.array | None = None

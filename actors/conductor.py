@@ -32,6 +32,7 @@ from actors.system import ActorDied, ActorSystem
 from configs.schema import Settings
 from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
+from runtime.mismatch import mismatch_doubt
 from runtime.rundir import RunDirectory
 from runtime.status import EvalResult, Status
 from runtime.tasks.open import open_task
@@ -259,6 +260,7 @@ class Conductor:
         metrics = step_metrics({**collected.metrics, **learned.metrics}, seconds)
         status = self._status
         status.step, status.metrics = self._state.step, metrics
+        status.message = mismatch_doubt(metrics, self._settings.mismatch) or status.message
         status.weights_digest = learned.weights.digest
         status.optimizer_digest = learned.optimizer_digest or status.optimizer_digest
         status.trajectories_digest = learned.trajectories_digest

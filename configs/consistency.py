@@ -35,6 +35,11 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _eval(settings.eval)
     yield from _checkpoint(settings.checkpoint)
     yield from _power(settings.power)
+    if settings.mismatch.warn_nats > settings.mismatch.fail_nats:
+        yield (
+            f"mismatch.warn_nats = {settings.mismatch.warn_nats:g} must not exceed mismatch.fail_nats = "
+            f"{settings.mismatch.fail_nats:g}: the run would have failed before"
+        )
     if settings.dashboard.port and not settings.dashboard.enabled:
         yield "dashboard.port has no effect while dashboard.enabled = false: leave it out"
 

@@ -30,6 +30,7 @@ FREE = (
     "verifier",
     "deadlines",
     "power",
+    "mismatch",
     "dashboard",
 )
 """Tables and keys that may change between two starts of a run, since files move and memory can be short."""

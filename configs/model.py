@@ -35,6 +35,9 @@ class Model(Closed, frozen=True):
     special_tokens_in_text: bool = False
     """Turns text that spells out a special token, such as <|im_end|>, into that token; false: such text is
     read as plain text, counted and shown."""
+    add_special_tokens: Literal["tokenizer", "none"] = "tokenizer"
+    """What stands before a prompt where the checkpoint has no chat template: what its tokenizer puts before
+    every text (Llama-3, Gemma: BOS), or nothing. A template writes its own."""
     system: str = ""
     """A system message before each prompt; empty for none."""
     gradient_checkpointing: bool = False

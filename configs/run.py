@@ -122,6 +122,19 @@ class Power(Closed, frozen=True):
     """Keeps macOS from idle sleep while the run goes on."""
 
 
+class Mismatch(Closed, frozen=True):
+    """How far sampler and learner may be apart at the sampled tokens, in nats on average.
+
+    Judged at the tokens that the learner's own weights sampled, before a step's first update: staleness has
+    no part in it there, and only kernels, precision or padding differ.
+    """
+
+    warn_nats: NotNegative = 0.01
+    """From here on the run's status warns."""
+    fail_nats: Positive = 0.1
+    """From here on the run fails, and the weights before the step are kept."""
+
+
 class Dashboard(Closed, frozen=True):
     """Ray's dashboard, on the loopback address behind a token."""
 
@@ -146,4 +159,5 @@ class RunSettings(Closed, frozen=True, kw_only=True):
     verifier: Verifier = Verifier()
     deadlines: Deadlines = Deadlines()
     power: Power = Power()
+    mismatch: Mismatch = Mismatch()
     dashboard: Dashboard = Dashboard()

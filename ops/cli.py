@@ -61,6 +61,8 @@ def _add_start_and_end(add: AddCommand) -> None:
     launch = add("launch", _launch, "start a run")
     for command in (check, launch):
         _take_recipe(command, "configs/quickstart.toml")
+    tokens = "print the first prompt token by token, too"
+    check.add_argument("--prompt", action="store_true", help=tokens)
     launch.add_argument("--name", help="the run's name (default: the recipe's, numbered)")
     launch.add_argument("--detach", action="store_true", help="run in the background")
     add("pause", _pause, "free the GPU and the memory now; its process waits", named=True)
@@ -115,6 +117,8 @@ def _add_products(add: AddCommand) -> None:
 def _add_checks(add: AddCommand) -> None:
     """Adds the commands that examine this machine."""
     doctor = add("doctor", _doctor, "check this machine")
+    about = "a checkpoint's folder or hub id: how far its sampler and learner are apart"
+    doctor.add_argument("model", nargs="?", default="", metavar="MODEL", help=about)
     faults = "kill fault runs and compare, too (a minute)"
     doctor.add_argument("--durability", action="store_true", help=faults)
     bench = add("bench", _bench, "measure speed, memory and learning: see its list")
@@ -142,7 +146,7 @@ def _take_trust(command: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> int:
     from ops.check import run
 
-    return run(options.recipe, options.set)
+    return run(options.recipe, options.set, prompt=options.prompt)
 
 
 def _launch(options: argparse.Namespace) -> int:
@@ -311,7 +315,7 @@ def _make_data(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from ops.doctor import examine
 
-    return FINE if examine(options.durability) else FAILED
+    return FINE if examine(options.durability, options.model) else FAILED
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -44,8 +44,9 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
     positions = answer_positions(batch)
     known = {name: batch[name].is_valid().to_pylist() for name in (*ANNOTATION, "teacher_ids")}
     annotated = {name: lists(batch, name) for name in ANNOTATION}
-    names = ("prompt_index", "teacher", "pair", "preference")
-    prompts, teachers, pairs, preferences = (batch[name].to_pylist() for name in names)
+    names = ("prompt_index", "teacher", "pair", "preference", "step")
+    prompts, teachers, pairs, preferences, steps = (batch[name].to_pylist() for name in names)
+    versions = lists(batch, "weights_version")
     found = LearnedRows([], [], [], [])
     for i, where in enumerate(positions):
         columns = {
@@ -55,6 +56,7 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
         if not any(columns[term.weight].any() for term in terms):
             continue
         columns["behaviour"] = logprobs[i][where]
+        columns["fresh"] = (versions[i][where] == steps[i] - 1).astype(np.float32)
         if known["teacher_ids"][i]:
             columns |= _top_k(batch, i)
         pair, preference = pairs[i], preferences[i]

@@ -36,6 +36,7 @@ from policies.teacher_signal import TeacherSignal
 from policies.terms import PolicyGradient, Preference, needs_temperature
 from policies.trainer import MayGoOn
 from runtime.errors import Interrupted, RunFailed
+from runtime.mismatch import check_mismatch
 from runtime.trajectory import lists
 from runtime.versions import WeightsVersion
 
@@ -48,6 +49,7 @@ REPORTED = {
     "preference_loss": "preference_loss",
     "entropy": "entropy",
     "mismatch_k3": "mismatch_kl",
+    "mean_mismatch": "mismatch_mean",
     "max_mismatch": "mismatch_max",
     "ratio": "ratio_mean",
     "bounded": "clipped_share",
@@ -127,7 +129,8 @@ class Updater:
 
         Before each micro-batch it calls `may_go_on(updated)`, where `updated` is True once this step has
         changed the weights, and raises Interrupted if the result is False.
-        Raises RunFailed if a gradient is not finite; the weights are then those before the update.
+        Raises RunFailed if a gradient is not finite, or if sampler and learner are too far apart with the
+        same weights; the weights are then those before the update.
         """
         self._may_go_on = may_go_on
         learned = learned_rows(batch, self._terms, hosted=self._hosts_teachers)
@@ -246,6 +249,9 @@ class Updater:
                 f"the teacher gave no usable distribution for any of {report['unusable_tokens']:.0f} "
                 f"tokens at update {self.optimizer.updates + 1}; the weights before it are kept"
             )
+        if not self._updated:
+            mean_nats = summary(report).get("mean_mismatch")
+            check_mismatch(mean_nats, self._settings.mismatch, self.optimizer.updates + 1)
         try:
             new, norm, rate = self.optimizer.step(self._policy.trained(), total)
         except FloatingPointError as error:
@@ -320,6 +326,7 @@ class Updater:
             weights={term.weight: columns[term.weight] for term in self._terms},
             advantages_BT=columns["token_advantage"],
             behaviour_logprobs_BT=columns["behaviour"],
+            fresh_BT=columns["fresh"],
             old_logprobs_BT=known.get("old"),
             reference_logprobs_BT=known.get("reference"),
             unit_B=micro.unit_B,

@@ -34,6 +34,8 @@ METRICS: dict[str, str] = {
     "entropy": "mean entropy of the policy at the trained tokens, nats",
     "mismatch_kl": "KL from the sampler to the learner at the sampled tokens (k3 estimate), nats; with "
     "max_lag the staleness is in it",
+    "mismatch_mean": "mean absolute difference of a token's log-probability between sampler and learner, "
+    "nats, at the tokens that the learner's own weights sampled (no staleness); none without such tokens",
     "mismatch_max": "largest such difference of one token, nats",
     "ratio_mean": "mean probability ratio of the policy to its anchor",
     "clipped_share": "share of tokens whose ratio was clipped or masked",

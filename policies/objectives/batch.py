@@ -28,6 +28,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     advantages_BT: mx.array | None = None
     behaviour_logprobs_BT: mx.array | None = None
     """Log-probabilities under the sampler's policy μ."""
+    fresh_BT: mx.array | None = None
+    """1 on tokens that the learner's own version of the weights sampled; None if all are."""
     old_logprobs_BT: mx.array | None = None
     """Log-probabilities of the learner at the start of the step, which a decoupled correction needs."""
     reference_logprobs_BT: mx.array | None = None

@@ -62,7 +62,8 @@ def policy_gradient(
     if batch.reference_logprobs_BT is not None:
         k3_BT = kl.k3(current_BT, batch.reference_logprobs_BT, covered_BT)
         metrics["kl_reference"] = k3_BT.sum()
-    return share, metrics | _mismatch(current_BT, behaviour_BT, raw_BT, covered_BT)
+    fresh_BT = covered_BT if batch.fresh_BT is None else covered_BT & (batch.fresh_BT != 0)
+    return share, metrics | _mismatch(current_BT, behaviour_BT, raw_BT, covered_BT, fresh_BT)
 
 
 def _kl(
@@ -75,14 +76,23 @@ def _kl(
 
 
 def _mismatch(
-    current_BT: mx.array, behaviour_BT: mx.array, weight_BT: mx.array, covered_BT: mx.array
+    current_BT: mx.array,
+    behaviour_BT: mx.array,
+    weight_BT: mx.array,
+    covered_BT: mx.array,
+    fresh_BT: mx.array,
 ) -> Metrics:
-    """Returns sums that measure how far the learner is from the sampler; `weight_BT` is not truncated."""
+    """Returns sums that measure how far the learner is from the sampler; `weight_BT` is not truncated.
+
+    The mean is over the fresh tokens alone, which the learner's own weights sampled.
+    """
     difference_BT = mx.where(covered_BT, behaviour_BT - current_BT, 0.0)
     weight_BT = mx.where(covered_BT, weight_BT, 0.0)
     return {
         "mismatch_k3": kl.k3(behaviour_BT, current_BT, covered_BT).sum(),
         "max_mismatch": mx.abs(difference_BT).max(),
+        "mismatch_abs": mx.where(fresh_BT, mx.abs(difference_BT), 0.0).sum(),
+        "fresh_tokens": fresh_BT.sum(),
         "weight": weight_BT.sum(),
         "weight_squared": (weight_BT**2).sum(),
     }

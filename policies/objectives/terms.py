@@ -32,7 +32,7 @@ Counts = Mapping[str, Denominators]
 Computed = Callable[[Term, Outputs, Batch, Denominators], tuple[mx.array, Metrics]]
 """A term's arithmetic: its share of the step's loss, and sums for the report."""
 
-NOT_MEANS = {"ce_nats", "divergence_nats"}
+NOT_MEANS = {"ce_nats", "divergence_nats", "mismatch_abs"}
 """Names of sums that are not divided by the policy gradient's number of tokens."""
 
 
@@ -107,7 +107,8 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
     """Returns the report of a step: means over the tokens of each term, in nats where they are log-ratios.
 
     `mismatch_k3` estimates KL(μ‖π) between sampler and learner, `max_mismatch` is the largest difference
-    of a token's log-probability, `kl_reference` estimates KL(π‖ref). `ess` is the effective share of the
+    of a token's log-probability, `mean_mismatch` the mean one of fresh tokens.
+    `kl_reference` estimates KL(π‖ref). `ess` is the effective share of the
     samples under the importance weights before truncation. `bounded` and `corrected` are the shares of
     tokens at which the surrogate's bound and the correction's bound took effect. `divergence_nats` is the
     mean over tokens with a usable teacher output, `unusable_tokens` the number of the others. A metric that
@@ -119,6 +120,8 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
         report["ce_nats"] = sums["ce_nats"] / sums["ce_tokens"]
     if sums.get("divergence_tokens"):
         report["divergence_nats"] = sums["divergence_nats"] / sums["divergence_tokens"]
+    if sums.get("fresh_tokens"):
+        report["mean_mismatch"] = sums["mismatch_abs"] / sums["fresh_tokens"]
     for name in sums:
         kind, _, metric = name.partition(":")
         if metric and sums.get(f"{kind}_units"):

@@ -1,11 +1,11 @@
-"""Kinds of one thing, found by the class of their settings: a new kind is one file, and no other is edited.
+"""A registry of kinds by the class of their settings: a new kind is one file, and no other file changes.
 
     ADAPTERS: Registry[Callable[[Any], Adapter]] = Registry("policies.adapters")
 
     ADAPTERS.add(schema.Lora, LoraAdapter)      # at the end of policies/adapters/lora.py
     ADAPTERS.of(settings.model.train)           # LoraAdapter
 
-The files of the package are imported at the first question, so that naming a registry costs nothing.
+The files of the package are imported at the first look-up, so that creating a registry costs nothing.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ Kind = TypeVar("Kind")
 
 
 class Registry(Generic[Kind]):
-    """The kinds that the files of one package add."""
+    """The kinds that the files of one package register."""
 
     def __init__(self, package: str) -> None:
         self._package = package

@@ -35,7 +35,7 @@ Work = tuple[str, int]
 
 
 class Answers(Struct, kw_only=True):
-    """One batch of answers: the rows by reference, what is known of them, and what was decided."""
+    """Holds one batch of answers: the rows by reference, the facts about them, and the decisions."""
 
     batch: Any
     rows: list[Row]

@@ -26,7 +26,7 @@ from runtime.versions import WeightsVersion
 
 
 class Collected(Struct, kw_only=True):
-    """A step's batches, with what is known about their rows."""
+    """Holds a step's batches, with what is known about their rows."""
 
     state: RunState
     """Where the run stands once this step is learned."""

@@ -23,7 +23,7 @@ class Hello(Struct, frozen=True, kw_only=True):
 
 
 class Members(Struct, frozen=True, kw_only=True):
-    """A share of a generation of evolution strategies: members `first` to `first + count`."""
+    """Names a share of a generation of evolution strategies: members `first` to `first + count`."""
 
     first: int
     count: int

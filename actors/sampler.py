@@ -62,7 +62,7 @@ class Sampler:
     def generate(
         self, request: Generate, earlier: pa.RecordBatch | None = None
     ) -> tuple[Generated, pa.RecordBatch]:
-        """Samples. Returns what was done and the batch, with rows in order of prompt and sample.
+        """Samples answers. Returns what was done and the batch, with rows in order of prompt and sample.
 
         Rows of `earlier`, which a pause interrupted, are continued and never sampled again. If a pause
         is asked for meanwhile, sampling stops at the next token, and the batch has the rows so far.

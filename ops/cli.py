@@ -182,7 +182,7 @@ def _go(run, detached: bool) -> int:
     from ops.launch import detach
 
     say(f"run {run.name} in {run.path}", err=True)
-    if sentence := tighten(run.path):  # an earlier version made it
+    if sentence := tighten(run.path):  # its folder was open to others
         say(f"note: {sentence}", err=True)
     if detached:
         pid = detach(run)

@@ -124,7 +124,7 @@ def outside(hours: list[str], now: datetime) -> str | None:
     """
     minute = 60 * now.hour + now.minute
     for start, end in filter(None, map(minutes, hours)):
-        # The minutes since the start, around the clock: past midnight they go on.
+        # The minutes since the start of the span, counted on past midnight.
         if (minute - start) % 1440 < (end - start) % 1440:
             return None
     return f"outside power.hours {', '.join(hours)}" if hours else None

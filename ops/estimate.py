@@ -45,7 +45,7 @@ PROCEDURAL_PROMPT_TOKENS = 64
 
 
 class Item(Struct, frozen=True):
-    """One line of the estimate."""
+    """Holds one line of the estimate."""
 
     phase: str
     """"always", or the phase in which the item is there."""
@@ -206,7 +206,7 @@ def _training(settings: Settings, network: Network, trained: int) -> list[tuple[
     facts = settings.facts
     optimizer = OPTIMIZERS.of(settings.optimizer)
     name, moments = optimizer.STATE_NAME, optimizer.STATE_PER_WEIGHT * trained * FLOAT32
-    if not facts.gradients:  # every sampler follows with a master of its own
+    if not facts.gradients:  # every sampler updates a master of its own
         holders = 1 + settings.actors.samplers
         kept = [("float32 masters of learner and samplers", holders * trained * FLOAT32)]
         if facts.optimizer:

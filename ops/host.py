@@ -32,7 +32,7 @@ STARTING = "starting Ray"
 
 def main(path: str, temp: str) -> int:
     """Hosts the run until it is done, paused or cannot go on. Returns the exit code."""
-    os.umask(PRIVATE_UMASK)  # of Ray's daemons and of all actors, too
+    os.umask(PRIVATE_UMASK)  # Ray's daemons and all actors inherit it
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     run = RunDirectory(Path(path).parent, Path(path).name)
     stack = (run.logs / "host.stack").open("a")
@@ -160,4 +160,4 @@ if __name__ == "__main__":
     code = main(*sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # Ray's own clean-up takes seconds; the supervisor's none
+    os._exit(code)  # Ray's own clean-up takes seconds, the supervisor's none

@@ -6,7 +6,7 @@ from pathlib import Path
 from runtime.file_tail import tail
 
 GREETINGS = (b":job_id:", b":actor_name:")
-"""What every worker of Ray's writes to its standard error."""
+"""The lines that every worker of Ray's writes to its standard error."""
 KEPT_BYTES = 1 << 18
 """The bytes that are kept of each file: a loop that prints fills gigabytes, and its end is what a person
 reads.

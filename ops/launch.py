@@ -64,7 +64,7 @@ def prepare(
         try:
             run.create(to_toml(settings), about)
             return run, settings
-        except BadInput:  # another launch has just taken the name that we had found free
+        except BadInput:  # another launch has just taken the free name
             if name or not run.path.exists():
                 raise
             chosen = free_name(root, stem)
@@ -122,7 +122,10 @@ def detach(run: RunDirectory) -> int:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PIPPIN_HOME": str(home())},  # it may be relative to where we are
+            env={
+                **os.environ,
+                "PIPPIN_HOME": str(home()),
+            },  # it may be relative to the present folder
             cwd=os.path.abspath(os.sep),
         )
     deadline = Deadline(START_S)

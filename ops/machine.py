@@ -117,7 +117,7 @@ class Mac:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is ours: it must stay until we have saved
+                start_new_session=True,  # it must outlive Ctrl-C until the run is saved
             )
         except OSError:
             yield

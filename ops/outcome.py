@@ -27,7 +27,7 @@ def exit_code(body: Callable[[], int]) -> int:
         return _say("interrupted", INTERRUPTED)
     except PippinError as error:
         return _say(error, FAILED)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
 

@@ -1,6 +1,6 @@
-"""`pippin seed`: raise the seedling, once; later calls find it in Pippin's home.
+"""`pippin seed`: raises the seedling, once; later calls find it in Pippin's home.
 
-"seedling-grown" is raised likewise, of the same blank network and by a longer recipe, and serves as a
+"seedling-grown" is raised in the same way, from the same blank network by a longer recipe, and serves as a
 teacher: `python -m ops.seed seedling-grown`.
 """
 
@@ -77,7 +77,7 @@ def ensure_seedling(
         if not target.exists():
             publish_folder(work / "seedling", target)
     except OSError:
-        if not target.is_dir():  # else another process was first; its seedling is the same
+        if not target.is_dir():  # else another process made the same seedling first
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -58,7 +58,8 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
     try:
         context = ray.init(
             address="local",
-            num_cpus=min(os.cpu_count() or 1, 1 + len(actors_of(settings))),  # workers at once
+            # So many workers start at once.
+            num_cpus=min(os.cpu_count() or 1, 1 + len(actors_of(settings))),
             num_gpus=0,
             include_dashboard=settings.dashboard.enabled,
             dashboard_host="127.0.0.1",

@@ -29,7 +29,7 @@ class Signals:
         """The request of a signal; it holds even where the disk is too full to write it down."""
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
         for number, handler in self._before.items():
-            if handler is not signal.SIG_IGN:  # of a detached run, whose terminal may close
+            if handler is not signal.SIG_IGN:  # a detached run ignores it: its terminal may close
                 signal.signal(number, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 

@@ -63,12 +63,12 @@ def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = N
     run.lock()
     signals = Signals(run)
     try:
-        _say(run, "starting", "")  # what is written there is of a process that is gone
+        _say(run, "starting", "")  # the status is of a process that is gone
         settings = load(run.recipe)
         check_same_run(run, settings)
         supervisor = Supervisor(run, settings, signals, show or (lambda status: None), port)
         supervisor.run()
-        run.withdraw_pause()  # it came too late
+        run.withdraw_pause()  # the run has ended, so the pause came too late
         return run.read_status()
     except Interrupted:
         request = run.pause_request()
@@ -238,7 +238,7 @@ class Supervisor:
                 say(f"the host hangs{stack}", err=True)
                 return host.HANGS
             if self._asked() is not None:
-                if status.state == "starting":  # it has nothing yet that could be lost
+                if status.state == "starting":  # a host that starts has nothing to lose
                     return host.PAUSED
                 pausing = pausing or Deadline(PAUSE_S)
                 if status.state == "pausing":

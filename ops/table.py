@@ -104,7 +104,7 @@ def _fitting(table: Table, lines: list, width: int | None) -> tuple[int, dict[in
     for i in table.gives_way:
         if excess() > 0 and i:
             del widths[i]
-    for i in reversed(table.gives_way):  # what has become free goes to those that are left
+    for i in reversed(table.gives_way):  # the remaining columns get the free width
         if i in widths and excess() < 0:
             widths[i] = min(whole[i], widths[i] - excess())
     return gap, widths

@@ -70,7 +70,7 @@ def _check_endpoint(key: str, teacher: EndpointTeacher) -> None:
     where = address(teacher.url)
     try:
         socket.create_connection((where.host, where.port), CONNECT_S).close()
-    except (OSError, UnicodeError) as error:  # a host that is no name cannot be encoded
+    except (OSError, UnicodeError) as error:  # an invalid host name cannot be encoded
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(
             f"{key}.url: needed a server at {where.host}:{where.port}, none answers: {reason}"

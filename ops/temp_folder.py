@@ -35,7 +35,7 @@ def temp_folder() -> Path:
     name, short = secrets.token_hex(3), Path(f"{SHORT_PARENT}/pippin-{os.getuid()}")
     for parent in (home() / "r", short):
         if len(str(parent / name)) <= LONGEST_PATH and _is_ours(parent):
-            _clear_old(parent.glob(f"[!.]*/{OWNER}"))  # not those that are only being made
+            _clear_old(parent.glob(f"[!.]*/{OWNER}"))  # not folders that are still being made
             return _made(parent, name)
     _clear_old(short.parent.glob(f"{short.name}-{RANDOM}*/*/{OWNER}"))
     return _made(Path(tempfile.mkdtemp("", f"{short.name}-{RANDOM}", short.parent)), "r")
@@ -63,7 +63,7 @@ def _is_ours(parent: Path) -> bool:
     try:
         private_folder(parent)
         if os.lstat(parent).st_uid == os.geteuid() and not parent.is_symlink():
-            parent.chmod(PRIVATE)  # an earlier version may have left it open
+            parent.chmod(PRIVATE)  # it may be open to others
         return is_private(parent)
     except OSError:
         return False

@@ -123,7 +123,7 @@ class LiveText:
             console = Console(file=self._out, force_terminal=True, highlight=False)
             self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
             self._live.start()
-            console.show_cursor()  # a process that is killed would leave the terminal without one
+            console.show_cursor()  # a killed process would leave the terminal without a cursor
         return self._live
 
     @contextlib.contextmanager

@@ -61,7 +61,11 @@ def require_trusted(run: RunDirectory, trusted: bool) -> None:
     try:
         reach = _reach(tomllib.loads(run.recipe.read_text()))
         stranger = _stranger(run, reach)
-    except (OSError, ValueError, RecursionError):  # the command will say what is wrong with it
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # the command itself reports what is wrong with the file
         reach, stranger = Reach(), "cannot be read"
     if stranger:
         raise BadInput(
@@ -131,7 +135,7 @@ def _key() -> bytes:
             write_new(aside, secrets.token_bytes(KEY_BYTES))
             try:
                 os.link(aside, path)
-            except FileExistsError:  # another launch was first: theirs counts
+            except FileExistsError:  # another launch was first: its file counts
                 pass
             except OSError:  # a volume without links
                 os.replace(aside, path)

@@ -1,6 +1,6 @@
 """Evolution strategies, GRPO and rejection sampling from one base, at equal time and at equal tokens.
 
-All three take turns in one process, so that whatever else the machine does slows all of them. Time is
+All three take turns in one process, so that other work of the machine slows all of them. Time is
 that of learning (sampling, scoring, updating), by the clock and by the processor; evaluation is not
 counted. What stands at a time or a number of tokens is read off between the two evaluations around it.
 """

@@ -1,6 +1,6 @@
 """The facts of a finished run, so that two runs can be compared: values only, no time and no place.
 
-Everything is computed anew from the files; what status and checkpoint say is checked against
+Everything is computed again from the files; what status and checkpoint say is checked against
 that.
 """
 

@@ -3,7 +3,7 @@
 `rows.jsonl` has `rows.jsonl.journal` (the framed records of `runtime.journal`): first what the recipe
 was, then every answer, verdict and lasting failure as it came, and, once all is there, the sum. What may
 pass (a time-out, a server that is down) is not written: the next call asks again. The rows are computed
-anew from it each time, so the file is a function of the journal, and published by one rename.
+again from it each time, so the file is a function of the journal, and published by one rename.
 """
 
 import contextlib

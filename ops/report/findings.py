@@ -46,7 +46,7 @@ class Claim(Struct, frozen=True):
     what: str
     value: float | None
     kept: bool | None
-    """None if it could not be measured."""
+    """Whether the clause is kept; None if it could not be measured."""
     needed: str
     sentence: str
 

@@ -35,12 +35,12 @@ bench: setup ## the benchmarks
 	@echo "==> running the benchmarks"
 	@$(BIN)/pippin bench
 
-soak: setup ## more cases of the same promises, and a thousand kills of trial runs (about 20 minutes)
+soak: setup ## more cases of the same promises, and a thousand kills of fault runs (about 20 minutes)
 	@echo "==> running the tests that are marked soak (about 5 minutes)"
 	@$(PYTEST) $(SIDE_BY_SIDE) -m soak --ignore $(REAL_PROCESSES)
 	@echo "==> running all tests that share one run on real processes (about 5 minutes)"
 	@$(PYTEST) -m "soak or not soak" $(REAL_PROCESSES)
-	@echo "==> killing trial runs (about 10 minutes)"
+	@echo "==> killing fault runs (about 10 minutes)"
 	@$(BIN)/pippin bench kills --kills 1000
 
 clean: ## remove the environment and caches; runs stay

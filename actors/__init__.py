@@ -1,4 +1,4 @@
-"""Who holds state: the actors of a run, their conductor and their topology.
+"""The actors of a run, which hold its state, with their conductor and their topology.
 
 This is the first of our modules that a Ray worker imports: it must choose its BLAS before it imports MLX.
 """

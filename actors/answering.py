@@ -1,7 +1,7 @@
-"""Has requests answered: by samplers and verifiers, by the reader, by teachers.
+"""Sends requests to samplers and verifiers, to the reader and to teachers, and gathers their answers.
 
-The batches stay where they are; what passes through here are references and what is known of their rows.
-Whatever was sampled for work that is not done is kept by reference, so that a pause can make it durable.
+The batches stay where they are: only references and facts about rows pass through here. Answers that
+were sampled for work that is not done are kept by reference, so that a pause can make them durable.
 """
 
 import time
@@ -31,11 +31,11 @@ from runtime.versions import WeightsVersion
 
 T = TypeVar("T")
 Work = tuple[str, int]
-"""What answers are for: "sample" or "eval", and the step."""
+"""The purpose of some answers ("sample" or "eval"), and their step."""
 
 
 class Answers(Struct, kw_only=True):
-    """One batch of answers: the rows by reference, what is known of them, and what was decided."""
+    """Holds one batch of answers: the rows by reference, the facts about them, and the decisions."""
 
     batch: Any
     rows: list[Row]
@@ -43,7 +43,9 @@ class Answers(Struct, kw_only=True):
 
 
 class Underway:
-    """What was sampled for steps and evaluations that are not done, and what a pause had interrupted."""
+    """Holds what was sampled for steps and evaluations that are not done, and the answers that a pause
+    interrupted.
+    """
 
     def __init__(self) -> None:
         self._sampled: dict[Work, list[Any]] = {}
@@ -51,20 +53,22 @@ class Underway:
         self._pulled: dict[int, int] = {}
 
     def begin(self, earlier: dict[Work, Any]) -> None:
-        """The run stands at a checkpoint again, which has these answers to later work."""
+        """Begins at a checkpoint, which holds the answers in `earlier` to later work."""
         self._sampled = {work: [batch] for work, batch in earlier.items()}
         self._earlier = earlier
         self._pulled = {}
 
     def done(self, purpose: str, step: int) -> None:
-        """A step is learned, or an evaluation is noted: its answers are not unfinished any more."""
+        """Forgets the answers of a step that is learned, or of an evaluation that is noted: they are
+        finished.
+        """
         self._sampled.pop((purpose, step), None)
         self._earlier.pop((purpose, step), None)
         if purpose == "sample":
             self._pulled.pop(step, None)
 
     def pulled(self, step: int, trajectories: int) -> None:
-        """So many more trajectories of a step are in flight."""
+        """Counts that so many more trajectories of a step are in flight."""
         self._pulled[step] = self._pulled.get(step, 0) + trajectories
 
     def keep(self, work: Work, batch: Any) -> None:
@@ -85,7 +89,7 @@ class Underway:
 
     @property
     def in_flight(self) -> int:
-        """Trajectories that were pulled and are not learned or dropped for good."""
+        """Returns how many trajectories were pulled and are not learned or dropped for good."""
         return sum(self._pulled.values())
 
 
@@ -102,10 +106,10 @@ class Answering:
     async def answer(
         self, requests: Sequence[Request], step: int, version: WeightsVersion, meter: Meter
     ) -> list[Answers]:
-        """Has the work of a training step done.
+        """Returns the answers of a training step, after sending its requests to the actors.
 
-        Raises RunFailed if rewards failed too many times in a row; Interrupted, once every sampler has
-        handed over what it has, if a pause is asked for.
+        Raises RunFailed if rewards failed too many times in a row. Raises Interrupted if a pause is
+        asked for, once every sampler has handed over what it has.
         """
         what = f"step {step}"
         generate: list[Generate] = []
@@ -125,7 +129,7 @@ class Answering:
     async def sampled(
         self, requests: list[Generate], what: str, meter: Meter, *, judged: bool
     ) -> list[Answers]:
-        """Has each request answered by a sampler, and judged as soon as its answer comes."""
+        """Returns the answer to each request, sampled by a sampler and judged as soon as it comes."""
         began = time.perf_counter()
         found = await together(
             self._one(i, request, what, judged) for i, request in enumerate(requests)
@@ -147,8 +151,9 @@ class Answering:
         ]
 
     async def scored_by_teachers(self, step: int, answers: Answers, meter: Meter) -> str:
-        """Has each teacher in turn score its rows of a batch. Returns a sentence on the first row that it
-        could not score, or "". A row that nothing usable is known of is dropped.
+        """Sends a batch to each teacher in turn, which scores its rows. Returns a sentence on the first
+        row that a teacher could not score, or "". A row for which no teacher output is usable is
+        dropped.
         """
         failure = ""
         dropped = [row.dropped for row in answers.settled]
@@ -238,7 +243,9 @@ class Answering:
         return Answers(batch=batch, rows=rows)
 
     def _note(self, done: TeacherReport, name: str, meter: Meter) -> str:
-        """Notes a teacher's work; returns its first failure. Raises Interrupted if a pause cut it short."""
+        """Notes a teacher's work. Returns its first failure. Raises Interrupted if a pause cut it
+        short.
+        """
         meter.add("teacher_busy_s", done.seconds)
         meter.add("teacher_tokens", done.tokens)
         meter.add("teacher_cached_rows", done.cached_rows)

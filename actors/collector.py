@@ -2,9 +2,9 @@
 
     prompts ──▶ requests ──▶ answers ──▶ settled ──▶ (teachers) ──▶ learner
                    ▲                        │
-                   └── a further round, if too few prompts taught something
+                   └── a further round, if too few prompts were useful
 
-The algorithm says what to request and what becomes of the answers; this drives it and keeps the ledger.
+The algorithm says what to request and how answers are settled. The collector drives it and keeps the ledger.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ from runtime.versions import WeightsVersion
 
 
 class Collected(Struct, kw_only=True):
-    """A step's batches, with what is known about their rows."""
+    """Holds a step's batches, with what is known about their rows."""
 
     state: RunState
     """Where the run stands once this step is learned."""
@@ -35,7 +35,7 @@ class Collected(Struct, kw_only=True):
 
     @property
     def batches(self) -> list[Any]:
-        """The batches, by reference."""
+        """Returns the batches, by reference."""
         return [answers.batch for answers in self.answers]
 
 
@@ -75,8 +75,8 @@ class Collector:
         failpoints.hit("step.collected")
         self._refuse_useless(step, answers, meter)
         ledger = state.ledger.pull(pulled)
-        for part in answers:
-            ledger = entered(ledger, part.settled)
+        for batch in answers:
+            ledger = entered(ledger, batch.settled)
         return Collected(
             state=RunState(step=step, cursor=cursor, ledger=ledger),
             answers=answers,
@@ -94,22 +94,22 @@ class Collector:
         return [replace(prompt, teacher=prompt.teacher or first) for prompt in prompts]
 
     def _settle(self, answers: list[Answers]) -> int:
-        """Has all rows of the step so far settled together; returns how many prompts were useful."""
+        """Settles all rows of the step so far together. Returns how many prompts were useful."""
         settlement = self._algorithm.settle(_rows(answers))
         rest = settlement.rows
-        for part in answers:
-            part.settled, rest = rest[: len(part.rows)], rest[len(part.rows) :]
+        for batch in answers:
+            batch.settled, rest = rest[: len(batch.rows)], rest[len(batch.rows) :]
         return settlement.useful_prompts
 
     async def _ask_teachers(self, step: int, answers: list[Answers], meter: Meter) -> None:
         failures = await together(
-            self._answering.scored_by_teachers(step, part, meter) for part in answers
+            self._answering.scored_by_teachers(step, batch, meter) for batch in answers
         )
         meter.failure = meter.failure or next(filter(None, failures), "")
 
     def _refuse_useless(self, step: int, answers: list[Answers], meter: Meter) -> None:
         """Raises RunFailed if teachers failed and no row is left to be trained on."""
-        if meter.failure and all(row.dropped for part in answers for row in part.settled):
+        if meter.failure and all(row.dropped for batch in answers for row in batch.settled):
             raise RunFailed(
                 f"the teachers gave nothing usable for any row of step {step}; the first: "
                 f"{meter.failure}"
@@ -127,4 +127,4 @@ class Collector:
 
 
 def _rows(answers: list[Answers]) -> list[Row]:
-    return [row for part in answers for row in part.rows]
+    return [row for batch in answers for row in batch.rows]

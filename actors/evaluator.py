@@ -1,7 +1,7 @@
-"""The evaluator: asks the held-out questions and says how good a weights version is.
+"""The evaluator: measures how good a weights version is on held-out prompts.
 
-The samplers answer, pinned to the version that is evaluated; the evaluator holds the questions, keeps the
-answers and does the statistics.
+The samplers answer, pinned to the version that is evaluated; the evaluator holds the
+prompts, keeps the answers and does the statistics.
 """
 
 import math
@@ -26,7 +26,7 @@ from runtime.tasks.prompt import Prompt, Verdict
 
 
 class Evaluator:
-    """pass@1 on held-out prompts: the mean over answers, with its standard error over prompts."""
+    """Measures pass@1 on held-out prompts: the mean over answers, with its standard error over prompts."""
 
     def __init__(self, settings: Settings, run: str, actor: ActorId) -> None:
         began = time.perf_counter()
@@ -35,18 +35,18 @@ class Evaluator:
         self._folder.mkdir(exist_ok=True)
         self._log = open_log(Path(run) / "logs", actor.name)
         self._task = open_task(settings.task, settings.seed)
-        self._task.close()  # hands out prompts; judging the answers is the verifiers' work
+        self._task.close()  # it gives prompts; the verifiers judge the answers
         self._log.info("started", pid=os.getpid())
         self._started_s = time.perf_counter() - began
 
     @ray.method
     def hello(self) -> Hello:
-        """Answers when the constructor has finished."""
+        """Returns a greeting once the constructor has finished."""
         return Hello(pid=os.getpid(), backend="", seconds=self._started_s)
 
     @ray.method
     def prompts(self) -> list[Prompt]:
-        """The held-out prompts, the same for every version and every seed."""
+        """Returns the held-out prompts, the same for every version and every seed."""
         failpoints.hit("eval.prompts")
         size = self._task.size("eval")
         count = self._settings.eval.prompts
@@ -58,13 +58,13 @@ class Evaluator:
     def summarise(
         self, step: int, metric: str, rows: list[list[Row]], *batches: pa.RecordBatch
     ) -> EvalResult:
-        """Returns the result of one evaluation; every answer is kept, in evals/step-N.jsonl if they are
-        greedy or the only ones.
+        """Returns the result of one evaluation. Every answer is kept: in evals/step-N.jsonl if the
+        answers are greedy or the only ones.
         """
         answers = []
         by_prompt: dict[int, list[float]] = {}
-        for part, batch in zip(rows, batches):
-            for text, row in zip(batch["text"].to_pylist(), part):
+        for batch_rows, batch in zip(rows, batches):
+            for text, row in zip(batch["text"].to_pylist(), batch_rows):
                 verdict = row.verdict or Verdict(reward=None)
                 answers.append(
                     {

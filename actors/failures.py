@@ -5,7 +5,7 @@ from runtime.tasks.prompt import Verdict
 
 
 class FailuresInARow:
-    """The failures since the last reward that could be had."""
+    """Holds the failures since the last reward that could be computed."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -1,4 +1,4 @@
-"""Typed handles to the actors: what each can be asked, what it takes and what it gives.
+"""Typed handles to the actors: the calls of each, with their arguments and results.
 
     done, batch = await pool.sampler(0).generate(request, what="sampler-0 to answer step 3")
 
@@ -26,18 +26,18 @@ from runtime.status import EvalResult
 from runtime.tasks.prompt import Prompt
 
 Reference = Any
-"""What stands for a value that lies in the object store, or in this process."""
+"""A value that lies in the object store or in this process, by reference."""
 
 
 class ActorId(Struct, frozen=True):
-    """Which actor of a run: its role, and its number among those of that role."""
+    """Names one actor of a run: its role, and its number among the actors of that role."""
 
     role: str
     index: int = 0
 
     @property
     def name(self) -> str:
-        """The name in logs, such as "sampler-0"."""
+        """Returns the name in logs, such as "sampler-0"."""
         return f"{self.role}-{self.index}"
 
 
@@ -52,7 +52,7 @@ class Asks(Protocol):
 
 
 class Handle(Struct, frozen=True):
-    """One actor, and how it is asked."""
+    """Holds one actor, and the way to ask it."""
 
     ask: Asks
     actor: ActorId
@@ -68,17 +68,17 @@ class Handle(Struct, frozen=True):
 
 
 class Sampler(Handle, frozen=True):
-    """A rollout worker."""
+    """Asks a rollout worker."""
 
     async def generate(
         self, request: Generate, *earlier: Reference, what: str
     ) -> tuple[Generated, Reference]:
-        """Returns what was done and the batch; `earlier` answers are gone on with."""
+        """Returns what was done, and the batch. The answers in `earlier` are continued."""
         return await self.value_and_batch(lambda a: a.generate.remote(request, *earlier), what)
 
 
 class Verifier(Handle, frozen=True):
-    """Turns answers into verdicts."""
+    """Asks the actor that turns answers into verdicts."""
 
     async def score(
         self, batch: Reference, prompts: list[Prompt], judged: bool, *, what: str
@@ -88,7 +88,7 @@ class Verifier(Handle, frozen=True):
 
 
 class Reader(Handle, frozen=True):
-    """Makes batches of data rows."""
+    """Asks the actor that makes batches of data rows."""
 
     async def read(
         self, step: int, prompts: list[Prompt], *, what: str
@@ -98,7 +98,7 @@ class Reader(Handle, frozen=True):
 
 
 class Teacher(Handle, frozen=True):
-    """Answers prompts, and scores the answers of others."""
+    """Asks the actor that answers prompts and scores the answers of others."""
 
     async def generate(
         self, request: TeacherRequest, *earlier: Reference, what: str
@@ -114,7 +114,7 @@ class Teacher(Handle, frozen=True):
 
 
 class Evaluator(Handle, frozen=True):
-    """Holds the held-out prompts, and sums up the answers to them."""
+    """Asks the actor that holds the held-out prompts and sums up the answers to them."""
 
     async def prompts(self, *, what: str) -> list[Prompt]:
         """Returns the held-out prompts."""
@@ -128,7 +128,7 @@ class Evaluator(Handle, frozen=True):
 
 
 class Learner(Handle, frozen=True):
-    """Takes steps, and keeps the checkpoints."""
+    """Asks the actor that takes steps and keeps the checkpoints."""
 
     async def restore(self, *, what: str) -> Restored:
         """Returns where the run stands after loading the newest good checkpoint."""

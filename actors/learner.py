@@ -4,8 +4,8 @@ weights, checkpoints and the trajectory log.
     learn(step n):  merge ▸ advantages ▸ update ▸ append to the log ▸ publish weights n ▸ checkpoint n
     save():         checkpoint n again, with the answers of later work that a pause interrupts
 
-A checkpoint names the length of the log, so that whoever goes on from it cuts off what came later. A
-pause takes effect between two micro-batches, if the step can be begun again from where it began.
+A checkpoint names the length of the log, so that a learner that resumes from it cuts off what came
+later. A pause takes effect between two micro-batches, if the step can be repeated from its beginning.
 """
 
 import os
@@ -16,7 +16,6 @@ from typing import Any
 
 import mlx.core as mx
 import msgspec
-import numpy as np
 import pyarrow as pa
 import ray
 
@@ -34,7 +33,7 @@ from actors.messages import (
 from actors.unfinished import PREFIX, Rows, gather, put, take
 from configs.schema import Settings
 from policies import weights
-from policies.comparison import accuracy, margins, measured
+from policies.comparison import evaluations
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.load import load_policy
 from policies.trainer import MayGoOn, trainer_for
@@ -44,7 +43,7 @@ from runtime.checkpoint import Checkpoint
 from runtime.errors import RunFailed
 from runtime.rundir import RunDirectory
 from runtime.settlement import Settled
-from runtime.status import PREFERENCE_ACCURACY, REWARD_MARGIN, EvalResult
+from runtime.status import EvalResult
 from runtime.throttle import Throttle
 from runtime.trajectory import UNLOGGED, merge, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog
@@ -83,14 +82,16 @@ class Learner:
 
     @ray.method
     def hello(self) -> Hello:
-        """Answers when the constructor has finished."""
+        """Returns a greeting once the constructor has finished."""
         return Hello(
             pid=os.getpid(), backend=load_blas(self._settings.exact), seconds=self._started_s
         )
 
     @ray.method
     def restore(self) -> Restored:
-        """Stand where the newest good checkpoint stands, or at the base; later work is cut off."""
+        """Loads the newest good checkpoint, or the base. Returns where the run then stands; later work
+        is cut off.
+        """
         with self._lease.hold(f"{self._name} to restore", self._patience_s):
             return self._restore()
 
@@ -131,7 +132,7 @@ class Learner:
         )
 
     def _has_its_log(self, found: Checkpoint) -> None:
-        """Raises Damaged if the trajectory log is not what the checkpoint knows of it."""
+        """Raises Damaged if the trajectory log does not match what the checkpoint says of it."""
         state = found.state
         self._trajectories.verify(state.get("log_size", 0), state.get("log_chain", EMPTY_CHAIN))
 
@@ -154,21 +155,23 @@ class Learner:
 
     @ray.method
     def earlier(self, purpose: str, step: int) -> pa.RecordBatch | None:
-        """The answers that a pause interrupted, as the checkpoint has them."""
+        """Returns the answers that a pause interrupted, as the checkpoint has them."""
         return self._unfinished.get((purpose, step))
 
     @ray.method
     def learn(self, request: Learn, *batches: pa.RecordBatch) -> Learned:
-        """Take step `request.step`. Raises RunFailed if it is not the next one, Interrupted if somebody
-        asks to pause: the learner can then only save, and be ended.
+        """Takes step `request.step`. Returns what it did.
+
+        Raises RunFailed if the step is not the next one. Raises Interrupted if a pause is asked for:
+        the learner can then only save, and be ended.
         """
         failpoints.hit("learn.begin")
         if request.step != self._step + 1:
             raise RunFailed(
                 f"the learner stands at step {self._step}, was asked for {request.step}"
             )
-        who = f"{self._name} for step {request.step}"
-        with self._lease.hold(who, self._patience_s, self._run.pause_asked) as waited_s:
+        holder = f"{self._name} for step {request.step}"
+        with self._lease.hold(holder, self._patience_s, self._run.pause_asked) as waited_s:
             began = time.perf_counter()
             mx.reset_peak_memory()
             batch = merge(
@@ -205,36 +208,24 @@ class Learner:
 
     @ray.method
     def compare(self, step: int, batch: pa.RecordBatch) -> list[EvalResult]:
-        """Returns how well the weights of `step` tell the preferred answers of a batch from the rejected."""
+        """Returns how well the weights of `step` tell the preferred answers of a batch from the rejected.
+
+        Raises Interrupted if a pause is asked for.
+        """
         if step != self._step:
             raise RunFailed(f"the learner stands at step {self._step}, was asked about {step}")
-        with self._lease.hold(f"{self._name} to compare answers", self._patience_s):
-            rewards_N = self._trainer.implied_rewards(self._trainer.annotated(batch))
-            mx.clear_cache()
-        used = np.flatnonzero(~np.isnan(rewards_N))
-        columns = (batch[name].to_pylist() for name in ("prompt_index", "preference"))
-        prompts, sides = ([column[i] for i in used] for column in columns)
-        margins_M = margins(rewards_N[used], prompts, sides)
-        found = {PREFERENCE_ACCURACY: accuracy(margins_M), REWARD_MARGIN: measured(margins_M)}
-        lengths = np.diff(batch["tokens"].offsets.to_numpy())
-        return [
-            EvalResult(
-                step=step,
-                task=batch["task"][0].as_py(),
-                metric=metric,
-                score=result.mean if result.count else None,
-                n=result.count,
-                stderr=result.stderr if result.count else 0.0,
-                mean_tokens=float(lengths.mean()),
-                truncated=0.0,
-                failed=batch.num_rows - len(used),
+        who = f"{self._name} to compare answers"
+        with self._lease.hold(who, self._patience_s, self._run.pause_asked):
+            throttle = Throttle(self._run, "learn.micro_batch", self._settings.power.duty_cycle)
+            rewards_N = self._trainer.implied_rewards(
+                self._trainer.annotated(batch), lambda updated: throttle.may_continue()
             )
-            for metric, result in found.items()
-        ]
+            mx.clear_cache()
+        return evaluations(step, batch, rewards_N)
 
     @ray.method
     def save(self, request: Save, *batches: pa.RecordBatch) -> str:
-        """Checkpoint the present step with the unfinished answers of what comes behind it; gives the
+        """Checkpoints the present step with the unfinished answers of later work. Returns the
         optimiser's digest. What the newest checkpoint holds already is linked, not written again.
         """
         if request.state.step != self._step:
@@ -245,8 +236,8 @@ class Learner:
                 return ""
             digest = self._checkpoint_again(request.state, rows)
         else:
-            who = f"{self._name} to save"
-            with self._lease.hold(who, self._patience_s):
+            holder = f"{self._name} to save"
+            with self._lease.hold(holder, self._patience_s):
                 digest = self._checkpoint(request.state, request.metrics, rows)
         self._retire(request.keep)
         self._log.info("saved", step=self._step, unfinished=sum(r.num_rows for r in rows.values()))
@@ -254,28 +245,34 @@ class Learner:
 
     @ray.method
     def close(self) -> None:
-        """Close files."""
+        """Closes the learner's files."""
         self._trajectories.close()
 
     def _may_go_on(self) -> MayGoOn:
-        """A step that has changed the weights goes on to its end, unless they are on disk as they were."""
+        """Returns the test between micro-batches. A step that has changed the weights goes on to its
+        end, unless the unchanged weights are on disk.
+        """
         throttle = Throttle(self._run, "learn.micro_batch", self._settings.power.duty_cycle)
         saved = self._is_saved()
         return lambda updated: throttle.may_continue() or (updated and not saved)
 
     def _is_saved(self) -> bool:
-        """The weights are on disk as they are now: in the newest checkpoint, or as the base."""
+        """Returns whether the weights are on disk as they are now: in the newest checkpoint, or as the
+        base.
+        """
         return self._step == (self._saved.step if self._saved else 0)
 
     def _exchanged_bytes(self, version: WeightsVersion, rows: int) -> float:
-        """What takes the samplers to a version, and a score for each row; trajectories aside."""
+        """Returns the bytes that take the samplers to a version, and a score for each row; trajectories
+        are not counted.
+        """
         size = Path(version.path).stat().st_size
         return float(self._settings.actors.samplers * size + SCORE_BYTES * rows)
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────
 
     def _check_age(self, batch: pa.RecordBatch, step: int) -> None:
-        """Raises RunFailed for a token older than the run allows: the sampler's promise, checked."""
+        """Raises RunFailed for a token older than the run allows. This checks the sampler's promise."""
         stamps = batch["weights_version"].values.to_numpy()
         oldest = int(stamps.min(initial=step - 1, where=stamps >= 0))
         if step - 1 - oldest > self._lag:
@@ -290,8 +287,8 @@ class Learner:
         return self._run.weights / f"v{version:06d}.safetensors"
 
     def _older_versions(self, named: dict[str, str], folder: Path) -> list[WeightsVersion]:
-        """Versions before the checkpoint's that a lagging sampler still needs: it holds them too,
-        because the run went on after it and has retired them.
+        """Returns the versions before the checkpoint's that a lagging sampler still needs. The
+        checkpoint holds them too, because the run went on after it and has deleted them.
         """
         kept = []
         for version, digest in sorted((int(v), d) for v, d in named.items()):
@@ -302,7 +299,9 @@ class Learner:
         return kept
 
     def _clear_others(self) -> None:
-        """Delete weights files that nobody knows: of steps that are done anew, of a killed writer."""
+        """Deletes weights files that belong to no known version: of steps that are done again, or of a
+        killed writer.
+        """
         known = {version.path for version in self._versions}
         for file in self._run.weights.iterdir():
             if str(file) not in known:
@@ -311,7 +310,7 @@ class Learner:
     def _checkpoint(
         self, run: RunState, metrics: dict[str, float], rows: Rows | None = None
     ) -> str:
-        """What is in memory, durable; gives the optimiser's digest."""
+        """Writes what is in memory as a durable checkpoint. Returns the optimiser's digest."""
         self._trajectories.sync()
         newest = self._versions[-1]
         optimizer = self._trainer.state()
@@ -342,7 +341,9 @@ class Learner:
         return state["optimizer_digest"]
 
     def _checkpoint_again(self, run: RunState, rows: Rows) -> str:
-        """The newest checkpoint once more, or the base, with other unfinished rows."""
+        """Writes the newest checkpoint, or the base, once more with other unfinished rows. Returns the
+        optimiser's digest.
+        """
         before = self._saved
         state = before.state if before else {"metrics": {}}
         state = {**state, "run": msgspec.to_builtins(run)}
@@ -367,12 +368,12 @@ class Learner:
         oldest = self._step - self._lag
         for version in [v for v in self._versions if v.version < oldest]:
             self._versions.remove(version)
-            if version.base is None:  # otherwise later versions come on top of it
+            if version.base is None:  # otherwise later versions need it as their base
                 Path(version.path).unlink(missing_ok=True)
 
 
 def with_settlement(batch: pa.RecordBatch, rows: list[Settled]) -> pa.RecordBatch:
-    """Returns the batch with what was decided about its rows written in."""
+    """Returns the batch with the decisions about its rows written in."""
     columns: dict[str, list[Any]] = {
         "dropped": [row.dropped for row in rows],
         "reward": [row.reward for row in rows],
@@ -391,7 +392,7 @@ def with_settlement(batch: pa.RecordBatch, rows: list[Settled]) -> pa.RecordBatc
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under a second name, or a copy of it."""
+    """Links a file under a second name, or copies it."""
     try:
         os.link(source, target)
     except OSError:  # a volume without hard links

@@ -1,4 +1,4 @@
-"""A part's own log: JSON lines in the run directory, with its name, and its stack if it crashes."""
+"""An actor's own log: JSON lines in the run directory, with the actor's name, and its stack if it crashes."""
 
 import contextlib
 import faulthandler
@@ -14,10 +14,12 @@ from actors.postmortem import DUMP_SIGNAL
 
 
 def open_log(folder: Path, name: str) -> Any:
-    """A logger that appends to `folder`/`name`.log; native crashes leave their stacks there too."""
+    """Returns a logger that appends to `folder`/`name`.log. Native crashes leave their stacks there
+    too.
+    """
     file = (folder / f"{name}.log").open("a", buffering=1)
     faulthandler.enable(file)
-    if ray.is_initialized():  # a process of its own: whoever finds it hanging asks where it is
+    if ray.is_initialized():  # a process of its own: a signal makes it write its stack
         stack = (folder / f"{name}.stack").open("a")
         faulthandler.register(DUMP_SIGNAL, stack, all_threads=True)
     return structlog.wrap_logger(
@@ -28,14 +30,14 @@ def open_log(folder: Path, name: str) -> Any:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(default=str),
         ],
-        part=name,
+        actor=name,
     )
 
 
 class _LogFile(io.TextIOBase):
     """Writes to the log and, where it is shown in Ray's dashboard, to the process's output.
 
-    What a full disk has no room for is dropped: nothing stops because it could not be told.
+    A line for which a full disk has no room is dropped: a log that cannot be written stops nothing.
     """
 
     def __init__(self, file: TextIO, *, shown: bool) -> None:

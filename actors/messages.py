@@ -1,6 +1,6 @@
-"""What the actors say to each other. Payloads (trajectory batches) travel beside them as Arrow.
+"""The messages between the actors. Payloads (trajectory batches) travel beside them as Arrow.
 
-Defined in a module of their own: a record that is defined in a script arrives broken.
+The records are defined in a module of their own: a record that is defined in a script arrives broken.
 """
 
 from msgspec import Struct, field
@@ -12,27 +12,29 @@ from runtime.versions import WeightsVersion
 
 
 class Hello(Struct, frozen=True, kw_only=True):
-    """An actor has started."""
+    """Says that an actor has started."""
 
     pid: int
     backend: str
-    """What MLX computes with: "metal", "openblas", "reference"; "" for actors without arrays."""
+    """The backend that MLX computes with: "metal", "openblas", "reference"; "" for actors without
+    arrays.
+    """
     seconds: float
 
 
 class Members(Struct, frozen=True, kw_only=True):
-    """A share of a generation of evolution strategies: members `first` to `first + count`."""
+    """Names a share of a generation of evolution strategies: members `first` to `first + count`."""
 
     first: int
     count: int
 
 
 class Generate(Struct, frozen=True, kw_only=True):
-    """Sample `group_size` answers to each prompt."""
+    """Asks a sampler for `group_size` answers to each prompt."""
 
     step: int
     purpose: str
-    """"sample" or "eval": part of the random keys."""
+    """"sample" or "eval"; it goes into the random keys."""
     prompts: list[Prompt]
     group_size: int
     weights: WeightsVersion
@@ -42,29 +44,31 @@ class Generate(Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
     min_p: float = 0.0
     members: Members | None = None
-    """Each of them answers each prompt once: a row's sample is its member's number."""
+    """The members, each of which answers each prompt once: a row's sample is its member's number."""
     likelihood: bool = False
-    """Nothing is sampled: members score the data's answers by their log-likelihood."""
+    """True if nothing is sampled: members score the data's answers by their log-likelihood."""
 
 
 class Generated(Struct, frozen=True, kw_only=True):
-    """What a sampler did: the small half of its answer, beside the batch."""
+    """Reports what a sampler did: the small half of its answer, beside the batch."""
 
     rows: int
     interrupted: bool
-    """Somebody asked to pause: some rows can be continued, others were not begun and are left out."""
+    """True if a pause was asked for: some rows can be continued, others were not begun and are left
+    out.
+    """
     sampled_tokens: int
     prefilled_tokens: int
     seconds: float
     waited_s: float
-    """For the GPU."""
+    """Seconds of waiting for the GPU."""
     loaded_s: float
-    """Reading weights."""
+    """Seconds of reading weights."""
     memory_bytes: int
 
 
 class TeacherRequest(Struct, frozen=True, kw_only=True):
-    """Have a teacher answer each prompt, once."""
+    """Asks a teacher to answer each prompt, once."""
 
     step: int
     prompts: list[Prompt]
@@ -73,98 +77,100 @@ class TeacherRequest(Struct, frozen=True, kw_only=True):
 
 
 class TeacherReport(Struct, frozen=True, kw_only=True):
-    """What a teacher did: the small half of its answer, beside the batch."""
+    """Reports what a teacher did: the small half of its answer, beside the batch."""
 
     dropped: list[str | None]
-    """Why a row of the batch is not trained on, in its order."""
+    """The reason why a row of the batch is not trained on, in the batch's order."""
     interrupted: bool
-    """Somebody asked to pause: rows are missing, or have nothing said about them."""
+    """True if a pause was asked for: rows are missing, or have no teacher outputs."""
     first_failure: str = ""
     """A sentence about the first row that is dropped."""
     tokens: int = 0
-    """Scored or sampled now, not known from before."""
+    """Tokens that were scored or sampled in this call, not known from before."""
     cached_rows: int = 0
     asked_rows: int = 0
     one_token_answers: int = 0
     seconds: float = 0.0
     waited_s: float = 0.0
-    """For the GPU."""
+    """Seconds of waiting for the GPU."""
     memory_bytes: int = 0
 
 
 class Judged(Struct, frozen=True, kw_only=True):
-    """What a verifier knows of each row of a batch, in its order."""
+    """Reports what a verifier knows of each row of a batch, in its order."""
 
     rows: list[Row]
     seconds: float
 
 
 class Learn(Struct, frozen=True, kw_only=True):
-    """One optimiser step (or a few) on a step's batches, with the decisions about each batch's rows."""
+    """Asks for one optimiser step (or a few) on a step's batches, with the decisions about each batch's
+    rows.
+    """
 
     step: int
     settled: list[list[Settled]]
-    """What becomes of each row, by batch."""
+    """The decision about each row, by batch."""
     state: "RunState"
-    """What a checkpoint of this step must know of the run."""
+    """The state of the run that a checkpoint of this step must hold."""
     checkpoint: bool
     keep: list[int]
     """Steps whose checkpoints stay besides the newest."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of collecting the step: kept in the checkpoint beside the learner's own."""
+    """Metrics of collecting the step: kept in the checkpoint beside the learner's own."""
 
 
 class Unfinished(Struct, frozen=True, kw_only=True):
-    """Answers of a step or an evaluation that is not done, kept as sampled."""
+    """Names answers of a step or an evaluation that is not done, kept as sampled."""
 
     purpose: str
     step: int
     batches: int = 0
-    """How many of the batches beside this message are of it."""
+    """The number of the batches beside this message that belong to this work."""
 
 
 class Save(Struct, frozen=True, kw_only=True):
-    """Checkpoint the present step, with what is under way behind it."""
+    """Asks for a checkpoint of the present step, with the unfinished answers of later work."""
 
     state: "RunState"
     keep: list[int]
     metrics: dict[str, float]
     unfinished: list[Unfinished]
-    """In the order of the batches beside it."""
+    """The unfinished work, in the order of the batches beside it."""
 
 
 class RunState(Struct, frozen=True, kw_only=True):
-    """Where a run stands behind a step: what the conductor needs to go on."""
+    """Holds where a run stands after a step: what the conductor needs to go on."""
 
     step: int = 0
     cursor: int = 0
-    """Prompts pulled from the task's stream."""
+    """The number of prompts pulled from the task's stream."""
     ledger: Ledger = field(default_factory=Ledger)
     seconds: float = 0.0
 
 
 class Learned(Struct, frozen=True, kw_only=True):
-    """What one step did."""
+    """Reports what one step did."""
 
     weights: WeightsVersion
     metrics: dict[str, float]
     trajectories_digest: str
     optimizer_digest: str = ""
-    """Known when a checkpoint was written."""
+    """The optimiser's digest; known when a checkpoint was written."""
 
 
 class Restored(Struct, frozen=True, kw_only=True):
-    """Where the learner stands after loading the newest good checkpoint, or the base."""
+    """Reports where the learner stands after loading the newest good checkpoint, or the base."""
 
     state: RunState
     weights: WeightsVersion
     versions: list[WeightsVersion]
-    """All that can still be sampled with."""
+    """All versions that can still be sampled with."""
     optimizer_digest: str
     trajectories_digest: str
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of the checkpoint's step, should its line have been lost."""
+    """Metrics of the checkpoint's step, in case its line is lost."""
     unfinished: list[Unfinished] = field(default_factory=list)
-    """What a pause interrupted: `Learner.earlier` gives the rows."""
+    """The work that a pause interrupted: `Learner.earlier` gives its rows."""
     note: str = ""
     """A checkpoint that was damaged and passed over, by name."""

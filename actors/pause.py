@@ -1,7 +1,7 @@
 """A pause, as the conductor sees it: known within an instant, waited for only so long.
 
-Samplers and the learner see the request themselves, between two tokens or micro-batches; the conductor
-gives them the time to hand over what they have, and waits for nobody else.
+Samplers and the learner see the request themselves, between two tokens or micro-batches. The conductor
+gives them the time to hand over what they have, and waits for no other actor.
 """
 
 import asyncio
@@ -17,33 +17,33 @@ LOOK_S = 0.05
 
 
 class Pause:
-    """Whether somebody has asked to pause, as the conductor knows it."""
+    """Knows whether a pause is asked for, as the conductor sees it."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._seen = asyncio.Event()
 
     def asked(self) -> bool:
-        """Looks, and tells whoever waits."""
+        """Returns whether a pause is asked for, and wakes the calls that wait for one."""
         if not self._seen.is_set() and self._run.pause_asked():
             failpoints.hit("pause.seen")
             self._seen.set()
         return self._seen.is_set()
 
     def check(self, where: str) -> None:
-        """Raises Interrupted if somebody asks to pause."""
+        """Raises Interrupted if a pause is asked for."""
         if self.asked():
             raise Interrupted(f"paused before {where}")
 
     async def watch(self) -> None:
-        """Look now and then, until it is cancelled."""
+        """Looks for a pause now and then, until it is cancelled."""
         while not self.asked():
             await asyncio.sleep(LOOK_S)
 
     async def bounded(self, work: Awaitable[T], grace_s: float, what: str) -> T:
-        """The result of `work`; once a pause is asked for, for `grace_s` more at most.
+        """Returns the result of `work`. Once a pause is asked for, waits for `grace_s` more at most.
 
-        Raises Interrupted if it did not come by then: it is done anew after the pause.
+        Raises Interrupted if the result did not come by then: the work is done again after the pause.
         """
         task = asyncio.ensure_future(work)
         seen = asyncio.ensure_future(self._seen.wait())

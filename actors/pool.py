@@ -1,4 +1,4 @@
-"""The conductor's side of its actors: asked with a deadline, started again when they die."""
+"""The actor pool: how the conductor asks its actors, with a deadline, and starts them again when they die."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -11,27 +11,31 @@ from actors.messages import Hello
 from actors.pause import Pause
 from actors.system import ActorDied, ActorStuck, ActorSystem
 from configs.schema import Settings
+from configs.tasks import judges
 from runtime.errors import Interrupted, RunFailed
 
 T = TypeVar("T")
 
 ACTOR_STARTED = "actor started"
-"""Event in the conductor's log, by which a measurement sees how long a start took."""
+"""The event in the conductor's log from which a measurement takes how long a start took."""
 BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
 GRACE_S = {"sampler": 5.0, "teacher": 5.0, "verifier": 0.0, "evaluator": 0.0, "reader": 0.0}
-"""How long a pause waits for an actor's answer. Samplers and teachers hand over what they have at the next
-token; the others are asked again afterwards. The learner is waited for: it stops between two micro-batches,
-or is about to write down what it has learned."""
+"""The seconds for which a pause waits for an actor's answer. Samplers and teachers hand over what they have
+at the next token; verifiers, the reader and the evaluator are asked again afterwards. The learner is waited
+for: it stops between two micro-batches, or is about to write what it has learned.
+"""
 LATER = {"verifier", "evaluator"}
-"""Started when the others are there: they are not needed before something has been sampled."""
+"""Roles that are started when the others have started: they are not needed before something has been
+sampled.
+"""
 STUCK_WEIGHT = 2
-"""A deadline that was missed counts as so many deaths: each has cost its whole length."""
+"""The number of deaths that a missed deadline counts as: each has cost its whole length."""
 
 
 class ActorPool:
-    """Calls to actors. All but the learner are stateless towards the run, so a call to one that died
-    is made again; a learner's death is for the caller, who must go back to a checkpoint.
+    """Makes calls to actors. All but the learner are stateless towards the run, so a call to one that
+    died is made again. A learner's death is for the caller, which must go back to a checkpoint.
     """
 
     def __init__(
@@ -59,13 +63,13 @@ class ActorPool:
         self._begin([actor for actor in actors if actor.role in LATER])
 
     def _begin(self, actors: list[ActorId]) -> None:
-        """Begins to start some actors; a call to one of them waits until it has answered."""
+        """Begins to start some actors. A call to one of them waits until the actor has answered."""
         for actor in actors:
             self._system.start(actor)
             self._greeted[actor] = task = asyncio.ensure_future(self._greet(actor))
             task.add_done_callback(
                 lambda t: t.cancelled() or t.exception()
-            )  # raised where it is asked
+            )  # an error is raised where the actor is asked
 
     def sampler(self, index: int) -> handles.Sampler:
         """Returns the handle of a sampler."""
@@ -91,25 +95,25 @@ class ActorPool:
         """Returns the handle of the learner. Its calls raise ActorDied: they are not made again."""
         return handles.Learner(self._ask, ActorId("learner"))
 
-    def living(self, actor: ActorId) -> Any:
-        """Returns what stands for the actor's present process: another one after a restart."""
+    def process_of(self, actor: ActorId) -> Any:
+        """Returns the handle of the actor's present process, which a restart replaces."""
         return self._system.actor(actor)
 
     def step_done(self) -> None:
-        """A step worked: earlier deaths count no more."""
+        """Forgets earlier deaths, because a step worked."""
         self._deaths, self._tries, self._first = 0, 0, None
 
     async def revive(self, actor: ActorId, dead: Any, death: ActorDied) -> None:
-        """Start an actor again in the place of `dead`, after a pause.
+        """Starts an actor again in the place of `dead`, after a wait.
 
-        Several calls to one actor see the same death: the first starts it, the others find it there.
-        Raises RunFailed when actors have died too often.
+        Several calls to one actor see the same death: the first starts the actor, the others find it
+        started. Raises RunFailed when actors have died too often.
         """
         async with self._reviving.setdefault(actor, asyncio.Lock()):
             while self._system.actor(actor) is dead:
                 self._pause.check(f"{actor.name} was started again")
                 self._count(actor.name, death)
-                self.pids.pop(actor.name, None)  # the number may be another's soon
+                self.pids.pop(actor.name, None)  # another process may get the number soon
                 await asyncio.sleep(min(BACKOFF_S * 2**self._deaths, LONGEST_BACKOFF_S))
                 dead = self._system.start(actor)
                 try:
@@ -150,14 +154,14 @@ class ActorPool:
             self._system.wait(reference, limit_s, what), 0.0, what
         )
         self.pids[actor.name] = hello.pid
-        self._log.info(ACTOR_STARTED, actor=actor.name, pid=hello.pid, backend=hello.backend)
+        self._log.info(ACTOR_STARTED, name=actor.name, pid=hello.pid, backend=hello.backend)
 
     def _count(self, name: str, death: ActorDied) -> None:
-        """One death more. Raises RunFailed with the first of them when there were too many."""
+        """Counts one more death. Raises RunFailed with the first death when there were too many."""
         stuck = isinstance(death, ActorStuck)
         self._deaths += STUCK_WEIGHT if stuck else 1
         self._tries += 1
-        self._log.warning("actor died", actor=name, cause=str(death), deaths=self._deaths)
+        self._log.warning("actor died", name=name, cause=str(death), deaths=self._deaths)
         stack = postmortem.dump_stack(self.pids.get(name), self._logs, name) if stuck else ""
         if not self._first:
             what = f"{death}{stack}" if stuck else f"{name} {death}"
@@ -167,7 +171,9 @@ class ActorPool:
             raise RunFailed(f"{what}; {self._tries} tries without a step done{tail}")
 
     def _limit_s(self, role: str) -> float:
-        """Who rests between pieces of work (`power.duty_cycle`) may take so much longer."""
+        """Returns the deadline of a role. An actor that is throttled (`power.duty_cycle`) may take so
+        much longer.
+        """
         deadlines, duty_cycle = self._settings.deadlines, self._settings.power.duty_cycle
         limits = {
             "sampler": deadlines.generate_s / duty_cycle,
@@ -183,7 +189,7 @@ def actors_of(settings: Settings) -> list[ActorId]:
     actors = [ActorId("learner")]
     if facts.reads_data:
         actors.append(ActorId("reader"))
-    if facts.samples or evaluated:
+    if facts.samples or (evaluated and judges(settings.task)):
         actors += [ActorId("sampler", i) for i in range(settings.actors.samplers)]
         actors += [ActorId("verifier", i) for i in range(settings.actors.verifiers)]
     if facts.asks_teachers:
@@ -192,8 +198,8 @@ def actors_of(settings: Settings) -> list[ActorId]:
 
 
 async def together(work: Iterable[Awaitable[T]]) -> list[T]:
-    """All results in order; the first failure ends the others, but a pause waits for all: each comes to
-    its own end soon, and has something to hand over.
+    """Returns all results in order. The first failure cancels the others. A pause waits for all of
+    them: each ends soon, and has something to hand over.
     """
     tasks = [asyncio.ensure_future(w) for w in work]
     try:

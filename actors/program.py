@@ -30,13 +30,17 @@ from runtime.metrics import METRICS
 from runtime.rundir import RunDirectory
 
 OBJECT_STORE_BYTES = 256 << 20
-"""Trajectories only: weights travel as files. Ray spills what exceeds it."""
+"""The size of the object store. It holds trajectories only: weights travel as files. Ray spills what
+exceeds it.
+"""
 LOOK_S = 1.0
-"""How often a wait looks at its deadline: often enough for one that counts waking time only."""
+"""Seconds between two looks of a wait at its deadline: short enough for a deadline that counts waking time
+only.
+"""
 
 
 def role_class(role: str) -> type:
-    """The plain class of a role. Imported late: the conductor's process has no arrays."""
+    """Returns the plain class of a role. It is imported late: the conductor's process has no arrays."""
     match role:
         case "learner":
             from actors.learner import Learner
@@ -62,7 +66,7 @@ def role_class(role: str) -> type:
 
 
 def local_actor_system(settings: Settings, run: RunDirectory) -> LocalActorSystem:
-    """All actors as plain objects in this process: for tests and the seedling."""
+    """Returns all actors as plain objects in this process: for tests and the seedling."""
 
     def make(actor: ActorId) -> Any:
         return role_class(actor.role)(settings, str(run.path), actor)
@@ -71,7 +75,7 @@ def local_actor_system(settings: Settings, run: RunDirectory) -> LocalActorSyste
 
 
 class RayActorSystem:
-    """Actors as processes of a Ray session. They live as long as their owner, the conductor."""
+    """Starts actors as processes of a Ray session. They live as long as their owner, the conductor."""
 
     def __init__(self, settings: Settings, run: RunDirectory, generation: int) -> None:
         self._settings = settings
@@ -81,7 +85,7 @@ class RayActorSystem:
         self._handles: dict[ActorId, Any] = {}
 
     def start(self, actor: ActorId) -> Any:
-        """Begin to start an actor under a readable name; one that is there already is killed."""
+        """Begins to start an actor under a readable name. An actor that is there already is killed."""
         if (old := self._handles.pop(actor, None)) is not None:
             with contextlib.suppress(Exception):
                 ray.kill(old)
@@ -101,11 +105,11 @@ class RayActorSystem:
         return self._handles[actor]
 
     def actor(self, actor: ActorId) -> Any:
-        """The handle of an actor."""
+        """Returns the handle of an actor."""
         return self._handles[actor]
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
-        """The value of a reference; see `system.ActorSystem.wait` for what it raises."""
+        """Returns the value of a reference. See `system.ActorSystem.wait` for what it raises."""
         task, deadline = asyncio.ensure_future(_value(reference)), Deadline(timeout_s)
         try:
             while not (await asyncio.wait({task}, timeout=LOOK_S))[0]:
@@ -116,7 +120,7 @@ class RayActorSystem:
             raise first_cause(error, what) from error
         except (ray_errors.RayActorError, ray_errors.ObjectLostError) as error:
             if error.args and isinstance(error.args[0], ray_errors.RayTaskError):
-                # It raised in its constructor, and would again.
+                # The actor raised in its constructor, and would again.
                 raise first_cause(error.args[0], what) from error
             reason = str(error).strip().splitlines()[0]
             raise ActorDied(f"died while we waited for {what} ({reason[:200]})") from None
@@ -124,7 +128,7 @@ class RayActorSystem:
             task.cancel()
 
     def stop(self) -> None:
-        """End all actors."""
+        """Ends all actors."""
         for handle in self._handles.values():
             with contextlib.suppress(Exception):
                 ray.kill(handle)
@@ -132,7 +136,7 @@ class RayActorSystem:
 
 
 def readable(name: str, generation: int, restarts: int) -> str:
-    """An actor's name for the dashboard. A name is taken for a while after its actor's death."""
+    """Returns an actor's name for the dashboard. Ray holds a name for a while after its actor's death."""
     return name if not generation + restarts else f"{name} (restart {generation}.{restarts})"
 
 
@@ -141,7 +145,7 @@ async def _value(reference: Any) -> Any:
 
 
 def first_cause(error: ray_errors.RayTaskError, what: str) -> PippinError:
-    """What an actor raised, as it raised it; a mistake of ours as one sentence."""
+    """Returns the error that an actor raised. An error that is not Pippin's becomes one sentence."""
     cause = error.cause
     while isinstance(cause, ray_errors.RayTaskError):
         cause = cause.cause
@@ -151,7 +155,7 @@ def first_cause(error: ray_errors.RayTaskError, what: str) -> PippinError:
 
 
 class RayConductor:
-    """The conductor as an async Ray actor: a method can be called while `run` is under way."""
+    """Runs the conductor as an async Ray actor: a method can be called while `run` is under way."""
 
     def __init__(self, settings: Settings, root: str, name: str, generation: int) -> None:
         run = RunDirectory(Path(root), name)
@@ -168,11 +172,11 @@ class RayConductor:
         self._conductor = Conductor(settings, run, self._system, report)
 
     async def pid(self) -> int:
-        """Answers when the constructor has finished."""
+        """Returns the process id once the constructor has finished."""
         return os.getpid()
 
     async def run(self, dashboard: str) -> None:
-        """Run to the end; raises what the conductor raises."""
+        """Runs to the end. Raises what the conductor raises."""
         try:
             await self._conductor.run(dashboard)
         finally:
@@ -180,7 +184,7 @@ class RayConductor:
 
 
 def start_conductor(settings: Settings, run: RunDirectory, generation: int = 0) -> Any:
-    """Begin to start a run's conductor, for the `generation`th time; gives its handle."""
+    """Begins to start a run's conductor, for the `generation`th time. Returns its handle."""
     return (
         ray.remote(RayConductor)
         .options(

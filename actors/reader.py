@@ -21,7 +21,7 @@ from runtime.trajectory import to_batch
 
 
 class Reader:
-    """Holds the tokenizer, no weights."""
+    """Holds the tokenizer, and no weights."""
 
     def __init__(self, settings: Settings, run: str, actor: ActorId) -> None:
         began = time.perf_counter()
@@ -34,12 +34,12 @@ class Reader:
 
     @ray.method
     def hello(self) -> Hello:
-        """Answers when the constructor has finished."""
+        """Returns a greeting once the constructor has finished."""
         return Hello(pid=os.getpid(), backend="", seconds=self._started_s)
 
     @ray.method(num_returns=2)
     def read(self, step: int, prompts: list[Prompt]) -> tuple[list[Row], pa.RecordBatch]:
-        """Returns what is known of each row, why it is dropped included, and the batch."""
+        """Returns what is known of each row (with the reason if it is dropped), and the batch."""
         if self._facts.reads_pairs:
             rows = from_preferences(
                 self._tokens,
@@ -55,7 +55,9 @@ class Reader:
 
 
 def _read_by(settings: Settings) -> list[Path]:
-    """Returns the checkpoints for which a row may be too long: the model, and teachers that score it."""
+    """Returns the checkpoints for which a row may be too long: the model's, and those of teachers that
+    score it.
+    """
     facts = settings.facts
     scoring = [
         Path(teacher.path)

@@ -28,11 +28,11 @@ from runtime.throttle import Throttle
 from runtime.trajectory import to_batch, to_rows
 
 Planned = tuple[Prompt, int, Sequence]
-"""A prompt, the number of the sample, and what is sampled."""
+"""A prompt, the number of the sample, and the sequence that is sampled."""
 
 
 class Sampler:
-    """Holds a copy of the model. Stateless towards the run: any of them can do any request again."""
+    """Holds a copy of the model. It is stateless towards the run: any sampler can repeat any request."""
 
     def __init__(self, settings: Settings, run: str, actor: ActorId) -> None:
         began = time.perf_counter()
@@ -53,7 +53,7 @@ class Sampler:
 
     @ray.method
     def hello(self) -> Hello:
-        """Answers when the constructor has finished."""
+        """Returns a greeting once the constructor has finished."""
         return Hello(
             pid=os.getpid(), backend=load_blas(self._settings.exact), seconds=self._started_s
         )
@@ -62,15 +62,15 @@ class Sampler:
     def generate(
         self, request: Generate, earlier: pa.RecordBatch | None = None
     ) -> tuple[Generated, pa.RecordBatch]:
-        """Sample; gives what was done and the batch, rows in order of prompt and sample.
+        """Samples answers. Returns what was done and the batch, with rows in order of prompt and sample.
 
-        Rows of `earlier`, which a pause interrupted, are gone on with and never sampled anew. If
-        somebody asks to pause now, that happens at the next token, and the batch has what there is.
+        Rows of `earlier`, which a pause interrupted, are continued and never sampled again. If a pause
+        is asked for meanwhile, sampling stops at the next token, and the batch has the rows so far.
         """
         failpoints.hit("sample.begin")
-        who = f"{self._name} for {request.purpose} at step {request.step}"
+        holder = f"{self._name} for {request.purpose} at step {request.step}"
         with self._lease.hold(
-            who, patience_s(self._settings, self._settings.deadlines.generate_s)
+            holder, patience_s(self._settings, self._settings.deadlines.generate_s)
         ) as waited_s:
             began = time.perf_counter()
             self._weight_loader.load(request.weights)
@@ -105,7 +105,7 @@ class Sampler:
         return done, batch
 
     def _plan(self, request: Generate, earlier: dict[tuple[int, int], Sequence]) -> list[Planned]:
-        """Every sequence of the request, begun or new."""
+        """Returns every sequence of the request, begun or new."""
         tokens = self._policy.tokenizer
         limit = self._policy.context_length - request.max_new_tokens
         share = request.members
@@ -115,7 +115,7 @@ class Sampler:
         for prompt in request.prompts:
             ids = encode(tokens, prompt, limit)
             for sample in samples:
-                # An evaluation asks the same questions of every version: its keys know no step.
+                # An evaluation asks every version the same prompts: its keys do not depend on the step.
                 step = request.step if request.purpose == "sample" else 0
                 key = derive(self._settings.seed, request.purpose, step, prompt.index, sample)
                 begun = earlier.get((prompt.index, sample))
@@ -158,7 +158,9 @@ class Sampler:
     def _likelihoods(
         self, request: Generate, earlier: pa.RecordBatch | None
     ) -> tuple[Counts, pa.RecordBatch, bool]:
-        """A row for each member and prompt with the log-likelihood as its reward; whether all are there."""
+        """Returns what was counted, a row for each member and prompt with the log-likelihood as its
+        reward, and whether all rows are there.
+        """
         share, tokens = request.members, self._policy.tokenizer
         assert share is not None and isinstance(self._weight_loader, EvolutionWeightLoader)
         throttle = Throttle(self._run, "sample.token", self._settings.power.duty_cycle)
@@ -185,7 +187,7 @@ class Sampler:
         return Counts(), batch, len(done) == len(rows) * len(mine)
 
     def _record(self, request: Generate, plan: list[Planned]) -> pa.RecordBatch:
-        """What was sampled; a sequence that has no token yet is none."""
+        """Returns a batch of what was sampled. A sequence that has no token yet is left out."""
         tokens = self._policy.tokenizer
         rows = [
             from_sequence(

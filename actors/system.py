@@ -15,61 +15,63 @@ from runtime.errors import PippinError
 
 
 class ActorDied(PippinError):
-    """An actor's process is gone; its work can be done again."""
+    """Says that an actor's process is gone. Its work can be done again."""
 
 
 class ActorStuck(ActorDied):
-    """An actor has not answered within its deadline: it is killed and started again, but not often."""
+    """Says that an actor has not answered within its deadline. It is killed and started again, but not
+    often.
+    """
 
 
 class ActorSystem(Protocol):
-    """The actors of one run."""
+    """Reaches the actors of one run."""
 
     def start(self, actor: ActorId) -> Any:
-        """Begin to start (or restart) an actor; gives its handle."""
+        """Begins to start (or restart) an actor. Returns its handle."""
         ...
 
     def actor(self, actor: ActorId) -> Any:
-        """The handle of a started actor: `actor(...).method.remote(...)`."""
+        """Returns the handle of a started actor: `actor(...).method.remote(...)`."""
         ...
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
-        """The value of a reference.
+        """Returns the value of a reference.
 
         Raises ActorDied if the actor died, ActorStuck if it did not answer in time ("waited 60 s for
-        sampler-0 to sample step 3"), what it raised if that is a PippinError, else RunFailed.
+        sampler-0 to sample step 3"), the actor's own error if that is a PippinError, else RunFailed.
         """
         ...
 
     def stop(self) -> None:
-        """End all actors."""
+        """Ends all actors."""
         ...
 
 
 class LocalActorSystem:
-    """Actors as plain objects in this process; a call happens at once and its outcome is kept."""
+    """Holds actors as plain objects in this process. A call happens at once and its outcome is kept."""
 
     def __init__(self, make: Callable[[ActorId], Any]) -> None:
         self._make = make
         self._actors: dict[ActorId, Any] = {}
 
     def start(self, actor: ActorId) -> Any:
-        """Construct the object."""
+        """Constructs the object. Returns its handle."""
         if (old := self._actors.pop(actor, None)) is not None:
             old.close()
         self._actors[actor] = _LocalActor(self._make(actor))
         return self._actors[actor]
 
     def actor(self, actor: ActorId) -> Any:
-        """Its handle."""
+        """Returns the handle of an actor."""
         return self._actors[actor]
 
     async def wait(self, reference: Any, timeout_s: float, what: str) -> Any:
-        """The outcome of a call that has happened already."""
+        """Returns the outcome of a call that has happened already."""
         return reference.value()
 
     def stop(self) -> None:
-        """Forget the objects, closing what they hold."""
+        """Forgets the objects, closing what they hold."""
         for actor in self._actors.values():
             actor.close()
         self._actors.clear()
@@ -80,7 +82,7 @@ class _LocalActor:
         self.target = target
 
     def close(self) -> None:
-        """Let the object go, as the end of its process would."""
+        """Lets the object go, as the end of its process would."""
         if close := getattr(self.target, "close", None):
             close()
 
@@ -97,11 +99,11 @@ class _LocalMethod:
         try:
             given = [a.value() if isinstance(a, _Outcome) else a for a in arguments]
             result = self._method(*given)
-        except Exception as error:  # kept for whoever waits, as Ray does
+        except Exception as error:  # kept for the call that waits, as Ray does
             outcomes = [_Outcome(error=error) for _ in range(count)]
         else:
-            parts = result if count > 1 else (result,)
-            outcomes = [_Outcome(result=part) for part in parts]
+            results = result if count > 1 else (result,)
+            outcomes = [_Outcome(result=one) for one in results]
         return outcomes if count > 1 else outcomes[0]
 
 

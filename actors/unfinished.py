@@ -1,7 +1,7 @@
-"""Answers that a pause interrupted, beside a checkpoint: tokens as sampled, to be gone on with.
+"""Answers that a pause interrupted, beside a checkpoint: tokens as sampled, to be continued.
 
 One Arrow stream for each step or evaluation under way, named in the checkpoint's manifest like its other
-files. They hold what was sampled and nothing of what was said about it: verdicts are asked for again.
+files. They hold what was sampled and no verdicts: verdicts are asked for again.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from runtime.trajectory import merge, upgraded
 from runtime.trajectory_log import refuse_newer
 
 Rows = dict[tuple[str, int], pa.RecordBatch]
-"""By purpose ("sample" or "eval") and step."""
+"""The rows of each purpose ("sample" or "eval") and step."""
 PREFIX = "unfinished-"
 
 
 def gather(named: Sequence[Unfinished], batches: Sequence[pa.RecordBatch]) -> Rows:
-    """One batch for each piece of work. Of an answer that is there twice, because it was gone on with,
+    """Returns one batch for each piece of work. If an answer is there twice, because it was continued,
     the longer one counts.
     """
     rows, rest = {}, list(batches)
@@ -33,7 +33,7 @@ def gather(named: Sequence[Unfinished], batches: Sequence[pa.RecordBatch]) -> Ro
 
 
 def longest(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """The rows of all batches, each answer once."""
+    """Returns the rows of all batches, each answer once."""
     metadata = batches[0].schema.metadata
     table = pa.Table.from_batches([b.replace_schema_metadata(metadata) for b in batches])
     best: dict[tuple[int, int], int] = {}
@@ -46,7 +46,7 @@ def longest(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def put(folder: Path, rows: Rows) -> None:
-    """Put the rows into a checkpoint's folder that is being written."""
+    """Puts the rows into a checkpoint's folder that is being written."""
     for (purpose, step), batch in rows.items():
         failpoints.hit("disk.write")
         path = folder / f"{PREFIX}{purpose}-{step:06d}.arrow"
@@ -55,8 +55,8 @@ def put(folder: Path, rows: Rows) -> None:
 
 
 def take(folder: Path) -> Rows:
-    """The rows of a published checkpoint, whose files have been verified. Raises BadInput if a newer
-    Pippin wrote them.
+    """Returns the rows of a published checkpoint, whose files have been verified. Raises BadInput if a
+    newer Pippin wrote them.
     """
     rows = {}
     for path in sorted(folder.glob(f"{PREFIX}*.arrow")):

@@ -1,4 +1,4 @@
-"""The verifier: turns answers into rewards. Holds no arrays; any of them can do any batch again."""
+"""The verifier: turns answers into rewards. It holds no arrays, and any verifier can repeat any batch."""
 
 import os
 import time
@@ -36,12 +36,14 @@ class Verifier:
 
     @ray.method
     def hello(self) -> Hello:
-        """Answers when the constructor has finished."""
+        """Returns a greeting once the constructor has finished."""
         return Hello(pid=os.getpid(), backend="", seconds=self._started_s)
 
     @ray.method
     def score(self, batch: pa.RecordBatch, prompts: list[Prompt], judged: bool) -> Judged:
-        """Returns the rows of a batch with their verdicts; without any if they are not to be `judged`."""
+        """Returns the rows of a batch with their verdicts; without any if the rows are not to be
+        `judged`.
+        """
         failpoints.hit("verify.begin")
         began = time.perf_counter()
         by_index = {prompt.index: prompt for prompt in prompts}
@@ -71,7 +73,7 @@ class Verifier:
 
     @ray.method
     def close(self) -> None:
-        """End the process of a user's reward function."""
+        """Ends the process of a user's reward function."""
         self._task.close()
 
 

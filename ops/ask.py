@@ -11,12 +11,12 @@ from runtime.rundir import RunDirectory
 from runtime.status import ALIVE
 
 STOP_S = 150.0
-"""How long `pause` and `stop` wait; a run that is saving may take so long."""
+"""The seconds for which `pause` and `stop` wait; a run that is saving may take so long."""
 RESUME_S = 10.0
 
 
 def halt(run: RunDirectory, verb: str, end: bool) -> int:
-    """Leave the request and wait until the run's processes are gone; an exit code."""
+    """Leaves the request and waits until the run's processes are gone. Returns an exit code."""
     began = time.monotonic()
     status = run.read_status()
     if not run.locked() or status.state not in (*ALIVE, "paused"):
@@ -39,7 +39,7 @@ def halt(run: RunDirectory, verb: str, end: bool) -> int:
 
 
 def may_start(run: RunDirectory) -> bool:
-    """Whether a new process is to go on with it: if so, no request stands in its way any more.
+    """Returns whether a new process is to resume the run. If so, no request stands in its way any more.
 
     Raises BadInput for a run that has finished.
     """
@@ -52,7 +52,7 @@ def may_start(run: RunDirectory) -> bool:
 
 
 def resume_there(run: RunDirectory) -> int:
-    """Withdraw the request for the process that waits; an exit code."""
+    """Withdraws the request, for the process that waits. Returns an exit code."""
     request = run.pause_request()
     if request is None:
         raise BadInput(f"run {run.name!r} is running already")

@@ -1,4 +1,4 @@
-"""What `pippin launch` and `pippin resume` turn into: the supervisor's process, and what it says at the end.
+"""The process that `pippin launch` and `pippin resume` become: the supervisor, with the summary at its end.
 
 It replaces the process that has checked the recipe, which has loaded much that a run of weeks need not hold.
 """
@@ -24,7 +24,7 @@ HERE, DETACHED = "here", "detached"
 
 
 def become(run: RunDirectory) -> None:
-    """Replace this process by the run's supervisor, at this terminal. Does not return."""
+    """Replaces this process by the run's supervisor, at this terminal. Does not return."""
     sys.stdout.flush()
     sys.stderr.flush()
     hold_back()
@@ -32,12 +32,12 @@ def become(run: RunDirectory) -> None:
 
 
 def command(run: RunDirectory, where: str) -> list[str]:
-    """The command line of a run's supervisor."""
+    """Returns the command line of a run's supervisor."""
     return [sys.executable, "-m", "ops.attend", str(run.path.absolute()), where]
 
 
 def main(path: str, where: str) -> int:
-    """Supervise a run and say how it ended; gives the exit code."""
+    """Supervises a run and prints how it ended. Returns the exit code."""
     os.umask(PRIVATE_UMASK)
     run = RunDirectory(Path(path).parent, Path(path).name)
     if where == DETACHED:
@@ -65,7 +65,7 @@ def _finish(run: RunDirectory, show: LiveLine | None) -> int:
 
 
 def _heard(show: LiveLine | None) -> Callable[[Status], None]:
-    """To show what can be shown: a run does not end because nobody listens any more."""
+    """Returns `show`, which then ignores a terminal that is closed: a run goes on without one."""
 
     def say(status: Status) -> None:
         with contextlib.suppress(OSError):

@@ -27,7 +27,7 @@ def tls_environment(folder: Path) -> dict[str, str]:
 
 
 def write_certificates(folder: Path) -> None:
-    """Write the session's certificate, its key and its authority's certificate into `folder`."""
+    """Writes the session's certificate, its key and its authority's certificate into `folder`."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

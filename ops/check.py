@@ -1,7 +1,7 @@
 """``pippin check RECIPE``: the resolved settings, what they mean, and whether they fit here.
 
 Answers in a fraction of a second: nothing here imports MLX, Ray, NumPy or transformers. It judges
-a checkpoint by its headers and data by being there; what is inside the data a launch finds out.
+a checkpoint by its headers and only looks whether data files exist; a launch looks into them.
 """
 
 import os
@@ -27,11 +27,12 @@ from runtime.checkpoint_files import cached, inspect
 from runtime.errors import BadInput
 
 
-def run(recipe: str, overrides: Sequence[str] = ()) -> int:
-    """Print all that can be said of `recipe` before it runs; 0 if nothing speaks against it.
+def run(recipe: str, overrides: Sequence[str] = (), *, prompt: bool = False) -> int:
+    """Prints all that can be said of `recipe` before it runs. Returns 0 if nothing speaks against it.
 
-    Raises BadInput for a recipe that cannot be used, and, after printing, for a checkpoint or a
-    data file that is missing or damaged.
+    With `prompt`, the first prompt is printed token by token, too, which imports the tokenizer's library.
+    Raises BadInput for a recipe that cannot be used, and, after printing, for a checkpoint or a data
+    file that is missing or damaged.
     """
     try:
         settings = load(recipe, overrides)
@@ -55,11 +56,17 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
         raise BadInput("\n".join(problems))
     for note in spelled_in_files(settings):
         say(f"\nnote: {note}")
+    if prompt:
+        from ops.check_prompt import prompt_lines
+
+        say("\n# The first prompt\n")
+        for line in prompt_lines(settings):
+            say(line)
     return 0
 
 
 def find_network(path: str) -> tuple[Network | None, str]:
-    """The network of `model.path` and, in words, where that knowledge is from.
+    """Returns the network of `model.path` and, in words, the source of that knowledge.
 
     Raises BadInput for a folder that is damaged or missing.
     """
@@ -78,7 +85,7 @@ def find_network(path: str) -> tuple[Network | None, str]:
 
 
 def memory_doubt(settings: Settings) -> str:
-    """The verdict on a checkpoint that is here, if it is anything but good; else ""."""
+    """Returns the verdict on a checkpoint that is here, if it is anything but good; else ""."""
     network, _ = find_network(settings.model.path)
     if network is None:
         return ""
@@ -89,7 +96,7 @@ def memory_doubt(settings: Settings) -> str:
 
 
 def _teachers(settings: Settings) -> dict[str, tuple[Network | None, str]]:
-    """The networks of local teachers by name, and where that knowledge is from."""
+    """Returns the networks of local teachers by name, and the source of that knowledge."""
     found: dict[str, tuple[Network | None, str]] = {}
     for name, teacher in settings.facts.teachers.items():
         if isinstance(teacher, LocalTeacher):
@@ -101,7 +108,7 @@ def _teachers(settings: Settings) -> dict[str, tuple[Network | None, str]]:
 
 
 def machine_memory_bytes() -> int:
-    """All memory of this machine."""
+    """Returns all memory of this machine, in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -156,7 +163,7 @@ def _verdict(settings: Settings, result: Estimate) -> str:
 
 
 def _advice(settings: Settings, result: Estimate) -> str:
-    """What would shrink the largest part."""
+    """Returns the advice that would shrink the largest item of the estimate."""
     largest = max(result.items, key=lambda item: item.size_bytes)
     if largest.phase == "learning":
         if not settings.model.gradient_checkpointing:

@@ -1,4 +1,4 @@
-"""What a run's actors would refuse of its checkpoints, found before the run has a folder."""
+"""Finds what a run's actors would refuse of its checkpoints, before the run has a folder."""
 
 from pathlib import Path
 
@@ -47,5 +47,7 @@ def _check_weights(folder: Path) -> None:
 
 
 def end_helpers() -> None:
-    """End the process that rendered templates for the checks: this one lives on, for the whole run."""
+    """Ends the process that rendered templates for the checks. The present process lives on, for the
+    whole run.
+    """
     template_process.close()

@@ -1,4 +1,4 @@
-"""What in a run's data only looks like special tokens: counted, with the first place, for a person to see."""
+"""Counts the pieces of a run's data that only look like special tokens, with the first place."""
 
 import re
 from pathlib import Path
@@ -13,11 +13,11 @@ from runtime.checkpoint_files import cached
 from runtime.tasks.prompt import Prompt
 
 MOST_BYTES = 64 << 20
-"""Of a data file that `pippin check` looks through; a launch reads its rows."""
+"""The most bytes of a data file that `pippin check` looks through; a launch reads its rows."""
 
 
 class PlainText:
-    """Sees the prompts that a launch checks; `tokens` are the model's."""
+    """Looks at the prompts that a launch checks; `tokens` are the model's."""
 
     def __init__(self, tokens: Any) -> None:
         self._tokens = tokens
@@ -25,7 +25,7 @@ class PlainText:
         self._first = ""
 
     def see(self, prompt: Prompt) -> None:
-        """Count what in its messages and its answer is read as plain text."""
+        """Counts the pieces of a prompt's messages and answer that are read as plain text."""
         texts = [message["content"] for message in prompt.messages]
         found = [
             token
@@ -38,7 +38,7 @@ class PlainText:
             self._first = self._first or f"{found[0]} in {prompt.place}"
 
     def doubts(self) -> list[str]:
-        """A sentence if there was any."""
+        """Returns a sentence if there were any such pieces."""
         if not self._pieces:
             return []
         pieces = "1 piece" if self._pieces == 1 else f"{self._pieces:,} pieces"
@@ -59,10 +59,11 @@ class _Tokenizer(msgspec.Struct):
 
 
 def spelled_in_files(settings: Settings) -> list[str]:
-    """A sentence if the task's files spell out a special token of the checkpoint, with the first line.
+    """Returns a sentence if the task's files spell out a special token of the checkpoint, with the
+    first line.
 
-    Without a tokenizer: the letters are looked for as they are. Nothing is said of a checkpoint or a file
-    that is not here, or that cannot be read: others say so.
+    No tokenizer is needed: the letters are looked for as they are. A checkpoint or a file that is
+    missing or cannot be read is skipped, because other checks report it.
     """
     path, task = settings.model.path, settings.task
     folder = Path(path) if Path(path).is_absolute() else cached(path) if "/" in path else None

@@ -1,4 +1,4 @@
-"""The command line. Decides what is asked for; the work is in the modules beside it."""
+"""The command line. It parses the command; the work is in the modules beside it."""
 
 import argparse
 import os
@@ -15,10 +15,10 @@ from runtime.home import PRIVATE_UMASK, tighten, tighten_home
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Runs one command and returns its exit code."""
     options = build_parser().parse_args(arguments)
-    if said := tighten_home():
-        say(f"note: {said}", err=True)
+    if note := tighten_home():
+        say(f"note: {note}", err=True)
     before = os.umask(PRIVATE_UMASK) if options.run in (_launch, _resume, _pause, _stop) else None
     try:
         return exit_code(lambda: options.run(options))
@@ -61,6 +61,8 @@ def _add_start_and_end(add: AddCommand) -> None:
     launch = add("launch", _launch, "start a run")
     for command in (check, launch):
         _take_recipe(command, "configs/quickstart.toml")
+    tokens = "print the first prompt token by token, too"
+    check.add_argument("--prompt", action="store_true", help=tokens)
     launch.add_argument("--name", help="the run's name (default: the recipe's, numbered)")
     launch.add_argument("--detach", action="store_true", help="run in the background")
     add("pause", _pause, "free the GPU and the memory now; its process waits", named=True)
@@ -78,9 +80,10 @@ def _add_views(add: AddCommand) -> None:
     ledger = add("ledger", _ledger, "account for a run's trajectories, and how long", named=True)
     ledger.add_argument("--json", action="store_true", help="one JSON object")
     add("watch", _watch, "follow a run's progress", named=True)
-    logs = add("logs", _logs, "print what a run's parts wrote", named=True)
-    logs.add_argument("--part", help="one part only, such as learner-0")
-    logs.add_argument("-n", type=int, default=40, help="lines of each part (default 40)")
+    logs = add("logs", _logs, "print what a run's actors wrote", named=True)
+    logs.add_argument("--actor", help="one actor only, such as learner-0")
+    logs.add_argument("--part", dest="actor", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    logs.add_argument("-n", type=int, default=40, help="lines of each actor (default 40)")
     logs.add_argument("-f", "--follow", action="store_true", help="wait for more")
     add("dashboard", _dashboard, "print address and token of a run's Ray dashboard", named=True)
 
@@ -114,8 +117,10 @@ def _add_products(add: AddCommand) -> None:
 def _add_checks(add: AddCommand) -> None:
     """Adds the commands that examine this machine."""
     doctor = add("doctor", _doctor, "check this machine")
-    trials = "kill trial runs and compare, too (a minute)"
-    doctor.add_argument("--durability", action="store_true", help=trials)
+    about = "a checkpoint's folder or hub id: how far its sampler and learner are apart"
+    doctor.add_argument("model", nargs="?", default="", metavar="MODEL", help=about)
+    faults = "kill fault runs and compare, too (a minute)"
+    doctor.add_argument("--durability", action="store_true", help=faults)
     bench = add("bench", _bench, "measure speed, memory and learning: see its list")
     listed = "a benchmark's name; none lists them"
     bench.add_argument("which", nargs="?", default="list", help=listed)
@@ -141,7 +146,7 @@ def _take_trust(command: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> int:
     from ops.check import run
 
-    return run(options.recipe, options.set)
+    return run(options.recipe, options.set, prompt=options.prompt)
 
 
 def _launch(options: argparse.Namespace) -> int:
@@ -177,7 +182,7 @@ def _go(run, detached: bool) -> int:
     from ops.launch import detach
 
     say(f"run {run.name} in {run.path}", err=True)
-    if sentence := tighten(run.path):  # an earlier version made it
+    if sentence := tighten(run.path):  # its folder was open to others
         say(f"note: {sentence}", err=True)
     if detached:
         pid = detach(run)
@@ -238,7 +243,7 @@ def _logs(options: argparse.Namespace) -> int:
 
     run = _run(options)
     run.require()
-    print_logs(run, options.part, options.n, options.follow)
+    print_logs(run, options.actor, options.n, options.follow)
     return FINE
 
 
@@ -310,7 +315,7 @@ def _make_data(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from ops.doctor import examine
 
-    return FINE if examine(options.durability) else FAILED
+    return FINE if examine(options.durability, options.model) else FAILED
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -323,12 +328,12 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace):
-    """The run that the command is about."""
+    """Returns the run that the command is about."""
     return _named(options.name, options.root)
 
 
 def _trusted(options: argparse.Namespace, name: str | None = None):
-    """The same, or another one: of our own making, or trusted."""
+    """Returns the run, or another one. Raises BadInput unless it is the user's own, or trusted."""
     from ops.trust import require_trusted
 
     run = _named(name or options.name, options.root)
@@ -337,7 +342,7 @@ def _trusted(options: argparse.Namespace, name: str | None = None):
 
 
 def _named(name: str, root: str):
-    """The run that a name, or a path to its folder, means."""
+    """Returns the run of a name, or of a path to its folder."""
     from runtime.rundir import RunDirectory
 
     path = Path(name)

@@ -1,9 +1,9 @@
-"""Whether a run should work now, or why it had better pause: power, heat, hours, memory, disks.
+"""Decides whether a run should work now, and why it had better pause: power, heat, hours, memory, disks.
 
 The supervisor asks several times a second; the machine is asked once in POLL_S, because its answers
-are processes and files. What trembles about its limit (heat, memory, disk) holds until it is over
-beyond doubt, so that a run does not start and stop all the time. Plugging in and the clock on the
-wall are meant as said and act at once.
+are processes and files. A reason that can fluctuate about its limit (heat, memory, disk) lasts until
+several polls in a row were without it, so that a run does not start and stop all the time. Plugging in
+and the time of day act at once.
 """
 
 import math
@@ -20,18 +20,21 @@ from runtime.durable import nearest_existing
 
 POLL_S = 2.0
 QUIET_POLLS = 3
-"""So many polls in a row without it end a condition that trembles."""
+"""The number of polls in a row without a reason after which a condition that fluctuates ends."""
 ROOM = 1.2
-"""Free disk, in multiples of the need, that ends a full disk at once."""
+"""The free disk space, in multiples of the need, that ends a full disk at once."""
 SPARE_ELSEWHERE_BYTES = 256 << 20
-"""What must be free on another disk than the run's: teachers' outputs and Ray's files grow in small steps."""
+"""The bytes that must be free on another disk than the run's: teachers' outputs and Ray's files grow
+slowly.
+"""
 HOT = ("serious", "critical")
 GB = 1e9
 
 
 class Conditions:
-    """`need_bytes` gives what the next checkpoints take on the disk of `folder`; `elsewhere` gives the other
-    folders that the run writes to, each watched if it is on a disk of its own.
+    """Gives the reason to pause, if there is one. `need_bytes` returns the bytes that the next
+    checkpoints take on the disk of `folder`; `elsewhere` returns the other folders that the run writes
+    to, each of which is watched if it is on a disk of its own.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Conditions:
         self._battery, self._thermal, self._memory, self._disk = (Latch() for _ in range(4))
 
     def reason(self) -> str | None:
-        """Why the run should be paused now, as a fragment of a sentence; None: it may go on."""
+        """Returns why the run should be paused now, as a fragment of a sentence; None if it may go on."""
         self._poll_if_due()
         return (
             self._battery.reason
@@ -86,7 +89,7 @@ class Conditions:
         self._poll_disks()
 
     def _poll_disks(self) -> None:
-        """The run's own disk first; the first that lacks something is the reason."""
+        """Polls the run's own disk first, then the others. The first that lacks space is the reason."""
         needs = [(self._folder, self._need_bytes())]
         others = other_disks(self._folder, self._elsewhere())
         needs += [(folder, SPARE_ELSEWHERE_BYTES) for folder in others]
@@ -102,33 +105,33 @@ class Conditions:
 
 
 class Latch:
-    """A reason that holds at once, and until QUIET_POLLS polls in a row were without it."""
+    """Holds a reason at once, and until QUIET_POLLS polls in a row were without it."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self._quiet = 0
 
     def poll(self, reason: str | None, *, over: bool = False) -> None:
-        """The poll's own reason, if it has one; `over` ends the one before without waiting."""
+        """Takes a poll's reason, if it has one; `over` ends the held reason without waiting."""
         self._quiet = 0 if reason else self._quiet + 1
         if reason or over or self._quiet >= QUIET_POLLS:
             self.reason = reason
 
 
 def outside(hours: list[str], now: datetime) -> str | None:
-    """The reason if `now` is in none of the spans; a span has its start and not its end, may wrap
-    midnight, and there being none of them is always.
+    """Returns the reason if `now` is in none of the spans. A span includes its start and excludes its
+    end, and may wrap midnight. Without spans a run may always work.
     """
     minute = 60 * now.hour + now.minute
     for start, end in filter(None, map(minutes, hours)):
-        # The minutes since the start, around the clock: past midnight they go on.
+        # The minutes since the start of the span, counted on past midnight.
         if (minute - start) % 1440 < (end - start) % 1440:
             return None
     return f"outside power.hours {', '.join(hours)}" if hours else None
 
 
 def other_disks(folder: Path, elsewhere: Iterable[Path]) -> list[Path]:
-    """Those of `elsewhere` that are not on the disk of `folder`, one for each disk."""
+    """Returns those of `elsewhere` that are not on the disk of `folder`, one for each disk."""
     seen, found = {_device(folder)}, []
     for other in elsewhere:
         device = _device(other)
@@ -146,8 +149,8 @@ def _device(folder: Path) -> int | None:
 
 
 def short_of_disk(free: int, need: int, at: Path | None = None) -> str | None:
-    """The reason if a disk lacks something, the run's own or that of `at`. Rounded so that freeing what it
-    says is enough.
+    """Returns the reason if a disk lacks space, the run's own or that of `at`. The number is rounded
+    up, so that freeing that much is enough.
     """
     if free >= need:
         return None

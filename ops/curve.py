@@ -9,7 +9,7 @@ WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 44
 COLOURS = ("#3b7a3b", "#c0392b", "#2c6fbb", "#b8860b", "#6c3483")
 MOST_MARKS = 12
-"""Marks of the x axis; more points than that get round ones instead of their own."""
+"""The most marks of the x axis at points; with more points the marks are at round numbers."""
 MOST_DOTS = 60
 BAR, GAP, NAMES = 18, 12, 170
 
@@ -24,10 +24,10 @@ def curve(
     y_range: tuple[float, float] = (0.0, 1.0),
     levels: Sequence[tuple[str, float]] = (),
 ) -> str:
-    """The lines over a common x from 0, with marks at each fifth of the y range.
+    """Returns the lines over a common x from 0 as SVG, with marks at each fifth of the y range.
 
-    `levels` are named heights, drawn as dashes across. The legend is where falling lines are not, if
-    most fall.
+    `levels` are named heights, drawn as dashes across. The legend is placed away from the falling
+    lines, if most fall.
     """
     low, high = y_range
     xs = sorted({x for _, points in lines for x, _ in points})
@@ -80,7 +80,7 @@ def curve(
 
 
 def marks(xs: Sequence[float], last: float) -> list[float]:
-    """Where the x axis is marked: at the points, or at round numbers if these would crowd."""
+    """Returns the marks of the x axis: at the points, or at round numbers if points would crowd."""
     near = WIDTH / MOST_MARKS * last / (WIDTH - LEFT - RIGHT)
     if all(b - a >= near * 0.6 for a, b in pairwise(xs)):
         return list(xs)
@@ -95,7 +95,9 @@ Bars = tuple[str, Sequence[tuple[float | None, float, str]]]
 
 
 def bars(names: Sequence[str], columns: Sequence[Bars]) -> str:
-    """Columns of horizontal bars, a row for each name; each column has a scale of its own from 0."""
+    """Returns columns of horizontal bars as SVG, a row for each name. Each column has a scale of its
+    own from 0.
+    """
     width = (WIDTH - NAMES) / len(columns)
     height = TOP + 20 + len(names) * (BAR + GAP)
     parts = [

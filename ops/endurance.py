@@ -1,8 +1,8 @@
-"""`pippin doctor --durability`: what a run's survival rests on, tried on this machine.
+"""`pippin doctor --durability`: tries what a run's survival rests on, on this machine.
 
-What syncing costs here (F_FULLFSYNC on a Mac), whether trial runs that are killed end as the undisturbed one
-does, and what the machine says of battery, heat, memory and disk. On a
-Mac this is the evidence that nobody else can produce.
+It measures what syncing costs here (F_FULLFSYNC on a Mac), checks whether fault runs that are killed end as
+the undisturbed one does, and prints what the machine says of battery, heat, memory and disk. Only the
+machine itself, such as a Mac, can give this evidence.
 """
 
 import os
@@ -24,7 +24,7 @@ from runtime.home import home
 SYNCS, SYNC_BYTES = 20, 1 << 20
 CHECKPOINT_BYTES = 64 << 20
 KILLS = 30 if FORKS else 10
-"""A start costs milliseconds where a process can be forked, else seconds."""
+"""The number of kills: a start costs milliseconds where a process can be forked, else seconds."""
 PROGRAMS = ("grpo", "sft", "es")
 AWAKE_S = 0.5
 
@@ -33,11 +33,11 @@ Line = tuple[str, str]
 
 
 def findings() -> Iterator[Line]:
-    """Everything that can be tried, a line each."""
+    """Yields a line for each thing that can be tried."""
     folder = nearest_existing(home())
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pippin-doctor-") as made:
         yield from _disk(Path(made))
-        yield from _trials(Path(made))
+        yield from _fault_runs(Path(made))
     yield from _machine(this_machine(), folder)
 
 
@@ -69,7 +69,7 @@ def _fill(path: Path) -> None:
     path.write_bytes(os.urandom(1 << 20) * (CHECKPOINT_BYTES >> 20))
 
 
-def _trials(folder: Path) -> Iterator[Line]:
+def _fault_runs(folder: Path) -> Iterator[Line]:
     with ForkServer() as server:
         fault_runs = FaultRuns(server, folder)
         for program in PROGRAMS:
@@ -84,7 +84,7 @@ def _trials(folder: Path) -> Iterator[Line]:
 
 def _verdict(report: KillReport, how: str) -> Line:
     starts = sum(report.ends.values())
-    text = f"{report.program}: {report.runs} trial runs {how} ({starts} starts, {report.seconds:.0f} s)"
+    text = f"{report.program}: {report.runs} fault runs {how} ({starts} starts, {report.seconds:.0f} s)"
     if report.problems:
         return "bad", f"{text}: {len(report.problems)} problems, the first: {report.problems[0]}"
     return "ok", f"{text}: each ended as the undisturbed one, bit for bit, every trajectory once"
@@ -101,10 +101,10 @@ def _machine(machine: Machine, folder: Path) -> Iterator[Line]:
     if sys.platform == "darwin":
         with machine.keep_awake(os.getpid()):
             time.sleep(AWAKE_S)
-            said = subprocess.run(
+            printed = subprocess.run(
                 ["/usr/bin/pmset", "-g", "assertions"], capture_output=True, text=True, check=False
             ).stdout
-        held = "caffeinate" in said
+        held = "caffeinate" in printed
         yield (
             "ok" if held else "bad",
             f"caffeinate {'holds' if held else 'does not hold'} its assertion",

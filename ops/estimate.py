@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from configs.schema import Settings
+from configs.tasks import judges
 from configs.teachers import LocalTeacher
 from ops.network import QUANTIZATION_GROUP, Network
 from policies.adapters.registry import adapter_for
@@ -27,10 +28,10 @@ LOGITS_CHUNK_TOKENS = 512
 LOGITS_COPIES = 3
 """The logits of a chunk, their softmax and their gradient."""
 KV_SLACK = 1.5
-"""Key-value memory grows ahead of need and is moved by copying."""
+"""The factor by which key-value memory grows ahead of need and is moved by copying."""
 DIVERGENCE_CHUNK_TOKENS = 128
 DIVERGENCE_COPIES = 20
-"""Of a chunk's logits, in a divergence's forward and backward pass (`kernels.teacher`)."""
+"""Copies of a chunk's logits in a divergence's forward and backward pass (`kernels.teacher`)."""
 PROCESS_BYTES = 300 * 1024**2
 """Python, MLX and transformers before any weights: an allowance for each actor."""
 RAY_BYTES = GIB
@@ -44,29 +45,29 @@ PROCEDURAL_PROMPT_TOKENS = 64
 
 
 class Item(Struct, frozen=True):
-    """One line of the estimate."""
+    """Holds one line of the estimate."""
 
     phase: str
-    """"always", or the phase in which it is there."""
+    """"always", or the phase in which the item is there."""
     what: str
     size_bytes: int
 
 
 class Estimate(Struct, frozen=True):
-    """Memory of a run at its peak, on a machine."""
+    """Holds the memory of a run at its peak, on a machine."""
 
     items: tuple[Item, ...]
     memory_bytes: int
 
     @property
     def peak_bytes(self) -> int:
-        """What stays, and the largest phase of what comes and goes."""
+        """Returns the sum of what stays, and of the largest phase of what comes and goes."""
         phases = {item.phase for item in self.items} - {"always"}
         return self._sum("always") + max((self._sum(phase) for phase in phases), default=0)
 
     @property
     def verdict(self) -> str:
-        """ "fits", "tight" or "does not fit"."""
+        """Returns "fits", "tight" or "does not fit"."""
         share = self.peak_bytes / self.memory_bytes
         return "fits" if share <= FITS else "tight" if share <= TIGHT else "does not fit"
 
@@ -81,12 +82,13 @@ def estimate(
     prompt_tokens: int,
     teachers: Mapping[str, Network] | None = None,
 ) -> Estimate:
-    """The estimate for prompts of `prompt_tokens` on a machine with `memory_bytes`.
+    """Returns the estimate for prompts of `prompt_tokens` on a machine with `memory_bytes`.
 
     `teachers` are the networks of a distillation's local teachers, as far as they are known.
     """
     facts = settings.facts
-    samplers = settings.actors.samplers if facts.samples or settings.eval.prompts else 0
+    evaluates = settings.eval.prompts > 0 and judges(settings.task)
+    samplers = settings.actors.samplers if facts.samples or evaluates else 0
     base = base_bytes(network, settings)
     trained = trained_parameters(network, settings)
     items = [
@@ -107,7 +109,7 @@ def estimate(
 def _sampling(
     settings: Settings, network: Network, samplers: int, prompt_tokens: int
 ) -> Iterator[Item]:
-    """Yields what the samplers hold, and what decoding takes."""
+    """Yields the items that the samplers hold, and those that decoding takes."""
     adds_weights = adapter_for(settings.model.train).adds_weights
     adapter = trained_parameters(network, settings) * FLOAT32 if adds_weights else 0
     what = "sampler: weights" if samplers == 1 else f"{samplers} samplers: weights"
@@ -121,7 +123,7 @@ def _sampling(
 
 
 def _learning(settings: Settings, network: Network, prompt_tokens: int) -> Iterator[Item]:
-    """Yields what one forward and backward pass takes."""
+    """Yields the items of one forward and backward pass."""
     tokens, length = micro_batch(settings, prompt_tokens)
     item = activation_item_bytes(network, settings)
     checkpointing = settings.model.gradient_checkpointing
@@ -138,7 +140,9 @@ def _teaching(
     teachers: Mapping[str, Network],
     prompt_tokens: int,
 ) -> Iterator[Item]:
-    """Yields what teachers take: their weights wherever they are, and the largest phase of their work."""
+    """Yields the items of teachers: their weights wherever they are, and the largest phase of their
+    work.
+    """
     facts = settings.facts
     tokens, length = micro_batch(settings, prompt_tokens)
     if facts.compares_distributions:
@@ -174,7 +178,9 @@ def _teaching(
 
 
 def base_bytes(network: Network, settings: Settings) -> int:
-    """One copy of the weights: as stored, converted, or quantised with a scale and bias a group."""
+    """Returns the bytes of one copy of the weights: as stored, converted, or quantised with a scale and
+    bias a group.
+    """
     model = settings.model
     if model.quantize_bits:
         return round(network.parameters * (model.quantize_bits / 8 + 4 / QUANTIZATION_GROUP))
@@ -184,7 +190,7 @@ def base_bytes(network: Network, settings: Settings) -> int:
 
 
 def activation_item_bytes(network: Network, settings: Settings) -> int:
-    """Bytes of one activation."""
+    """Returns bytes of one activation."""
     if settings.model.dtype == "checkpoint":
         return network.item_bytes
     return 4 if settings.model.dtype == "float32" else 2
@@ -196,11 +202,11 @@ def trained_parameters(network: Network, settings: Settings) -> int:
 
 
 def _training(settings: Settings, network: Network, trained: int) -> list[tuple[str, int]]:
-    """Returns what is kept for the parameters that are moved: float32, whatever the weights."""
+    """Returns the items that are kept for the parameters that are moved: float32, whatever the weights."""
     facts = settings.facts
     optimizer = OPTIMIZERS.of(settings.optimizer)
     name, moments = optimizer.STATE_NAME, optimizer.STATE_PER_WEIGHT * trained * FLOAT32
-    if not facts.gradients:  # every sampler follows with a master of its own
+    if not facts.gradients:  # every sampler updates a master of its own
         holders = 1 + settings.actors.samplers
         kept = [("float32 masters of learner and samplers", holders * trained * FLOAT32)]
         if facts.optimizer:
@@ -218,7 +224,7 @@ def _training(settings: Settings, network: Network, trained: int) -> list[tuple[
 
 
 def kv_cache_bytes(network: Network, slots: int, length: int, item_bytes: int) -> int:
-    """Keys and values of every slot at full length."""
+    """Returns the bytes of keys and values of every slot at full length."""
     per_token = 2 * network.layers * network.kv_heads * network.head_dim * item_bytes
     return round(slots * length * per_token * KV_SLACK)
 
@@ -226,12 +232,12 @@ def kv_cache_bytes(network: Network, slots: int, length: int, item_bytes: int) -
 def activation_bytes(
     network: Network, tokens: int, length: int, item_bytes: int, checkpointing: bool
 ) -> int:
-    """What one forward and backward pass over `tokens` in rows of `length` keeps.
+    """Returns the bytes that one forward and backward pass over `tokens` in rows of `length` keeps.
 
-    A block keeps its norms and residuals, queries, keys, values and the four arrays of a gated
-    network, and unfused attention its scores: 6h + 3(H + 2K)d + 4I + H·length items a token. The
-    pass keeps that for every block, and 1.5 blocks' worth while it works; with gradient
-    checkpointing a block's input, and three blocks' worth while it works.
+    A block keeps its norms and residuals, queries, keys, values and the four arrays of a gated network,
+    and unfused attention its scores: 6h + 3(H + 2K)d + 4I + H·length items a token. The pass keeps that
+    for every block, and 1.5 blocks' worth while it works. With gradient checkpointing it keeps a
+    block's input for every block, and three blocks' worth while it works.
     """
     block = (
         6 * network.hidden
@@ -245,18 +251,18 @@ def activation_bytes(
 
 
 def micro_batch(settings: Settings, prompt_tokens: int) -> tuple[int, int]:
-    """Tokens of the largest micro-batch and the length of its rows."""
+    """Returns the tokens of the largest micro-batch and the length of its rows."""
     length = prompt_tokens + settings.sampling.max_new_tokens
     rows = settings.facts.rows_per_step
     return min(max(settings.actors.micro_batch_tokens, length), rows * length), length
 
 
 def longest_answer_tokens(settings: Settings) -> int:
-    """The longest answer that a sampler ever makes."""
+    """Returns the longest answer that a sampler ever makes."""
     return max(settings.sampling.max_new_tokens, settings.eval.max_new_tokens)
 
 
 def assumed_prompt_tokens(settings: Settings) -> int:
-    """How long prompts are taken to be, since no tokenizer is at hand."""
+    """Returns the assumed length of prompts, since no tokenizer is at hand."""
     name = str(settings.task.__struct_config__.tag)
     return PROMPT_TOKENS.get(name, PROCEDURAL_PROMPT_TOKENS)

@@ -25,14 +25,14 @@ from runtime.rundir import RunDirectory
 POLL_S = 0.25
 CONDUCTOR_RESTARTS = 3
 DONE, FAILED, BAD_INPUT, PAUSED, RAY_DIED, HANGS = 0, 11, 12, 13, 14, 15
-"""Exit codes: none that Python itself ends with, for that is a death like others."""
+"""Exit codes: Python itself ends with none of them, because that is a death like others."""
 STARTING = "starting Ray"
-"""What a status says it is doing until the conductor is there to say more."""
+"""The activity in a status until the conductor writes its own."""
 
 
 def main(path: str, temp: str) -> int:
-    """Host the run until it is done, paused or cannot go on; gives the exit code."""
-    os.umask(PRIVATE_UMASK)  # of Ray's daemons and of all actors, too
+    """Hosts the run until it is done, paused or cannot go on. Returns the exit code."""
+    os.umask(PRIVATE_UMASK)  # Ray's daemons and all actors inherit it
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     run = RunDirectory(Path(path).parent, Path(path).name)
     stack = (run.logs / "host.stack").open("a")
@@ -59,14 +59,14 @@ def main(path: str, temp: str) -> int:
 
 
 def _end_with_supervisor() -> None:
-    """It holds our standard input open as long as it lives."""
+    """Ends this process with its supervisor, which holds its standard input open as long as it lives."""
     while os.read(0, 64):
         pass
     os._exit(FAILED)
 
 
 def _drive(settings: Settings, run: RunDirectory, dashboard: str) -> None:
-    """Start the conductor and wait for its end; one that died goes on from the checkpoint."""
+    """Starts the conductor and waits for its end. A conductor that died goes on from the checkpoint."""
     import ray
     from ray.exceptions import RayActorError, RayTaskError
 
@@ -104,7 +104,7 @@ def _drive(settings: Settings, run: RunDirectory, dashboard: str) -> None:
 
 
 def _say_restarting(run: RunDirectory) -> None:
-    """The last word of a conductor that died is not true any more."""
+    """Replaces the last message of a conductor that died, because it is not true any more."""
     status = run.read_status()
     status.state, status.doing, status.since = "starting", "starting the conductor", time.time()
     status.pids = {name: pid for name, pid in status.pids.items() if name == "supervisor"}
@@ -112,11 +112,11 @@ def _say_restarting(run: RunDirectory) -> None:
 
 
 class Hangs(Exception):
-    """The conductor does not answer."""
+    """Says that the conductor does not answer."""
 
 
 class Pulse:
-    """Asks the conductor again and again whether it is there: nobody else would notice if it hung."""
+    """Asks the conductor again and again whether it is alive: nothing else would notice if it hung."""
 
     def __init__(self, conductor: Any, pid: int, limit_s: float, run: RunDirectory) -> None:
         self._conductor = conductor
@@ -143,7 +143,7 @@ class Pulse:
 def _wait(
     reference: object, deadline: Deadline | None, what: str, pulse: Pulse | None = None
 ) -> None:
-    """Until Ray has an answer; ends this process if one of Ray's daemons dies."""
+    """Waits until Ray has an answer. Ends this process if one of Ray's daemons dies."""
     import ray
 
     while not ray.wait([reference], timeout=POLL_S)[0]:
@@ -160,4 +160,4 @@ if __name__ == "__main__":
     code = main(*sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # Ray's own clean-up takes seconds; the supervisor's none
+    os._exit(code)  # Ray's own clean-up takes seconds, the supervisor's none

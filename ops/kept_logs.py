@@ -1,4 +1,4 @@
-"""What Ray's processes said when something went wrong: the end of each, kept in the run's logs."""
+"""Keeps the end of what each of Ray's processes wrote when something went wrong, in the run's logs."""
 
 import contextlib
 from pathlib import Path
@@ -6,16 +6,19 @@ from pathlib import Path
 from runtime.file_tail import tail
 
 GREETINGS = (b":job_id:", b":actor_name:")
-"""What every worker of Ray's writes to its standard error."""
+"""The lines that every worker of Ray's writes to its standard error."""
 KEPT_BYTES = 1 << 18
-"""Of each file: a loop that prints fills gigabytes, and its end is what a person reads."""
+"""The bytes that are kept of each file: a loop that prints fills gigabytes, and its end is what a person
+reads.
+"""
 KEPT_FILES = 100
 
 
 def keep_logs(temp: Path, logs: Path) -> None:
-    """Copy the end of what Ray's processes wrote to their standard error, where it is more than a greeting.
+    """Copies the end of what Ray's processes wrote to their standard error, where it is more than a
+    greeting.
 
-    The newest files are kept, and a disk that is full keeps nobody from clearing away.
+    The newest files are kept. A full disk does not stop the clearing.
     """
     files = [file for file in temp.glob("session_*/logs/*.err") if not file.is_symlink()]
     for file in sorted(files, key=_changed, reverse=True)[:KEPT_FILES]:

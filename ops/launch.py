@@ -1,4 +1,4 @@
-"""`pippin launch`: check everything, claim the name, then run here or in a process of its own."""
+"""`pippin launch`: checks everything, claims the name, then runs here or in a process of its own."""
 
 import os
 import subprocess
@@ -30,8 +30,8 @@ START_S = 60.0
 def prepare(
     recipe: str, overrides: Sequence[str], name: str | None, root: Path
 ) -> tuple[RunDirectory, Settings]:
-    """A run directory that is ready to be run. Raises BadInput, with nothing written, for anything
-    that can be known to be wrong now.
+    """Returns a run directory that is ready to be run. Raises BadInput, with nothing written, for
+    anything that can be known to be wrong now.
     """
     try:
         settings = load(recipe, overrides)
@@ -64,27 +64,27 @@ def prepare(
         try:
             run.create(to_toml(settings), about)
             return run, settings
-        except BadInput:  # another launch has just taken the name that we had found free
+        except BadInput:  # another launch has just taken the free name
             if name or not run.path.exists():
                 raise
             chosen = free_name(root, stem)
 
 
 def find_checkpoint(settings: Settings) -> Path:
-    """The checkpoint's folder; the seedling is raised if it is asked for and not there yet."""
+    """Returns the checkpoint's folder; the seedling is raised if it is asked for and not there yet."""
     return _found(settings.model.path)
 
 
 def find_teachers(settings: Settings) -> dict[str, Path]:
-    """The folders of a distillation's local teachers, by name, likewise."""
+    """Returns the folders of a distillation's local teachers, by name. A seedling is raised if need be."""
     found: dict[str, Path] = {}
     for name, teacher in settings.facts.teachers.items():
         if isinstance(teacher, LocalTeacher):
             try:
                 found[name] = _found(teacher.path)
             except BadInput as error:
-                said = str(error).removeprefix("model.path: ")
-                raise BadInput(f"algorithm.teachers.{name}.path: {said}") from None
+                reason = str(error).removeprefix("model.path: ")
+                raise BadInput(f"algorithm.teachers.{name}.path: {reason}") from None
     return found
 
 
@@ -110,9 +110,10 @@ def _found(path: str) -> Path:
 
 
 def detach(run: RunDirectory) -> int:
-    """Run in a process of its own that outlives this terminal; returns its pid once it has the run.
+    """Starts the run in a process of its own that outlives this terminal. Returns its pid once it has
+    the run.
 
-    Raises RunFailed if it ends before, BadInput if another process was first.
+    Raises RunFailed if the process ends before, BadInput if another process was first.
     """
     with (run.logs / "supervisor.log").open("ab") as log:
         child = subprocess.Popen(
@@ -121,7 +122,10 @@ def detach(run: RunDirectory) -> int:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PIPPIN_HOME": str(home())},  # it may be relative to where we are
+            env={
+                **os.environ,
+                "PIPPIN_HOME": str(home()),
+            },  # it may be relative to the present folder
             cwd=os.path.abspath(os.sep),
         )
     deadline = Deadline(START_S)

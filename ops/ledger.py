@@ -1,7 +1,7 @@
-"""`pippin ledger`: what became of every trajectory of a run, and whether long ones get lost.
+"""`pippin ledger`: the outcome of every trajectory of a run, and whether long ones get lost.
 
 The counts are the ledger's, from status.json; the lengths are those of the trajectory log. The two are
-written at different moments and by different actors, so where they disagree, that is said.
+written at different moments and by different actors, so a remark says where they disagree.
 """
 
 from collections import Counter, defaultdict
@@ -22,16 +22,16 @@ from runtime.trajectory_log import batches
 BINS = 16
 BARS = "▁▂▃▄▅▆▇█"
 NOTABLE = 0.2
-"""From this relative difference of mean lengths on it is worth a sentence."""
+"""The relative difference of mean lengths from which on a sentence is printed."""
 
 Outcome = tuple[str, str]
-"""What became of a trajectory, and why: ("trained", ""), ("dropped", reason), ("failed", kind)."""
+"""The outcome of a trajectory, and its reason: ("trained", ""), ("dropped", reason), ("failed", kind)."""
 TRAINED: Outcome = ("trained", "")
 ORDER = ("trained", "dropped", "failed")
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """The ledger as status.json has it."""
+    """Holds the ledger as status.json has it."""
 
     pulled: int = 0
     trained: int = 0
@@ -41,7 +41,7 @@ class Counts(Struct, frozen=True, kw_only=True):
 
 
 class Lengths(Struct, frozen=True, kw_only=True):
-    """How long the trajectories of one outcome were, in tokens."""
+    """Holds the lengths of the trajectories of one outcome, in tokens."""
 
     outcome: str
     reason: str
@@ -55,7 +55,7 @@ class Lengths(Struct, frozen=True, kw_only=True):
 
 
 class Account(Struct, frozen=True, kw_only=True):
-    """Everything that `pippin ledger` knows."""
+    """Holds everything that `pippin ledger` knows."""
 
     run: str
     state: str
@@ -64,22 +64,24 @@ class Account(Struct, frozen=True, kw_only=True):
     ledger: Counts
     adds_up: bool
     verdict: str
-    """Whether it adds up, as a sentence."""
+    """A sentence that says whether the ledger adds up."""
     log_rows: int
     log_last_step: int
-    """0 if there are no rows."""
+    """The last step in the log; 0 if there are no rows."""
     measured: str
-    """What is counted in a trajectory: "sampled tokens", or of data the "tokens of the answer"."""
+    """The unit of a trajectory's length: "sampled tokens", or for data "tokens of the answer"."""
     bin_tokens: int
     lengths: list[Lengths]
     remarks: list[str]
-    """A sentence each: where log and ledger disagree, what is lost in other lengths than trained."""
+    """A sentence each: where log and ledger disagree, and lost trajectories whose lengths differ from
+    trained ones.
+    """
     problem: str
-    """Why the log could be read only so far; empty if it could be read."""
+    """The reason why the log could be read only so far; empty if it could be read."""
 
 
 class _Log:
-    """The lengths of the log's trajectories by outcome, and how many steps have noted."""
+    """Collects the lengths of the log's trajectories by outcome, and how many the steps have noted."""
 
     def __init__(self, noted_step: int) -> None:
         self._noted_step = noted_step
@@ -117,8 +119,9 @@ class _Log:
 
 
 def account(run: RunDirectory) -> Account:
-    """What a run's status and log say, whether it runs or not. Raises BadInput if there is no such run
-    or its status is damaged; a damaged log is reported in the account, with what comes before.
+    """Returns the account of a run's status and log, whether the run is active or not. Raises BadInput
+    if there is no such run or its status is damaged. A damaged log is reported in the account, with
+    what comes before the damage.
     """
     status = run.read_status()
     counts = _counts(run, status)
@@ -175,7 +178,7 @@ def _counts(run: RunDirectory, status: Status) -> Counts:
 
 
 def _read(run: RunDirectory, noted_step: int) -> tuple[_Log, str]:
-    """The log as far as it can be read, and what keeps it from being read further."""
+    """Returns the log as far as it can be read, and the reason why it cannot be read further."""
     log = _Log(noted_step)
     try:
         for batch in batches(run.trajectories):
@@ -193,7 +196,7 @@ def _read(run: RunDirectory, noted_step: int) -> tuple[_Log, str]:
 
 
 def _verdict(counts: Counts) -> str:
-    """Why it does not add up; empty if it does."""
+    """Returns why the ledger does not add up; empty if it does."""
     settled = counts.trained + sum(counts.dropped.values()) + sum(counts.failed.values())
     parts = [
         counts.trained, *counts.dropped.values(), *counts.failed.values(), counts.in_flight,
@@ -230,14 +233,14 @@ def _disagreements(counts: Counts, status: Status, log: _Log) -> list[str]:
 
 
 def _lost_lengths(lengths: Mapping[Outcome, Sequence[int]]) -> list[str]:
-    """One sentence if what is lost has another mean length than what is trained on."""
+    """Returns one sentence if what is lost has another mean length than what is trained on."""
     trained = lengths.get(TRAINED)
     lost = {_name(*outcome): found for outcome, found in lengths.items() if outcome != TRAINED}
     if not trained or not lost or not (usual := float(np.mean(trained))):
         return []
     everything = [n for found in lost.values() for n in found]
-    said = {"all that was lost": everything, **lost} if len(lost) > 1 else lost
-    ratios = {name: float(np.mean(found)) / usual - 1 for name, found in said.items()}
+    compared = {"all that was lost": everything, **lost} if len(lost) > 1 else lost
+    ratios = {name: float(np.mean(found)) / usual - 1 for name, found in compared.items()}
     parts = [
         f"{name} is {abs(ratio):.0%} {'longer' if ratio > 0 else 'shorter'}"
         for name, ratio in ratios.items()
@@ -266,7 +269,7 @@ def _profile(outcome: Outcome, found: Sequence[int], bin_tokens: int) -> Lengths
 
 
 def _sum(counts: Counts) -> list[str]:
-    """The ledger as a sum, a line for each of its parts."""
+    """Returns the ledger as a sum, a line for each of its terms."""
     parts = [
         ("=", counts.trained, "trained"),
         *(("+", n, _name("dropped", reason)) for reason, n in counts.dropped.items()),
@@ -304,12 +307,12 @@ def _table(account: Account) -> Table:
 
 
 def _bars(histogram: Sequence[int]) -> str:
-    """A character a bin, against the fullest; what is not empty is seen."""
+    """Returns a character for each bin, relative to the fullest. A bin that is not empty is visible."""
     most = max(histogram)
     return "".join(BARS[(n * len(BARS) - 1) // most] if n else "·" for n in histogram)
 
 
 def _name(outcome: str, reason: str) -> str:
-    """An outcome for reading; a log is a file, and what is in it need not be fit for a terminal."""
+    """Returns an outcome for reading. A log is a file, and its content may not be printable."""
     shown = "".join(c if c.isprintable() else "?" for c in reason[:40])
     return f"{outcome}: {shown}" if reason else outcome

@@ -1,4 +1,4 @@
-"""`pippin logs`: the last lines of each part's log, and what comes after.
+"""`pippin logs`: prints the last lines of each actor's log, and new lines as they come.
 
 A log holds what a user's code printed, so each line is made printable; only the end of a file is read.
 """
@@ -18,26 +18,26 @@ READ_BYTES = 1 << 20
 LONGEST_LINE = 10_000
 
 
-def print_logs(run: RunDirectory, part: str | None, count: int, follow: bool) -> None:
-    """Print the last `count` lines of each log, or of one part's; with `follow` go on until the run ends.
+def print_logs(run: RunDirectory, actor: str | None, count: int, follow: bool) -> None:
+    """Prints the last `count` lines of each log, or of one actor's. `follow` keeps it printing.
 
-    Raises BadInput for a part that has no log.
+    Raises BadInput for an actor that has no log.
     """
     files = sorted(run.logs.glob("*.log"))
-    if part is not None:
+    if actor is not None:
         names = [file.stem for file in files]
-        if part not in names:
+        if actor not in names:
             raise BadInput(
-                f"--part: {run.name} has logs of {', '.join(names) or 'nobody'}, not {part!r}"
+                f"--actor: {run.name} has logs of {', '.join(names) or 'no actor'}, not {actor!r}"
             )
-        files = [run.logs / f"{part}.log"]
+        files = [run.logs / f"{actor}.log"]
     positions: dict[Path, int] = {}
     for file in files:
         content = tail(file, limit_bytes=READ_BYTES)
         positions[file] = file.stat().st_size
         _print(file, b"".join(content.splitlines(keepends=True)[-count:] if count > 0 else []))
     while follow:
-        for file in sorted(run.logs.glob("*.log")) if part is None else files:
+        for file in sorted(run.logs.glob("*.log")) if actor is None else files:
             positions[file] = _print_since(file, positions.get(file, 0))
         if not run.locked():
             return
@@ -45,7 +45,7 @@ def print_logs(run: RunDirectory, part: str | None, count: int, follow: bool) ->
 
 
 def _print_since(file: Path, position: int) -> int:
-    """Print what was added after `position`; gives the new one."""
+    """Prints what was added after `position`. Returns the new position."""
     try:
         with file.open("rb") as log:
             size = log.seek(0, os.SEEK_END)

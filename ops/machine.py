@@ -1,6 +1,6 @@
-"""The one port to the laptop: its battery, heat, memory and disk, and what keeps it awake.
+"""The one port to the laptop: its battery, heat, memory and disk, and the way to keep it awake.
 
-Answers are advice, so whatever cannot be found out is None or False, never an error: a run must not
+Answers are advice, so an answer that cannot be found out is None or False, never an error: a run must not
 end because a command of the operating system did. Tests put a simulated machine in its place:
 
     PIPPIN_SIMULATED_MACHINE=machine.json    {"on_battery": true, "thermal": "serious"}
@@ -24,47 +24,55 @@ Thermal = Literal["nominal", "fair", "serious", "critical"]
 
 VARIABLE = "PIPPIN_SIMULATED_MACHINE"
 COMMAND_S = 2.0
-"""How long a command may take: they answer in milliseconds."""
+"""The seconds that a command may take; they answer in milliseconds."""
 LEAST_MEMORY_SHARE = 0.03
 """Linux: with less of its memory available a machine is about to kill processes."""
 PRESSURE: dict[int, Thermal] = {
     0: "nominal", 1: "fair", 2: "serious", 3: "critical", 4: "critical",
 }  # fmt: skip
-"""By macOS's own levels: nominal, moderate, heavy, trapping, sleeping. It throttles from heavy on."""
+"""The names of macOS's own levels: nominal, moderate, heavy, trapping, sleeping. It throttles from heavy
+on.
+"""
 CRITICAL_MEMORY = 4
-"""macOS: 1 is normal, 2 a warning, 4 critical."""
+"""macOS's critical level: 1 is normal, 2 a warning, 4 critical."""
 CAFFEINATE = ("/usr/bin/caffeinate", "-i")
 
 Ask = Callable[[Sequence[str]], str | None]
-"""What a command printed, or None if it failed."""
+"""A function that returns what a command printed, or None if it failed."""
 
 
 class Machine(Protocol):
-    """What a run wants to know of the machine that it runs on."""
+    """Answers what a run wants to know of the machine that it runs on."""
 
     def on_battery(self) -> bool | None:
-        """Whether no mains feeds it; None where there is no battery, or nobody knows."""
+        """Returns whether no mains feeds the machine; None where there is no battery, or it is not
+        known.
+        """
         ...
 
     def thermal_pressure(self) -> Thermal | None:
-        """How hot it is; None if nobody knows."""
+        """Returns how hot the machine is; None if it is not known."""
         ...
 
     def memory_pressure(self) -> bool:
-        """Whether it is about to run out of memory."""
+        """Returns whether the machine is about to run out of memory."""
         ...
 
     def free_disk_bytes(self, folder: Path) -> int | None:
-        """Free on the disk of `folder`, which need not exist yet; None if nobody knows."""
+        """Returns the free bytes on the disk of `folder`, which need not exist yet; None if they are
+        not known.
+        """
         ...
 
     def keep_awake(self, pid: int) -> contextlib.AbstractContextManager[None]:
-        """Within the block, and while process `pid` lives, it does not fall asleep by idling."""
+        """Keeps the machine awake within the block, and while process `pid` lives: it does not fall
+        asleep by idling.
+        """
         ...
 
 
 def this_machine() -> Machine:
-    """The simulated one if a test asks for it, otherwise the one that this is."""
+    """Returns the simulated machine if a test asks for it, otherwise the real one."""
     if path := os.environ.get(VARIABLE):
         return Simulated(Path(path))
     return Mac() if sys.platform == "darwin" else LinuxMachine()
@@ -74,42 +82,42 @@ def this_machine() -> Machine:
 
 
 class Mac:
-    """Asks the commands that come with macOS; none needs to be an administrator."""
+    """Asks the commands that come with macOS. None needs an administrator."""
 
     def __init__(self, ask: Ask | None = None, caffeinate: Sequence[str] = CAFFEINATE) -> None:
         self._ask = ask or command_output
         self._caffeinate = caffeinate
 
     def on_battery(self) -> bool | None:
-        """By what the power manager draws from."""
+        """Returns what the power manager says of the source that the machine draws from."""
         return parse_battery(self._ask(["/usr/bin/pmset", "-g", "batt"]))
 
     def thermal_pressure(self) -> Thermal | None:
-        """By the level that macOS notifies of, or else by how far it slows the CPU down."""
+        """Returns the level that macOS notifies of, or else one from how far macOS slows the CPU down."""
         level = self._ask(["/usr/bin/notifyutil", "-g", "com.apple.system.thermalpressurelevel"])
         return parse_thermal_level(level) or parse_speed_limit(
             self._ask(["/usr/bin/pmset", "-g", "therm"])
         )
 
     def memory_pressure(self) -> bool:
-        """By the kernel's own level."""
+        """Returns whether the kernel's own level is critical."""
         name = "kern.memorystatus_vm_pressure_level"
         return parse_memory_level(self._ask(["/usr/sbin/sysctl", "-n", name]))
 
     def free_disk_bytes(self, folder: Path) -> int | None:
-        """As the file system says: what macOS could purge is not counted."""
+        """Returns what the file system says: what macOS could purge is not counted."""
         return free_disk_bytes(folder)
 
     @contextlib.contextmanager
     def keep_awake(self, pid: int) -> Iterator[None]:
-        """`caffeinate -i -w PID`: it ends with the process, whatever death that dies."""
+        """Runs `caffeinate -i -w PID`, which ends with the process, whatever death that dies."""
         try:
             process = subprocess.Popen(
                 [*self._caffeinate, "-w", str(pid)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is ours: it must stay until we have saved
+                start_new_session=True,  # it must outlive Ctrl-C until the run is saved
             )
         except OSError:
             yield
@@ -122,7 +130,7 @@ class Mac:
 
 
 def parse_battery(text: str | None) -> bool | None:
-    """From `pmset -g batt`: None for a Mac without a battery."""
+    """Returns the answer of `pmset -g batt`: None for a Mac without a battery."""
     source = re.search(r"Now drawing from '(.+?)'", text or "")
     if source is None or text is None:
         return None
@@ -132,13 +140,15 @@ def parse_battery(text: str | None) -> bool | None:
 
 
 def parse_thermal_level(text: str | None) -> Thermal | None:
-    """From `notifyutil -g com.apple.system.thermalpressurelevel`."""
+    """Returns the level of `notifyutil -g com.apple.system.thermalpressurelevel`."""
     found = re.fullmatch(r"com\.apple\.system\.thermalpressurelevel\s+(\d+)", (text or "").strip())
     return PRESSURE.get(int(found[1])) if found else None
 
 
 def parse_speed_limit(text: str | None) -> Thermal | None:
-    """From `pmset -g therm`, in per cent of full speed; Macs without an Intel CPU do not say it."""
+    """Returns a level from `pmset -g therm`, in per cent of full speed. Macs without an Intel CPU do
+    not print it.
+    """
     found = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", text or "")
     if found is None:
         return None
@@ -149,7 +159,7 @@ def parse_speed_limit(text: str | None) -> Thermal | None:
 
 
 def parse_memory_level(text: str | None) -> bool:
-    """From `sysctl -n kern.memorystatus_vm_pressure_level`."""
+    """Returns whether `sysctl -n kern.memorystatus_vm_pressure_level` is critical."""
     return (text or "").strip() == str(CRITICAL_MEMORY)
 
 
@@ -163,7 +173,7 @@ class LinuxMachine:
         self._root = root
 
     def on_battery(self) -> bool | None:
-        """By the power supplies."""
+        """Returns what the power supplies say."""
         folder = self._root / "sys/class/power_supply"
         try:
             supplies = [_supply(path) for path in sorted(folder.iterdir())]
@@ -172,25 +182,26 @@ class LinuxMachine:
         return battery_from(supplies)
 
     def thermal_pressure(self) -> Thermal | None:
-        """Unknown: Linux shows temperatures, whose limits differ from machine to machine."""
+        """Returns None: Linux shows temperatures, whose limits differ from machine to machine."""
         return None
 
     def memory_pressure(self) -> bool:
-        """By the share of memory that is available."""
+        """Returns whether the share of memory that is available is too small."""
         return parse_meminfo(_text(self._root / "proc/meminfo"))
 
     def free_disk_bytes(self, folder: Path) -> int | None:
-        """As the file system says."""
+        """Returns what the file system says."""
         return free_disk_bytes(folder)
 
     @contextlib.contextmanager
     def keep_awake(self, pid: int) -> Iterator[None]:
-        """Nothing: who keeps a Linux machine awake depends on its desktop."""
+        """Does nothing: on Linux the program that keeps a machine awake depends on its desktop."""
         yield
 
 
 def battery_from(supplies: Sequence[dict[str, str]]) -> bool | None:
-    """From the attributes of each power supply: None without a battery, or if it does not say.
+    """Returns the answer of the attributes of each power supply: None without a battery, or if none
+    says.
 
     A battery that discharges although mains is there, as under full load, is not "on battery":
     unplugging is what the setting is about, and macOS sees it the same way.
@@ -211,7 +222,7 @@ def battery_from(supplies: Sequence[dict[str, str]]) -> bool | None:
 
 
 def parse_meminfo(text: str | None) -> bool:
-    """From /proc/meminfo: whether too little of the memory is available."""
+    """Returns whether /proc/meminfo says that too little of the memory is available."""
     sizes = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB$", text or "", re.M))
     if len(sizes) < 2:
         return False
@@ -227,42 +238,46 @@ def _supply(folder: Path) -> dict[str, str]:
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of a simulated machine's file."""
+    """Holds the content of a simulated machine's file."""
 
     on_battery: bool | None = None
     thermal: Thermal | None = None
     memory_pressure: bool = False
     free_disk_bytes: int | None = None
-    """None: what the real disk has."""
+    """The free bytes; None for those of the real disk."""
 
 
 class Simulated:
-    """A machine that is what a JSON file says now; FILE.awake tells who was kept awake, in order."""
+    """Simulates a machine from a JSON file. The file FILE.awake lists the processes that it was kept
+    awake for, in order.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._last = Reading()
 
     def on_battery(self) -> bool | None:
-        """As the file says."""
+        """Returns what the file says."""
         return self._read().on_battery
 
     def thermal_pressure(self) -> Thermal | None:
-        """As the file says."""
+        """Returns what the file says."""
         return self._read().thermal
 
     def memory_pressure(self) -> bool:
-        """As the file says."""
+        """Returns what the file says."""
         return self._read().memory_pressure
 
     def free_disk_bytes(self, folder: Path) -> int | None:
-        """As the file says, or the real disk's."""
+        """Returns what the file says, or the real disk's free bytes."""
         told = self._read().free_disk_bytes
         return free_disk_bytes(folder) if told is None else told
 
     @contextlib.contextmanager
     def keep_awake(self, pid: int) -> Iterator[None]:
-        """Lines "start PID" and "release PID"; without the second the process died in between."""
+        """Writes the lines "start PID" and "release PID". If the second is missing, the process died in
+        between.
+        """
         self._note(f"start {pid}")
         try:
             yield
@@ -270,9 +285,10 @@ class Simulated:
             self._note(f"release {pid}")
 
     def _read(self) -> Reading:
-        """The file; the reading before where it is absent or half written.
+        """Returns the file's content, or the content before where the file is absent or half written.
 
-        Raises msgspec.ValidationError for a key or value that a machine does not have: the test is wrong.
+        Raises msgspec.ValidationError for a key or value that a machine does not have: the test is
+        wrong.
         """
         try:
             self._last = msgspec.json.decode(self._path.read_bytes(), type=Reading)
@@ -291,7 +307,7 @@ class Simulated:
 
 
 def command_output(command: Sequence[str]) -> str | None:
-    """What a command prints; None if it is not there, fails or takes too long."""
+    """Returns what a command prints; None if it does not exist, fails or takes too long."""
     try:
         done = subprocess.run(
             command,
@@ -308,7 +324,9 @@ def command_output(command: Sequence[str]) -> str | None:
 
 
 def free_disk_bytes(folder: Path) -> int | None:
-    """Free for us on the disk of `folder`, or of the nearest folder above it that exists."""
+    """Returns the bytes that are free for us on the disk of `folder`, or of the nearest folder above it
+    that exists.
+    """
     try:
         return shutil.disk_usage(nearest_existing(folder)).free
     except OSError:

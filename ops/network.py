@@ -15,7 +15,7 @@ QUANTIZATION_GROUP = 64
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """The shape of a dense decoder-only transformer."""
+    """Holds the shape of a dense decoder-only transformer."""
 
     parameters: int
     layers: int
@@ -26,12 +26,12 @@ class Network(Struct, frozen=True, kw_only=True):
     head_dim: int
     vocabulary: int
     weight_bytes: int
-    """All weights as they are stored."""
+    """The bytes of all weights as they are stored."""
     item_bytes: int
-    """Of one activation."""
+    """The bytes of one activation."""
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of the linear modules of a block."""
+        """Returns the inputs and outputs of the linear modules of a block."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "self_attn.q_proj": (self.hidden, queries),
@@ -45,7 +45,7 @@ class Network(Struct, frozen=True, kw_only=True):
 
 
 def network_of(files: CheckpointFiles) -> Network | None:
-    """The network of a checkpoint folder; None where its config lacks what the estimate needs."""
+    """Returns the network of a checkpoint folder; None where its config lacks what the estimate needs."""
     config = files.text_config
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
@@ -74,7 +74,7 @@ def network_of(files: CheckpointFiles) -> Network | None:
 
 
 def _packing(config: dict[str, Any]) -> int:
-    """Quantised weights in one 32-bit word."""
+    """Returns the number of quantised weights in one 32-bit word."""
     quantization = config.get("quantization") or config.get("quantization_config") or {}
     bits = quantization.get("bits", 32) if isinstance(quantization, dict) else 32
     return 32 // bits if isinstance(bits, int) and 0 < bits <= 32 else 1
@@ -119,14 +119,14 @@ SEEDLING = Network(
     weight_bytes=4_000_000,
     item_bytes=4,
 )
-"""Stands in for Pippin's own checkpoint before it is made: its order of magnitude."""
+"""A network that stands in for Pippin's own checkpoint before it is made: its order of magnitude."""
 
 SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 BITS_IN_NAME = re.compile(r"(?<!\d)([48])-?bit", re.IGNORECASE)
 
 
 def assumed_network(name: str) -> tuple[Network, str] | None:
-    """A stand-in for a checkpoint of this name, and the assumption in words; None without a size.
+    """Returns a stand-in for a checkpoint of this name, and the assumption in words; None without a size.
 
     "mlx-community/Llama-3.2-1B-4bit" → the nearest Qwen3 shape, scaled, in 4 bits.
     """

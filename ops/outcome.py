@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one sentence on stderr where something is to be said.
+"""How a command ends: its exit code, and one sentence on stderr where there is something to report.
 
 Exit codes: 0 fine, 1 failure, 2 bad input, 130 interrupted. A traceback is a mistake of ours.
 """
@@ -16,7 +16,7 @@ FINE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def exit_code(body: Callable[[], int]) -> int:
-    """Run `body`; an error of Pippin's is said, and turned into its code."""
+    """Runs `body`. An error of Pippin's is printed, and turned into its exit code."""
     try:
         return body()
     except (BadInput, SettingsError) as error:
@@ -27,12 +27,14 @@ def exit_code(body: Callable[[], int]) -> int:
         return _say("interrupted", INTERRUPTED)
     except PippinError as error:
         return _say(error, FAILED)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
 
 
 def _say(what: object, code: int) -> int:
-    """Prints an error. Foreign text in its sentence cannot steer the terminal, and is bounded."""
+    """Prints an error and returns its exit code. Foreign text in its sentence cannot steer the
+    terminal, and is bounded.
+    """
     say(f"pippin: {printable_lines(str(what))}", err=True)
     return code

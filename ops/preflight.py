@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before a run: asked before anything is written."""
+"""Checks everything that can be known to be wrong before a run, before anything is written."""
 
 import os
 import shutil
@@ -24,15 +24,19 @@ from runtime.tasks.open import open_task
 from runtime.tasks.prompt import Split, Task
 
 PROMPTS_CHECKED = 20_000
-"""Prompts of a data set that are tokenised beforehand; of an endless task, the first few hundred."""
+"""The number of prompts of a data set that are tokenised beforehand; of an endless task, the first few
+hundred are.
+"""
 ENDLESS_CHECKED = 200
 CHECKPOINT_SIZE = 7
-"""Of a checkpoint, in sizes of what is trained: with 16-bit weights, two moments and masters."""
+"""The size of a checkpoint, in sizes of what is trained: with 16-bit weights, two moments and masters."""
 
 LOG_BYTES = 24
-"""Of a sampled token in the trajectory log, its text included: 21 were measured where answers are short."""
+"""The bytes of a sampled token in the trajectory log, its text included: 21 were measured where answers are
+short.
+"""
 LOG_SHARE = 0.25
-"""How long answers are assumed to be, of the limit: while it runs, the free space is watched."""
+"""The assumed length of answers, as a share of the limit. While the run works, the free space is watched."""
 
 
 def check_name(root: Path, name: str) -> None:
@@ -50,8 +54,8 @@ def check_name(root: Path, name: str) -> None:
 
 
 def check_run(settings: Settings, root: Path) -> list[str]:
-    """What can run and will probably not do what was meant, a sentence each. Raises BadInput for the first
-    thing that would stop a run: checkpoint, data, disk, port.
+    """Returns what can run and will probably not do what was meant, a sentence each. Raises BadInput
+    for the first thing that would stop a run: checkpoint, data, disk, port.
 
     `settings.model.path` is a local folder by now.
     """
@@ -93,7 +97,7 @@ def _check_disk(settings: Settings, root: Path, weights_bytes: int) -> None:
 
 
 def _check_reward(settings: Settings, task: Task) -> None:
-    """A user's reward must give a number; whether it raises on an empty answer is its own affair."""
+    """Raises BadInput if a user's reward does not give a number. It may raise on an empty answer."""
     if isinstance(settings.task, Jsonl) and settings.task.reward:
         verdict = task.verify(task.prompt("train", 0), "")
         if verdict.failure in ("not_a_number", "out_of_range"):
@@ -133,7 +137,7 @@ def _check_prompts(settings: Settings, folder: Path, task: Task) -> list[str]:
 
 
 def origin(settings: Settings) -> dict[str, Any]:
-    """What run.json keeps, so that nobody goes on with something else: see `check_same_run`."""
+    """Returns what run.json keeps, so that the run is resumed only with the same: see `check_same_run`."""
     return {"model": fingerprint(inspect(settings.model.path)), "settings": decisive(settings)}
 
 
@@ -150,7 +154,7 @@ def check_same_run(run: RunDirectory, settings: Settings) -> None:
 
 
 def check_same_model(run: RunDirectory, settings: Settings) -> None:
-    """Raises BadInput if the checkpoint that the run began with is another one now."""
+    """Raises BadInput if the checkpoint that the run began with has changed."""
     began = run.about().get("model")
     if began and began != fingerprint(inspect(settings.model.path)):
         raise BadInput(
@@ -161,7 +165,9 @@ def check_same_model(run: RunDirectory, settings: Settings) -> None:
 def with_model(
     settings: Settings, folder: Path, teachers: Mapping[str, Path] | None = None
 ) -> Settings:
-    """The settings with folders in place of a hub id or "seedling": the model's, and local teachers'."""
+    """Returns the settings with folders in place of a hub id or "seedling": the model's, and local
+    teachers'.
+    """
     model = replace(settings.model, path=str(folder.absolute()))
     found = {name: str(path.absolute()) for name, path in (teachers or {}).items()}
     algorithm = settings.algorithm.with_teachers(found)

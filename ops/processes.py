@@ -18,16 +18,18 @@ LOOK_S = 0.05
 
 
 class Process(NamedTuple):
-    """One line of `ps`."""
+    """Holds one line of `ps`."""
 
     pid: int
     memory_bytes: int
-    """Resident."""
+    """The bytes of resident memory."""
     command: str
 
 
 def belonging(session: int, marker: str) -> list[Process]:
-    """Live processes of a session, or with `marker` in their command line; never this one."""
+    """Returns the living processes of a session, or with `marker` in their command line; never the
+    present one.
+    """
     return [
         process
         for process in listing()
@@ -37,7 +39,9 @@ def belonging(session: int, marker: str) -> list[Process]:
 
 
 def end(session: int, marker: str = "") -> bool:
-    """Kill them, and what they start meanwhile; False if some are still there after a while."""
+    """Kills the processes, and those that they start meanwhile. Returns False if some are left after a
+    while.
+    """
     until = time.monotonic() + LIMIT_S
     while found := belonging(session, marker):
         for process in found:
@@ -50,7 +54,7 @@ def end(session: int, marker: str = "") -> bool:
 
 
 def listing() -> Iterator[Process]:
-    """This user's processes, without those that are dead and only not yet buried."""
+    """Yields this user's processes, without dead ones that are not yet reaped."""
     lines = subprocess.run(
         ["ps", "-xww", "-o", "pid=,stat=,rss=,command="],
         capture_output=True, text=True, errors="replace", check=False,
@@ -62,7 +66,7 @@ def listing() -> Iterator[Process]:
 
 
 def session_of(pid: int) -> int:
-    """The session of a process; -1 if it has just ended."""
+    """Returns the session of a process; -1 if it has just ended."""
     try:
         return os.getsid(pid)
     except OSError:

@@ -15,7 +15,7 @@ from runtime.proxies import sealed
 
 
 def seal(settings: Settings, token_path: Path, temp: Path) -> None:
-    """Give this process, and all that it starts, the environment of the run's Ray session."""
+    """Gives this process, and all that it starts, the environment of the run's Ray session."""
     wanted = {**sealed(without_rays(os.environ)), **environment(settings, token_path, temp)}
     for name in set(os.environ) - set(wanted):
         del os.environ[name]
@@ -28,7 +28,7 @@ def without_rays(caller: Mapping[str, str]) -> dict[str, str]:
 
 
 def environment(settings: Settings, token_path: Path, temp: Path) -> dict[str, str]:
-    """What Ray's processes must find in their environment."""
+    """Returns what Ray's processes must find in their environment."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
@@ -37,12 +37,12 @@ def environment(settings: Settings, token_path: Path, temp: Path) -> dict[str, s
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every socket on the loopback address
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
-        "RAY_prestart_worker_first_driver": "1",  # they import while Ray and the conductor start
+        "RAY_prestart_worker_first_driver": "1",  # workers import while Ray and the conductor start
         "RAY_metrics_report_interval_ms": "2000",
         "OPENBLAS_NUM_THREADS": "1",
         "VECLIB_MAXIMUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",  # the launcher has fetched what there was to fetch
+        "HF_HUB_OFFLINE": "1",  # the launcher has fetched the checkpoint
         EXACT_VARIABLE: "1" if settings.exact else "0",
     }

@@ -1,6 +1,6 @@
-"""`pippin seed`: raise the seedling, once; later calls find it in Pippin's home.
+"""`pippin seed`: raises the seedling, once; later calls find it in Pippin's home.
 
-"seedling-grown" is raised likewise, of the same blank network and by a longer recipe, for whoever needs a
+"seedling-grown" is raised in the same way, from the same blank network by a longer recipe, and serves as a
 teacher: `python -m ops.seed seedling-grown`.
 """
 
@@ -31,20 +31,20 @@ Progress = Callable[[Status], None]
 
 
 def seedling_folder(seed: int = 0, name: str = RECIPE.stem) -> Path:
-    """Where the seedling of this recipe and seed is, or will be."""
+    """Returns the folder of the seedling of this recipe and seed, whether it exists or not."""
     told = f"{_recipe(name).read_text()}{architecture_text()}{seed}"
     return home() / "seedlings" / hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def architecture_text() -> str:
-    """The network's source, so that a change of it makes a new seedling."""
+    """Returns the network's source, so that a change of it makes a new seedling."""
     return (RECIPE.parent.parent / "policies" / "seedling.py").read_text()
 
 
 def ensure_seedling(
     seed: int = 0, progress: Progress | None = None, name: str = RECIPE.stem
 ) -> tuple[Path, bool]:
-    """The seedling's folder, and whether it had to be raised now (some seconds).
+    """Returns the seedling's folder, and whether it had to be raised now (some seconds).
 
     The warm start is a run like any other, with its actors as plain objects of this process.
     """
@@ -77,7 +77,7 @@ def ensure_seedling(
         if not target.exists():
             publish_folder(work / "seedling", target)
     except OSError:
-        if not target.is_dir():  # else another process was first; its seedling is the same
+        if not target.is_dir():  # else another process made the same seedling first
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -89,12 +89,12 @@ def _recipe(name: str) -> Path:
 
 
 def with_seed(settings: Settings, seed: int) -> Settings:
-    """The settings under another seed."""
+    """Returns the settings under another seed."""
     return msgspec.structs.replace(settings, seed=seed)
 
 
 def remove_seedlings() -> int:
-    """Delete all seedlings; they can be raised again. Returns how many there were."""
+    """Deletes all seedlings; they can be raised again. Returns how many there were."""
     folder = home() / "seedlings"
     found = list(folder.iterdir()) if folder.is_dir() else []
     for path in found:

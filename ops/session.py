@@ -22,22 +22,22 @@ from runtime.rundir import RunDirectory
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a running session is found: the content of ray.json."""
+    """Says where a running session is found: the content of ray.json."""
 
     address: str
     dashboard: str
     token_path: str
     temp_dir: str
     metrics: str
-    """Address of the Prometheus export, without a token by Ray's design."""
+    """The address of the Prometheus export, without a token by Ray's design."""
 
 
 class RayFailed(Exception):
-    """Ray did not start: it may the next time."""
+    """Says that Ray did not start. It may the next time."""
 
 
 def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
-    """Start Ray for a run, in this process; it ends with this process's session.
+    """Starts Ray for a run, in this process. It ends with this process's session.
 
     Raises BadInput for a dashboard port in use, RayFailed if Ray does not start.
     """
@@ -58,7 +58,8 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
     try:
         context = ray.init(
             address="local",
-            num_cpus=min(os.cpu_count() or 1, 1 + len(actors_of(settings))),  # workers at once
+            # So many workers start at once.
+            num_cpus=min(os.cpu_count() or 1, 1 + len(actors_of(settings))),
             num_gpus=0,
             include_dashboard=settings.dashboard.enabled,
             dashboard_host="127.0.0.1",
@@ -87,7 +88,7 @@ def start_ray(settings: Settings, run: RunDirectory, temp: Path) -> Session:
 
 
 def dead_daemons() -> list[str]:
-    """Ray's daemons that this process started and that have died, by name."""
+    """Returns the names of Ray's daemons that this process started and that have died."""
     from ray._private import worker
 
     node: Any = worker._global_node
@@ -95,7 +96,7 @@ def dead_daemons() -> list[str]:
 
 
 def read_session(run: RunDirectory) -> Session:
-    """The session of a run that is under way. Raises BadInput if it is not."""
+    """Returns the session of a run that is under way. Raises BadInput if it is not."""
     run.require()
     path = run.path / "ray.json"
     if not path.exists() or not run.locked():
@@ -104,14 +105,14 @@ def read_session(run: RunDirectory) -> Session:
 
 
 def free_port() -> int:
-    """A port on the loopback address that nobody listens on now."""
+    """Returns a free port on the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def require_free(port: int) -> None:
-    """Raises BadInput if somebody listens on the port."""
+    """Raises BadInput if the port is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""What a person sees of a run in a terminal: a live line, a table of runs, a status in words."""
+"""Shows a run in a terminal: a live line, a table of runs, a status in words."""
 
 import sys
 import time
@@ -7,13 +7,15 @@ from typing import TextIO
 
 from ops.table import Table
 from ops.terminal import LiveText, write
-from runtime.status import PASS_AT_1, EvalResult, Status
+from runtime.status import EvalResult, Status
 
 COLOURS = {"running": "green", "finished": "green", "paused": "yellow", "failed": "red"}
 
 
 class LiveLine:
-    """One line that is rewritten while the run goes on; one line per change where there is no terminal."""
+    """Rewrites one line while the run goes on, or prints one line per change where there is no
+    terminal.
+    """
 
     def __init__(self, out: TextIO | None = None) -> None:
         self._out = out or sys.stderr
@@ -22,11 +24,11 @@ class LiveLine:
         self._shown: tuple[int, str, int] = (-1, "", 0)
 
     def __call__(self, status: Status) -> None:
-        """Shows a status, if it says something new."""
+        """Shows a status, if it differs from the last."""
         for result in status.evals[self._shown[2] :]:
             self._live.say(eval_line(result, base_of(result, status)))
-        said = status.message if status.state == "paused" else status.doing
-        now = (status.step, said, len(status.evals))
+        shown = status.message if status.state == "paused" else status.doing
+        now = (status.step, shown, len(status.evals))
         if self._at_terminal:
             share = status.step / status.steps if status.steps else None
             self._live.rewrite(progress_line(status), share)
@@ -47,7 +49,7 @@ class LiveLine:
 
 
 def progress_line(status: Status) -> str:
-    """Step, reward, pass@1, tokens per second and time left, in one line."""
+    """Returns step, time left, how good the answers are, and tokens per second, in one line."""
     m = status.metrics
     if not status.steps:
         return status.doing or status.state
@@ -58,6 +60,8 @@ def progress_line(status: Status) -> str:
         parts += [f"pass@1 {m['pass_at_1']:.3f}", f"reward {m['reward_mean']:.3f}"]
     elif "loss" in m:
         parts.append(f"loss {m['loss']:.4f}")
+    if "preference_accuracy" in m:
+        parts.append(f"accuracy {m['preference_accuracy']:.3f} margin {m['reward_margin']:.3f}")
     if m.get("sampler_tokens_per_s"):
         parts.append(f"sample {m['sampler_tokens_per_s']:,.0f} tok/s")
     if m.get("learner_tokens_per_s"):
@@ -70,26 +74,26 @@ def progress_line(status: Status) -> str:
 
 
 def eval_line(result: EvalResult, base: EvalResult) -> str:
-    """One evaluation, against the base."""
-    who = "the base" if result.step == 0 else f"step {result.step}"
+    """Returns one evaluation, against the base."""
+    which = "the base" if result.step == 0 else f"step {result.step}"
     if result.score is None:
-        return f"held-out {result.metric} of {who}: none, no answer could be scored"
+        return f"held-out {result.metric} of {which}: none, no answer could be scored"
     gain = ""
     if result.step != base.step and base.score is not None:
         gain = f", {result.score - base.score:+.3f} over the base"
     return (
-        f"held-out {result.metric} of {who}: {result.score:.3f} ± {result.stderr:.3f} "
+        f"held-out {result.metric} of {which}: {result.score:.3f} ± {result.stderr:.3f} "
         f"(n = {result.n}){gain}"
     )
 
 
 def base_of(result: EvalResult, status: Status) -> EvalResult:
-    """The first evaluation by the same metric."""
+    """Returns the first evaluation by the same metric."""
     return status.of_metric(result.metric)[0]
 
 
 def first_and_last(status: Status) -> list[str]:
-    """For each metric that was taken more than once, the base's line and the last one's."""
+    """Returns, for each metric that was taken more than once, the base's line and the last one's."""
     lines = []
     for metric in dict.fromkeys(result.metric for result in status.evals):
         results = status.of_metric(metric)
@@ -99,7 +103,7 @@ def first_and_last(status: Status) -> list[str]:
 
 
 def status_text(status: Status) -> str:
-    """A status for reading."""
+    """Returns a status for reading."""
     lines = [f"{status.name}: {status.state}, step {status.step} of {status.steps}"]
     if status.doing or status.state == "paused":
         lines.append(f"  {status.doing or 'paused'}, for {_since(status)}")
@@ -123,7 +127,7 @@ def status_text(status: Status) -> str:
 
 
 def machine_line(status: Status) -> str:
-    """What the run takes of the machine, and what the machine says of itself."""
+    """Returns what the run takes of the machine, and what the machine says of itself."""
     machine = status.machine
     parts = [
         f"{machine.memory_bytes / 1e9:.2f} GB in memory"
@@ -141,34 +145,40 @@ def machine_line(status: Status) -> str:
 
 
 def _since(status: Status) -> str:
-    """How long it has been doing what it does; a clock that was set back says 0."""
+    """Returns the time since the present activity began; a clock that was set back says 0."""
     return duration(max(time.time() - status.since, 0)) if status.since else "?"
 
 
 def runs_table(statuses: list[Status]) -> Table:
-    """Returns one row a run."""
+    """Returns one row a run, with its first metric: pass@1, unless nothing judges its answers."""
     rows = [
         (
             s.name,
             s.state,
             f"{s.step}/{s.steps}",
-            _score(s.of_metric(PASS_AT_1)[:1]),
-            _score(s.of_metric(PASS_AT_1)[1:][-1:]),
+            _score(first_metric(s)[:1]),
+            _score(first_metric(s)[1:][-1:]),
+            first_metric(s)[0].metric if s.evals else "",
             s.doing if s.state == "running" else s.message,
         )
         for s in statuses
     ]
     return Table(
-        header=("run", "state", "step", "base", "last pass@1", "doing"),
+        header=("run", "state", "step", "base", "last", "metric", "doing"),
         rows=rows,
-        left=(0, 1, 2, 5),
-        gives_way=(5, 0),
+        left=(0, 1, 2, 5, 6),
+        gives_way=(6, 5, 0),
         colours=COLOURS,
     )
 
 
+def first_metric(status: Status) -> list[EvalResult]:
+    """Returns the evaluations by the metric that was taken first, oldest first; none without any."""
+    return status.of_metric(status.evals[0].metric) if status.evals else []
+
+
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Returns seconds as people write them."""
     seconds = int(seconds + 0.5)
     if seconds < 60:
         return f"{seconds} s"

@@ -1,4 +1,4 @@
-"""What a person or the system asks of a run's process by a signal: once is a pause, twice is to leave."""
+"""Signals to a run's process: the first asks for a pause, the second ends the process."""
 
 import contextlib
 import os
@@ -12,28 +12,29 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def hold_back() -> None:
-    """Until there is a `Signals`, in this process or in what it becomes, let them wait for it."""
+    """Blocks the signals until there is a `Signals`, in this process or in the one that replaces it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 class Signals:
-    """The first SIGINT, SIGTERM or SIGHUP asks to pause and end, the second ends this process at once.
+    """Takes the first SIGINT, SIGTERM or SIGHUP as a request to pause and end; the second ends this
+    process at once.
 
-    A second SIGHUP says nothing new: the kernel and the shell both send one when a terminal is closed.
+    A second SIGHUP is ignored: the kernel and the shell both send one when a terminal is closed.
     """
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self.request: PauseRequest | None = None
-        """What a signal has asked for; it holds even where the disk is too full to write it down."""
+        """The request of a signal; it holds even where the disk is too full to write it down."""
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
         for number, handler in self._before.items():
-            if handler is not signal.SIG_IGN:  # of a detached run, whose terminal may close
+            if handler is not signal.SIG_IGN:  # a detached run ignores it: its terminal may close
                 signal.signal(number, self._handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def end(self) -> None:
-        """Leave them to whoever had them before."""
+        """Gives the signals back to their handlers from before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -51,7 +52,7 @@ class Signals:
 
 
 def _tell(text: str) -> None:
-    """Say something to the terminal; if it is closed, whatever is said from now on goes nowhere."""
+    """Prints something to the terminal. If the terminal is closed, later output is discarded."""
     try:
         os.write(2, text.encode())
     except OSError:

@@ -6,8 +6,8 @@ host, the process tree that computes.
         └── holds ──▶ watchdog, which ends the host when the supervisor is gone
 
 Ctrl-C, SIGTERM and a closed terminal are a pause, and then this process ends; a second signal leaves at
-once. `pippin pause` lets it wait, without a host and so without memory, until `pippin resume`. What is not
-paused or done was killed: it is started again, from the newest checkpoint, until that happens too often.
+once. `pippin pause` makes it wait, without a host and so without memory, until `pippin resume`. A host that
+ended otherwise was killed: it is started again, from the newest checkpoint, until that happens too often.
 """
 
 import contextlib
@@ -43,19 +43,19 @@ from runtime.status import Machine, Status
 
 POLL_S = 0.1
 WATCH_S = 2.0
-"""How often the machine and the processes' memory are looked at."""
+"""The seconds between two looks at the machine and at the processes' memory."""
 HOST_RESTARTS = 3
 PAUSE_S = 9.0
-"""From the request until the host is killed, unless it is saving by then."""
+"""The seconds from the request until the host is killed, unless it is saving by then."""
 SAVE_S = 120.0
 SPARE_BYTES = 64 << 20
 CHECKPOINTS_AHEAD = 2
-"""So many of the newest checkpoint's size must be free, or the run pauses."""
+"""The number of checkpoints of the newest's size for which there must be room, or the run pauses."""
 Show = Callable[[Status], None]
 
 
 def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = None) -> Status:
-    """Run to the end; `show` is called a few times a second with the status.
+    """Runs to the end; `show` is called a few times a second with the status.
 
     Raises RunFailed with the first cause, Interrupted when it paused and this process is to end, BadInput
     if another process has the run.
@@ -63,12 +63,12 @@ def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = N
     run.lock()
     signals = Signals(run)
     try:
-        _say(run, "starting", "")  # what is written there is of a process that is gone
+        _say(run, "starting", "")  # the status is of a process that is gone
         settings = load(run.recipe)
         check_same_run(run, settings)
         supervisor = Supervisor(run, settings, signals, show or (lambda status: None), port)
         supervisor.run()
-        run.withdraw_pause()  # it came too late
+        run.withdraw_pause()  # the run has ended, so the pause came too late
         return run.read_status()
     except Interrupted:
         request = run.pause_request()
@@ -87,7 +87,7 @@ def supervise(run: RunDirectory, show: Show | None = None, port: Port | None = N
 
 
 class Supervisor:
-    """Host after host, with pauses between them."""
+    """Runs one host after another, with pauses between them."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Supervisor:
         self._deaths, self._last_step, self._first, self._note = 0, -1, "", ""
 
     def run(self) -> None:
-        """Until the run is done. Raises as `supervise` does."""
+        """Runs until the run is done. Raises as `supervise` does."""
         while True:
             self._wait_until_wanted()
             code = self._host()
@@ -125,7 +125,7 @@ class Supervisor:
     # ── between two hosts ────────────────────────────────────────────────────────────────────────
 
     def _wait_until_wanted(self) -> None:
-        """While somebody asks to pause, or the machine gives a reason to."""
+        """Waits while a pause is asked for, or the machine gives a reason for one."""
         while (request := self._asked()) is not None:
             where = (
                 "" if request.by == "machine" else f"; go on with: pippin resume {self._run.name}"
@@ -138,7 +138,7 @@ class Supervisor:
             time.sleep(POLL_S)
 
     def _asked(self) -> PauseRequest | None:
-        """The request there is; the machine's own is made and withdrawn here."""
+        """Returns the present request. The machine's own request is made and withdrawn here."""
         request = self._signals.request or self._run.pause_request()
         if request is not None and request.by != "machine":
             return request
@@ -151,7 +151,9 @@ class Supervisor:
         return self._signals.request or self._run.pause_request()
 
     def _count_death(self, code: int) -> None:
-        """The host died. Raises RunFailed with the first cause when that happens too often."""
+        """Counts a death of the host. Raises RunFailed with the first cause when that happens too
+        often.
+        """
         status = self._run.read_status()
         self._deaths = 1 if status.step > self._last_step else self._deaths + 1
         cause = f"at step {status.step + 1}, {status.doing or 'starting'}: {self._cause(code)}"
@@ -167,14 +169,14 @@ class Supervisor:
     def _cause(self, code: int) -> str:
         if code < 0:
             return f"its host was ended by signal {-code} ({signal.strsignal(-code)})"
-        said = tail(self._run.logs / "host.log", since=self._log_began)
-        lines = said.decode(errors="replace").strip().splitlines()
+        output = tail(self._run.logs / "host.log", since=self._log_began)
+        lines = output.decode(errors="replace").strip().splitlines()
         return printable(lines[-1]) if lines else f"its host ended with exit code {code}"
 
     # ── one host ─────────────────────────────────────────────────────────────────────────────────
 
     def _host(self) -> int:
-        """Start a host and see it to its end; gives its exit code. Nothing of it is left then."""
+        """Starts a host and waits for its end. Returns its exit code, once nothing of it is left."""
         self._temp = temp = temp_folder()
         status = self._run.read_status()
         status.state, status.doing, status.since = "starting", host.STARTING, time.time()
@@ -197,7 +199,9 @@ class Supervisor:
             held.wait()
 
     def _start_host(self, temp: Path) -> "subprocess.Popen[bytes]":
-        """Its standard input is held open by this process alone; all its temporary files are in `temp`."""
+        """Starts the host's process. Its standard input is held open by this process alone; its
+        temporary files are in `temp`.
+        """
         with (self._run.logs / "host.log").open("ab") as log:
             self._log_began = log.tell()
             child = subprocess.Popen(
@@ -217,7 +221,9 @@ class Supervisor:
         return self._port.keep_awake(pid) if wanted else contextlib.nullcontext()
 
     def _watch(self, child: "subprocess.Popen[bytes]") -> int:
-        """Until it ends; one that hangs, or does not pause in time, is ended as it is."""
+        """Watches the host until it ends, and returns its exit code. A host that hangs, or does not
+        pause in time, is killed.
+        """
         pausing: Deadline | None = None
         saving: Deadline | None = None
         waiting: Deadline | None = None
@@ -232,7 +238,7 @@ class Supervisor:
                 say(f"the host hangs{stack}", err=True)
                 return host.HANGS
             if self._asked() is not None:
-                if status.state == "starting":  # it has nothing yet that could be lost
+                if status.state == "starting":  # a host that starts has nothing to lose
                     return host.PAUSED
                 pausing = pausing or Deadline(PAUSE_S)
                 if status.state == "pausing":
@@ -243,7 +249,7 @@ class Supervisor:
         return code
 
     def _look_at_machine(self, session: int | None) -> None:
-        """Now and then; `session` is the host's, if there is one."""
+        """Looks at the machine now and then. `session` is the host's, if there is one."""
         now = time.monotonic()
         if now - self._looked < WATCH_S:
             return
@@ -260,7 +266,7 @@ class Supervisor:
         )
 
     def _need_bytes(self) -> int:
-        """What the next checkpoints will write, judged by the newest."""
+        """Returns the bytes that the next checkpoints will write, judged by the newest."""
         try:
             size = checkpoint.size_bytes(self._run.checkpoints)
         except OSError:  # it is being retired
@@ -269,7 +275,7 @@ class Supervisor:
 
 
 def _say(run: RunDirectory, state: str, message: str) -> None:
-    """Change the status where no conductor can, if it says something new."""
+    """Changes the status where no conductor can, if it differs."""
     status = run.read_status()
     if (status.state, status.message) != (state, message):
         if status.state != state:

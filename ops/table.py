@@ -1,7 +1,7 @@
-"""Tables and text for a terminal: rich draws them; what gives way where it is narrow is said here.
+"""Tables and text for a terminal: rich draws them; this module narrows columns to the terminal.
 
-No number is ever cut: it is words and histograms that are shortened, and left out where nothing
-readable would remain. What does not fit even then is wrapped by the terminal.
+No number is ever cut: words and histograms are shortened, and left out where nothing readable would
+remain. A line that does not fit even then is wrapped by the terminal.
 """
 
 import io
@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct, field
 
 LEAST = 8
-"""Characters of a column that gives way; with fewer it is left out, unless it is the first."""
+"""The least characters of a column that gives way; with fewer it is left out, unless it is the first."""
 
 
 class Table(Struct, frozen=True, kw_only=True):
-    """Columns under a header."""
+    """Holds columns under a header."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -23,14 +23,15 @@ class Table(Struct, frozen=True, kw_only=True):
     gives_way: Sequence[int] = (0,)
     """Columns that are cut, one after the other, where a terminal is too narrow."""
     colours: Mapping[str, str] = field(default_factory=dict)
-    """Colours of cells by what they say."""
+    """The colours of cells, by their text."""
     indent: int = 0
 
 
 def drawn(table: Table, clean: Callable[[str], str], width: int | None) -> str:
-    """Returns the lines of a table: made to fit, and coloured, for a terminal of that width, plain without.
+    """Returns the lines of a table: fitted and coloured for a terminal of that width, plain without
+    one.
 
-    `clean` is applied to what the cells say.
+    `clean` is applied to the text of the cells.
     """
     from rich.console import Console
     from rich.padding import Padding
@@ -64,7 +65,7 @@ def drawn(table: Table, clean: Callable[[str], str], width: int | None) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Returns text whose lines are broken between words; what goes on is indented."""
+    """Returns text whose lines are broken between words. Continued lines are indented."""
     from rich.console import Console
     from rich.text import Text
 
@@ -83,7 +84,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def _fitting(table: Table, lines: list, width: int | None) -> tuple[int, dict[int, int]]:
-    """Returns the gap between columns, and each column's width; what is not in it is left out."""
+    """Returns the gap between columns, and each column's width. A column without a width is left out."""
     gap = 2
     widths = {i: max(line[i].cell_len for line in lines) for i in range(len(table.header))}
 
@@ -103,7 +104,7 @@ def _fitting(table: Table, lines: list, width: int | None) -> tuple[int, dict[in
     for i in table.gives_way:
         if excess() > 0 and i:
             del widths[i]
-    for i in reversed(table.gives_way):  # what has become free goes to those that are left
+    for i in reversed(table.gives_way):  # the remaining columns get the free width
         if i in widths and excess() < 0:
             widths[i] = min(whole[i], widths[i] - excess())
     return gap, widths

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a distillation's teachers before a run."""
+"""Checks before a run what can be known to be wrong with a distillation's teachers."""
 
 import socket
 from pathlib import Path
@@ -16,8 +16,8 @@ CONNECT_S = 5.0
 
 
 def check_teachers(settings: Settings) -> list[str]:
-    """What can run and will probably not do what was meant, a sentence each. Raises BadInput for a teacher
-    that is not there or cannot teach this student.
+    """Returns what can run and will probably not do what was meant, a sentence each. Raises BadInput
+    for a teacher that is not there or cannot teach this student.
     """
     from policies.frozen import model_of
     from policies.load import load_tokens
@@ -70,7 +70,7 @@ def _check_endpoint(key: str, teacher: EndpointTeacher) -> None:
     where = address(teacher.url)
     try:
         socket.create_connection((where.host, where.port), CONNECT_S).close()
-    except (OSError, UnicodeError) as error:  # a host that is no name cannot be encoded
+    except (OSError, UnicodeError) as error:  # an invalid host name cannot be encoded
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(
             f"{key}.url: needed a server at {where.host}:{where.port}, none answers: {reason}"
@@ -78,7 +78,7 @@ def _check_endpoint(key: str, teacher: EndpointTeacher) -> None:
 
 
 class Readers:
-    """The teachers that have to take in a prompt, with their own tokens and context."""
+    """Holds the teachers that have to read a prompt, with their own tokens and context."""
 
     def __init__(self, settings: Settings) -> None:
         from policies.frozen import model_of
@@ -95,7 +95,9 @@ class Readers:
                 self._limits[name] = load_tokens(model_of(teacher), folder), limit
 
     def check(self, prompt: Prompt) -> None:
-        """Raises BadInput for a prompt that its teacher has no room for, or whose teacher there is not."""
+        """Raises BadInput for a prompt that its teacher has no room for, or whose teacher does not
+        exist.
+        """
         check_teacher(prompt, self._facts.teachers)
         name = prompt.teacher or next(iter(self._facts.teachers))
         if name not in self._limits:

@@ -1,7 +1,8 @@
-"""The folder of one Ray session: its sockets, its logs, its certificates. Short, and nobody else's.
+"""The folder of one Ray session: its sockets, logs and certificates. Its path is short, and it is private.
 
-Ray itself opens this folder to all users (mode 0777), so what keeps them out is the folder above: ours, mode
-0700, and no link. Under /tmp another user may have taken that one's name; then a random one is made.
+Ray itself opens this folder to all users (mode 0777), so the folder above keeps them out: it belongs to the
+user, has mode 0700, and is no link. Under /tmp another user may have taken that folder's name;
+then a folder with a random name is made.
 """
 
 import contextlib
@@ -16,32 +17,32 @@ from ops import processes
 from runtime.home import PRIVATE, home, is_private, private_folder
 
 LONGEST_PATH = 41
-"""Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
+"""The longest path. Ray's sockets must fit into the 103 bytes that macOS allows; 62 are Ray's own."""
 SHORT_PARENT = "/tmp"
 RANDOM = "run-"
-"""How the name of a random folder above begins, behind that of the usual one."""
+"""The beginning of the name of a random folder above, behind the name of the usual one."""
 OWNER, HOST = "supervisor.pid", "host.pid"
 NO_SESSION = -2
-NOBODY = 2**31 - 1
-"""A session and a process id that do not exist."""
+NO_PROCESS = 2**31 - 1
+"""A number for a session or a process that does not exist."""
 
 
 def temp_folder() -> Path:
-    """Returns a new one: under Pippin's home, or under /tmp where that path is too long.
+    """Returns a new folder: under Pippin's home, or under /tmp where that path is too long.
 
     Folders of launchers that were killed are cleared away, with what is left of their processes.
     """
     name, short = secrets.token_hex(3), Path(f"{SHORT_PARENT}/pippin-{os.getuid()}")
     for parent in (home() / "r", short):
         if len(str(parent / name)) <= LONGEST_PATH and _is_ours(parent):
-            _clear_old(parent.glob(f"[!.]*/{OWNER}"))  # not those that are only being made
+            _clear_old(parent.glob(f"[!.]*/{OWNER}"))  # not folders that are still being made
             return _made(parent, name)
     _clear_old(short.parent.glob(f"{short.name}-{RANDOM}*/*/{OWNER}"))
     return _made(Path(tempfile.mkdtemp("", f"{short.name}-{RANDOM}", short.parent)), "r")
 
 
 def remove(folder: Path) -> None:
-    """Delete a session's folder, and the one above where that was made for it alone."""
+    """Deletes a session's folder, and the folder above where that was made for it alone."""
     shutil.rmtree(folder, ignore_errors=True)
     if f"-{RANDOM}" in folder.parent.name:
         with contextlib.suppress(OSError):
@@ -56,11 +57,13 @@ def _made(parent: Path, name: str) -> Path:
 
 
 def _is_ours(parent: Path) -> bool:
-    """Whether nobody else can write into a folder, which is made if need be, or swap it for another."""
+    """Returns whether no other user can write into a folder, which is made if need be, or swap it for
+    another.
+    """
     try:
         private_folder(parent)
         if os.lstat(parent).st_uid == os.geteuid() and not parent.is_symlink():
-            parent.chmod(PRIVATE)  # an earlier version may have left it open
+            parent.chmod(PRIVATE)  # it may be open to others
         return is_private(parent)
     except OSError:
         return False
@@ -83,22 +86,23 @@ def _alive(owner: Path) -> bool:
 
 
 def _clear_away(folder: Path) -> None:
-    """What a killed supervisor left, where its watchdog has not come to it yet or was killed as well.
+    """Clears away what a killed supervisor left, where its watchdog has not come to it yet or was
+    killed as well.
 
-    Ray's daemons name the folder; the actors do not, but they are in one session with them.
+    Ray's daemons name the folder. The actors do not, but they are in one session with the daemons.
     """
     host = _number(folder / HOST)
     daemons = processes.belonging(NO_SESSION, str(folder))
     sure = any(processes.session_of(daemon.pid) == host for daemon in daemons)
     processes.end(
         host if sure else NO_SESSION, str(folder)
-    )  # a number alone may be another's by now
+    )  # the number alone may belong to another process by now
     remove(folder)
 
 
 def _number(file: Path) -> int:
-    """A process id; one that nobody has where there is none."""
+    """Returns a process id, or NO_PROCESS where there is none."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):
-        return NOBODY
+        return NO_PROCESS

@@ -1,4 +1,4 @@
-"""Everything that a person reads in a terminal is written here: lines, tables, and a line that is rewritten.
+"""Writes everything that a person reads in a terminal: lines, tables, and a line that is rewritten.
 
     say("run q in runs/q", err=True)
     say(Table(header=("run", "step"), rows=[("q", "4/4")]))
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 BAR, LEAST_BAR = 24, 5
-"""Characters of a progress bar; where there is no room for the fewer, there is no bar."""
+"""The most and the least characters of a progress bar; with less room there is no bar."""
 UNUSUAL = re.compile(r"[^\n\t\x20-\x7e]+")
 
 
@@ -32,9 +32,10 @@ def say(*parts: str | Table, err: bool = False, wrap: bool = False) -> None:
 
 
 def write(out: TextIO, *parts: str | Table, wrap: bool = False) -> None:
-    """Writes what `say` prints. Raises OSError where nothing can be written any more.
+    """Writes what `say` prints. Raises OSError where the stream is closed.
 
-    With `wrap` text is broken between words for a terminal. What may be copied, such as a path, is not.
+    With `wrap` text is broken between words for a terminal. Text that may be copied, such as a path, is
+    not broken.
     """
     width = shutil.get_terminal_size().columns if is_terminal(out) else None
     texts = []
@@ -56,25 +57,25 @@ def clean(text: str) -> str:
 
 
 def is_terminal(out: TextIO) -> bool:
-    """Returns whether colours and cursor movements mean something to what reads `out`."""
+    """Returns whether what reads `out` understands colours and cursor movements."""
     return out.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 class LiveText:
-    """One line of a terminal that is rewritten, with a bar that gives way to the words.
+    """Rewrites one line of a terminal, with a bar that gives way to the words.
 
     A terminal that has gone is not written to again.
     """
 
     def __init__(self, out: TextIO) -> None:
         self.shown = is_terminal(out)
-        """Whether there is a terminal: without one nothing is rewritten."""
+        """True if there is a terminal: without one nothing is rewritten."""
         self._out = out
         self._live: Live | None = None
         self._last: object = None
 
     def rewrite(self, words: str, share: float | None) -> None:
-        """Shows words, and how much is done as a bar; without a share there is none."""
+        """Shows words, and a bar for the share that is done. Without a share there is no bar."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table as Grid
         from rich.text import Text
@@ -122,7 +123,7 @@ class LiveText:
             console = Console(file=self._out, force_terminal=True, highlight=False)
             self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
             self._live.start()
-            console.show_cursor()  # a process that is killed would leave the terminal without one
+            console.show_cursor()  # a killed process would leave the terminal without a cursor
         return self._live
 
     @contextlib.contextmanager

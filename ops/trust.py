@@ -1,10 +1,10 @@
-"""Whose run it is. To go on with a run, or to measure it, executes the reward file that it names, so a run
-that another user or another machine has made is gone on with only when it is asked for by `--trust`.
+"""Decides whose run it is. Resuming or measuring a run executes the reward file that it names, so a run that
+another user or another machine has made is resumed only with `--trust`.
 
-A run says in run.json who made it: the user's id, and a mark that only this Pippin's home can make, over all
+run.json names the maker of a run: the user's id, and a mark that only this Pippin's home can make, over all
 of the recipe that reaches beyond the run. A stranger who has seen a mark cannot put another reward under it.
-A run of an earlier version has no mark. It is ours if its files belong to us and what it would execute is
-named by a whole path outside of it, as every recipe is that Pippin wrote.
+A run without a mark is the user's own if its files belong to the user and the code that it would execute is
+named by an absolute path outside of the run.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ KEY_BYTES = 32
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """What a recipe reaches beyond the run: code that is executed, servers that are sent a key."""
+    """Lists what a recipe reaches beyond the run: code that is executed, servers that are sent a key."""
 
     reward: str = ""
     endpoints: dict[str, str] = {}
-    """Variables of the environment by address."""
+    """The variables of the environment, by address."""
 
     def sentence(self) -> str:
         """Returns what would be done for the run, as the end of a sentence."""
@@ -49,7 +49,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def maker(settings: Settings) -> dict[str, Any]:
-    """Returns what run.json says of who makes a run with these settings."""
+    """Returns the entry of run.json that names the maker of a run with these settings."""
     return {"uid": os.geteuid(), "mark": _mark(_reach_of(settings), os.geteuid())}
 
 
@@ -61,7 +61,11 @@ def require_trusted(run: RunDirectory, trusted: bool) -> None:
     try:
         reach = _reach(tomllib.loads(run.recipe.read_text()))
         stranger = _stranger(run, reach)
-    except (OSError, ValueError, RecursionError):  # the command will say what is wrong with it
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # the command itself reports what is wrong with the file
         reach, stranger = Reach(), "cannot be read"
     if stranger:
         raise BadInput(
@@ -71,7 +75,7 @@ def require_trusted(run: RunDirectory, trusted: bool) -> None:
 
 
 def _stranger(run: RunDirectory, reach: Reach) -> str:
-    """Returns why the run is a stranger's; "" if it is ours."""
+    """Returns why the run is a stranger's; "" if it is the user's own."""
     for path in (run.path, run.path / "run.json", run.recipe):
         if (owner := os.lstat(path).st_uid) != os.geteuid():
             return f"belongs to another user (uid {owner})"
@@ -99,7 +103,7 @@ def _reach_of(settings: Settings) -> Reach:
 
 
 def _reach(recipe: dict[str, Any]) -> Reach:
-    """Returns the same of a recipe as it is written, which may be anything."""
+    """Returns the reach of a recipe as it is written, which may be anything."""
     task, algorithm = _table(recipe.get("task")), _table(recipe.get("algorithm"))
     teachers = [_table(teacher) for teacher in _table(algorithm.get("teachers")).values()]
     return Reach(
@@ -117,12 +121,12 @@ def _table(value: Any) -> dict[str, Any]:
 
 
 def _mark(reach: Reach, uid: int) -> str:
-    said = json.dumps([uid, msgspec.to_builtins(reach)], sort_keys=True)
-    return hmac.new(_key(), said.encode(), hashlib.sha256).hexdigest()
+    content = json.dumps([uid, msgspec.to_builtins(reach)], sort_keys=True)
+    return hmac.new(_key(), content.encode(), hashlib.sha256).hexdigest()
 
 
 def _key() -> bytes:
-    """Returns what only this Pippin's home knows; it is made when it is first needed."""
+    """Returns a secret of this Pippin's home. It is made when it is first needed."""
     path = home() / MACHINE
     try:
         private_folder(path.parent)
@@ -131,7 +135,7 @@ def _key() -> bytes:
             write_new(aside, secrets.token_bytes(KEY_BYTES))
             try:
                 os.link(aside, path)
-            except FileExistsError:  # another launch was first: theirs counts
+            except FileExistsError:  # another launch was first: its file counts
                 pass
             except OSError:  # a volume without links
                 os.replace(aside, path)

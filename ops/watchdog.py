@@ -1,4 +1,4 @@
-"""The watchdog of a run's processes: when its supervisor dies, by whatever death, they end within seconds.
+"""The watchdog of a run's processes: when the supervisor dies, however it dies, they end within seconds.
 
 A process of its own that only waits: the supervisor holds the other end of its standard input, and the
 kernel closes that for a dead process. It kills what is in the host's session and clears its files away.
@@ -18,7 +18,9 @@ SESSION_FILES = ("ray.json", "ray.token")
 
 
 def start(host: int, temp: Path, run: Path) -> "subprocess.Popen[bytes]":
-    """Start the watchdog of a host process; `kill` it when the host has been cleared away."""
+    """Starts the watchdog of a host process. The caller must `kill` it when the host has been cleared
+    away.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "ops.watchdog", str(host), str(temp), str(run)],
         stdin=subprocess.PIPE,
@@ -30,7 +32,7 @@ def start(host: int, temp: Path, run: Path) -> "subprocess.Popen[bytes]":
 
 
 def clear_away(host: int, temp: Path, run: Path) -> None:
-    """End the host's session; remove its folder and the run's files that say where it was."""
+    """Ends the host's session, and removes its folder and the run's files that say where it was."""
     processes.end(host, str(temp))
     temp_folder.remove(temp)
     for name in SESSION_FILES:
@@ -38,7 +40,7 @@ def clear_away(host: int, temp: Path, run: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Wait for the supervisor's end, then clear away."""
+    """Waits for the supervisor's end, then clears away."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 64):

@@ -1,7 +1,7 @@
 """Ways to learn from rewards, side by side: each takes steps of its own on a policy of its own.
 
-Whatever a run has several processes for happens here in this one, so that what a step costs can be told
-by the clock and by the processor alike. Evaluation is not part of it.
+The work of a run's several processes is done here in one, so that the cost of a step can be measured
+by the clock and by the processor alike. Evaluation is not counted.
 """
 
 import math
@@ -30,7 +30,7 @@ from runtime.trajectory import StopReason, Trajectory, to_batch
 
 
 class Accuracy(Struct, frozen=True, kw_only=True):
-    """Of some prompts' answers, with the standard error over the prompts."""
+    """Holds the accuracy of some prompts' answers, with the standard error over the prompts."""
 
     greedy: float
     greedy_stderr: float
@@ -39,11 +39,11 @@ class Accuracy(Struct, frozen=True, kw_only=True):
 
 
 class Spent(Struct, kw_only=True):
-    """On learning so far."""
+    """Holds what learning has taken so far."""
 
     steps: int = 0
     tokens: int = 0
-    """Sampled."""
+    """The number of sampled tokens."""
     clock_s: float = 0.0
     processor_s: float = 0.0
 
@@ -51,7 +51,7 @@ class Spent(Struct, kw_only=True):
 class Contender:
     """Learns `settings.task` from its checkpoint, by its algorithm.
 
-    An algorithm that reads data stands for rejection sampling with the policy as it is by then (RAFT,
+    An algorithm that reads data stands for rejection sampling with the present policy (RAFT,
     2304.06767): `group_size` answers to each prompt of a step, and a step on one right answer of each.
     """
 
@@ -68,7 +68,7 @@ class Contender:
             self._perturbation = perturbation(self._facts.generation, self.policy)
 
     def step(self) -> None:
-        """One step, and what it took."""
+        """Takes one step, and adds its time and tokens to what was spent."""
         clock, processor = time.perf_counter(), time.process_time()
         step = self.spent.steps + 1
         rows = self._rows(step)
@@ -82,11 +82,13 @@ class Contender:
         self.spent.processor_s += time.process_time() - processor
 
     def held_out(self, count: int) -> list[Prompt]:
-        """Prompts that nothing is learnt from, the same ones for every contender."""
+        """Returns prompts that nothing is learned from, the same ones for every contender."""
         return [self._task.prompt("eval", i) for i in range(count)]
 
     def accuracy(self, prompts: list[Prompt], samples: int) -> Accuracy:
-        """Of one greedy answer and of some sampled ones, with keys that know no step."""
+        """Returns the accuracies of one greedy answer and of some sampled ones, with keys that do not
+        depend on the step.
+        """
         found = []
         for temperature, each in ((0.0, 1), (1.0, samples)):
             rows = self._answers(prompts, each, temperature, 0)
@@ -118,7 +120,7 @@ class Contender:
             )
 
     def _settled(self, rows: list[Trajectory]) -> list[Trajectory]:
-        """Returns the rows with what the algorithm decides about them."""
+        """Returns the rows with the algorithm's decisions about them."""
         settlement = self._algorithm.settle([row_of(row) for row in rows])
         return [
             msgspec.structs.replace(row, dropped=one.dropped, advantage=one.advantage)
@@ -133,7 +135,7 @@ class Contender:
         step: int,
         population: Population | None = None,
     ) -> list[Trajectory]:
-        """Scored, in order of prompt and sample."""
+        """Returns scored answers, in order of prompt and sample."""
         sampling = self._settings.sampling
         limit = self.policy.context_length - sampling.max_new_tokens
         seed, tokens = self._settings.seed, self.policy.tokenizer
@@ -175,7 +177,7 @@ def row_of(row: Trajectory) -> Row:
 
 
 def right_ones(rows: list[Trajectory]) -> Iterator[Trajectory]:
-    """The best answer to each prompt, the first of equals, if it is right: as a row to imitate."""
+    """Yields the best answer to each prompt, the first of equals, if it is right: as a row to imitate."""
     best: dict[int, Trajectory] = {}
     for row in rows:
         known = best.get(row.prompt_index)

@@ -41,18 +41,23 @@ SHAPES: dict[str, dict[str, int]] = {
     "d256 L6 V8192": {"hidden_size": 256, "num_hidden_layers": 6, "vocab_size": 8192},
 }
 LENGTH_SLACK = 0.02
-"""By rounding, a draw may fall on the other side: the timed pass may differ from the untimed one."""
+"""The allowed relative difference of lengths: by rounding, the timed pass may draw other tokens than the
+untimed one.
+"""
 SMALLEST_RATIO = 1.0
-"""Of our tokens per second to the better of BatchGenerator's three."""
+"""The least ratio of our tokens per second to the better of BatchGenerator's three."""
 
 Contender = Callable[[int, list[int]], list[int]]
-"""Decodes round `n` with at most the given number of tokens each; returns each one's length."""
+"""A function that decodes round `n` with at most the given number of tokens each, and returns each one's
+length.
+"""
 
 
 def measure(shape: dict[str, int], rounds: int) -> dict[str, Any]:
-    """Tokens per second of each contender in each round, their medians, and our ratios.
+    """Returns tokens per second of each contender in each round, their medians, and our ratios.
 
-    By the clock, and by processor time, which is steadier on a machine that others use too.
+    They are measured by the clock, and by processor time, which is steadier on a machine that others
+    use too.
     """
     contenders = make_contenders(shape)
     names = list(contenders)
@@ -87,7 +92,7 @@ def measure(shape: dict[str, int], rounds: int) -> dict[str, Any]:
 
 
 def ratio(speeds: dict[str, list[float]], peer: str) -> float:
-    """The median over the rounds of ours to a peer's."""
+    """Returns the median over the rounds of ours to a peer's."""
     return statistics.median(a / b for a, b in zip(speeds["pippin"], speeds[peer]))
 
 
@@ -190,7 +195,7 @@ def _through_item(row: Any, token: int) -> float:
 
 
 def config(shape: dict[str, int]) -> dict[str, Any]:
-    """config.json of the Qwen3 architecture in this shape."""
+    """Returns the config.json of the Qwen3 architecture in this shape."""
     width = shape["hidden_size"]
     return {
         "model_type": "qwen3",
@@ -207,7 +212,7 @@ def config(shape: dict[str, int]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; exit code 1 if the decoder is not ahead."""
+    """Prints the table. Returns 1 if the decoder is not ahead."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--rounds", type=int, default=7)

@@ -1,8 +1,8 @@
 """How far 100 steps of distillation take a weak base, by signal, on a task that can be enumerated.
 
-All 100 sums of two digits, asked greedily: what a student has learned is known exactly. Teacher and bases
+All 100 sums of two digits, answered greedily: the accuracy of a student is known exactly. Teacher and bases
 are warmed up here, on the data. Target: on-policy with the whole distribution, at least 0.75 for each seed,
-by forward KL: each sum has one right answer, and reverse KL gives up what the base hardly ever says.
+by forward KL: each sum has one right answer, and reverse KL gives up answers that the base hardly samples.
 """
 
 import argparse
@@ -23,8 +23,8 @@ STUDENT = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 1, "
 TEACHER = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "head_dim": 16}
 TEACHER_STEPS, BASE_STEPS, LOOK_STEPS = 300, 150, 10
 WEAK = 0.25
-"""A base is the first of its warm start's evaluations that is so good: a number of steps would give bases
-anywhere between 0.1 and 0.6.
+"""The accuracy of a base: the base is the first of its warm start's evaluations that is so good. A fixed
+number of steps would give bases anywhere between 0.1 and 0.6.
 """
 WARM_RATE, RATE, PROMPTS = 3e-3, 3e-3, 64
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def main() -> int:
-    """Print the table; 1 if a seed misses the target."""
+    """Prints the table. Returns 1 if a seed misses the target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--seeds", type=int, default=3)
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def _write_tasks(folder: Path) -> None:
-    """The same sums twice: to train on, and to be asked, all of them."""
+    """Writes the same sums twice: all of them to train on, and all of them to be asked."""
     lines = [
         json.dumps({"prompt": f"{a}+{b}=", "answer": str(a + b)})
         for a in range(10)
@@ -87,7 +87,9 @@ def _write_tasks(folder: Path) -> None:
 def _warmed_up(
     folder: Path, name: str, shape: dict[str, int], steps: int, seed: int, least: float
 ) -> Path:
-    """A network of this shape as it first was so good in supervised steps, or after the last."""
+    """Returns the folder of a network of this shape as it first was so good in supervised steps, or
+    after the last.
+    """
     algorithm = {"name": "sft", "steps": steps, "rows_per_step": 64}
     warm = {
         "optimizer": {"learning_rate": WARM_RATE, "warmup_steps": 5},
@@ -130,7 +132,7 @@ def _distilled(
 def _run(
     folder: Path, name: str, model: Path, algorithm: dict[str, Any], seed: int, **tables: Any
 ) -> Run:
-    """A run on the sums, with this benchmark's settings."""
+    """Returns a run on the sums, with this benchmark's settings."""
     settings = {
         "seed": seed,
         "model": {"path": str(model)},

@@ -1,7 +1,7 @@
 """A teacher, and students of a tenth of its size: from data alone, from its soft targets, on-policy.
 
-Two tasks. The teacher has learned from as many answers as it liked, the students have few: that is when
-one wants a teacher. Questions without answers cost nothing where a task makes them, and an on-policy
+Two tasks. The teacher has learned from any number of answers, and the students have few: that is the case
+for a teacher. Questions without answers cost nothing where a task makes them, and an on-policy
 student needs no answers: it is tried on the questions of those few rows, and on fresh ones. All students
 begin with the same network after the same short warm start on the rows, and learn for as much processor
 time, the teacher's work for them included; evaluations are not.
@@ -33,8 +33,9 @@ TASKS: dict[str, dict[str, Any]] = {
 TEACHER_STEPS = {"sorting": 200, "countdown": 400}
 WARM_STEPS = {"sorting": 60, "countdown": 200}
 ROWS = {"sorting": 100, "countdown": 300}
-"""That students have answers to: too few to learn the task from. Chosen after runs in which data alone
-was better at equal time with several times as many (`--rows 1000` shows it): report both.
+"""The number of rows that students have answers to: too few to learn the task from. The numbers were chosen
+after runs in which data alone was better at equal time with several times as many (`--rows 1000` shows it):
+report both.
 """
 NEW_TOKENS = 12
 TEACHER = {
@@ -49,7 +50,7 @@ LOOK_STEPS, ENDLESS = 50, 1_000_000
 BATCH, TEACHER_RATE, RATE = 64, 2e-3, 3e-3
 EVAL_PROMPTS = 512
 DRAWS = 8
-"""Prompts that are drawn for each that is wanted."""
+"""The number of prompts that are drawn for each that is wanted."""
 METHODS: dict[str, dict[str, Any]] = {
     "data alone (sft)": {"name": "sft", "rows_per_step": BATCH},
     "offline": {"learn_from": {"name": "data", "alpha": 0.9}},
@@ -62,7 +63,7 @@ FRESH = "on-policy, fresh questions"
 
 
 def main() -> int:
-    """Print the table; it is a comparison, and nobody has to win."""
+    """Prints the table. The benchmark is a comparison and has no target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--svg", type=Path, help="also draw the accuracies here")
@@ -93,7 +94,9 @@ def main() -> int:
 
 
 def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Raise a teacher for a task, and give every method a student of each seed."""
+    """Raises a teacher for a task, and gives every method a student of each seed. Returns what came of
+    them.
+    """
     folder.mkdir()
     opened = open_task(msgspec.convert(TASKS[task], TaskSettings), 0)
     unseen = distinct(opened, "eval", EVAL_PROMPTS)
@@ -101,7 +104,7 @@ def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, A
         folder, {"train": distinct(opened, "train", options.rows or ROWS[task]), "eval": unseen}
     )
 
-    def said(run: Run, *, last: bool = False) -> dict[str, Any]:
+    def outputs(run: Run, *, last: bool = False) -> dict[str, Any]:
         return said_of(run, opened, unseen, last=last)
 
     raised = raise_teacher(folder, TASKS[task], options.teacher_steps or TEACHER_STEPS[task])
@@ -109,7 +112,7 @@ def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, A
     result: dict[str, Any] = {
         "task": task,
         "rows": options.rows or ROWS[task],
-        "teacher": said(raised, last=True),
+        "teacher": outputs(raised, last=True),
         "students": [],
     }
     tell(task, "teacher", result["teacher"])
@@ -136,7 +139,7 @@ def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, A
             wanted = settings(base, seed, asked) | {"algorithm": {**algorithm, "steps": ENDLESS}}
             run = run_here(folder / "runs", plain(f"{method}-{seed}"), wanted, options.seconds)
             runs[method] = run
-            done = {"method": method, "seed": seed, **said(run)}
+            done = {"method": method, "seed": seed, **outputs(run)}
             tell(task, f"{method}, seed {seed}", done)
             result["students"].append(done)
         if options.report and seed == 0:
@@ -145,7 +148,7 @@ def compare(folder: Path, task: str, options: argparse.Namespace) -> dict[str, A
 
 
 def write_report(folder: Path, runs: dict[str, Run]) -> None:
-    """Of the on-policy student against those with the same rows."""
+    """Writes the report on the on-policy student against the students with the same rows."""
     from ops.report.command import run as report
 
     against = [runs[method].directory for method in ("data alone (sft)", "offline")]
@@ -153,7 +156,7 @@ def write_report(folder: Path, runs: dict[str, Run]) -> None:
 
 
 def distinct(task: Task, split: Split, most: int) -> list[Prompt]:
-    """At most so many prompts, no two of one question: a task may have fewer."""
+    """Returns at most so many prompts, no two of one question; a task may have fewer."""
     found: dict[str, Prompt] = {}
     for index in range(DRAWS * most):
         if len(found) == most:
@@ -164,7 +167,7 @@ def distinct(task: Task, split: Split, most: int) -> list[Prompt]:
 
 
 def write_rows(folder: Path, prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
-    """The prompts of each split with their right answers; as a task's settings."""
+    """Writes the prompts of each split with their right answers. Returns them as a task's settings."""
     for split, asked in prompts.items():
         lines = [
             json.dumps({"prompt": p.messages[-1]["content"], "answer": p.demonstration})
@@ -180,7 +183,7 @@ def write_rows(folder: Path, prompts: dict[str, list[Prompt]]) -> dict[str, Any]
 
 
 def raise_teacher(folder: Path, task: dict[str, Any], steps: int) -> Run:
-    """On fresh data at every step."""
+    """Returns the run of a teacher, raised on fresh data at every step."""
     wanted = settings(blank(folder / "teacher-blank", TEACHER, 0), 0, task) | {
         "algorithm": {"name": "sft", "steps": steps, "rows_per_step": BATCH},
         "optimizer": {
@@ -193,22 +196,22 @@ def raise_teacher(folder: Path, task: dict[str, Any], steps: int) -> Run:
 
 
 def settings(model: Path, seed: int, task: dict[str, Any]) -> dict[str, Any]:
-    """A run's, but for its algorithm. A constant rate: nobody knows a student's last step."""
+    """Returns a run's settings but for its algorithm. The learning rate is constant, because a
+    student's last step is not known.
+    """
     return {
         "seed": seed,
         "model": {"path": str(model)},
         "task": task,
         "sampling": {"max_new_tokens": NEW_TOKENS},
         "optimizer": {"learning_rate": RATE, "warmup_steps": 5},
-        "eval": {
-            "prompts": 1
-        },  # it separates the start from the steps; accuracy is measured behind
+        "eval": {"prompts": 1},  # it separates the start from the steps; accuracy is measured later
         "checkpoint": {"every_steps": LOOK_STEPS, "keep_every": LOOK_STEPS},
     }
 
 
 def said_of(run: Run, task: Task, prompts: list[Prompt], *, last: bool) -> dict[str, Any]:
-    """Steps and processor time, and the greedy accuracy of each checkpoint, or of the last."""
+    """Returns steps and processor time, and the greedy accuracy of each checkpoint, or of the last."""
     from ops.report.measure import passes
     from policies.save import parameter_count
 
@@ -230,10 +233,10 @@ def said_of(run: Run, task: Task, prompts: list[Prompt], *, last: bool) -> dict[
     }
 
 
-def tell(task: str, who: str, done: dict[str, Any]) -> None:
-    """One line."""
+def tell(task: str, which: str, done: dict[str, Any]) -> None:
+    """Prints one line."""
     say(
-        f"{task}, {who}: {done['points'][0]['accuracy']:.3f} → {done['accuracy']:.3f} in "
+        f"{task}, {which}: {done['points'][0]['accuracy']:.3f} → {done['accuracy']:.3f} in "
         f"{done['steps']} steps, {done['processor_s']:.1f} s",
         err=True,
     )
@@ -243,8 +246,8 @@ def tell(task: str, who: str, done: dict[str, Any]) -> None:
 
 
 def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: means over the seeds, and each seed's."""
-    header = ["task", "who", "parameters", "greedy accuracy", "of the teacher's", "each seed"]
+    """Returns header and rows: means over the seeds, and each seed's."""
+    header = ["task", "model", "parameters", "greedy accuracy", "of the teacher's", "each seed"]
     header += ["best on the way", "steps", "processor time"]
     lines = []
     for result in results:
@@ -255,13 +258,13 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         starts = [s["points"][0] for s in groups[1][1]]
         before = statistics.fmean(p["accuracy"] for p in starts)
         lines.append([result["task"], "student before", "", f"{before:.3f}", "", "", "", "", ""])
-        for who, mine in groups:
+        for which, mine in groups:
             mean = statistics.fmean(s["accuracy"] for s in mine)
             each = ", ".join(f"{s['accuracy']:.3f}" for s in mine)
             lines.append(
                 [
                     result["task"],
-                    who,
+                    which,
                     f"{mine[0]['parameters']:,}",
                     f"{mean:.3f}",
                     f"{mean / teacher['accuracy']:.0%}" if teacher["accuracy"] else "",
@@ -275,7 +278,7 @@ def table(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
 
 
 def picture(results: list[dict[str, Any]]) -> str:
-    """Accuracy over processor time, of the first seed, the tasks side by side."""
+    """Returns accuracy over processor time, of the first seed, the tasks side by side."""
     panels = []
     for number, result in enumerate(results):
         lines: list[Line] = [

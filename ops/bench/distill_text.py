@@ -1,10 +1,10 @@
 """A small student of Shakespeare's text, from data alone and from a teacher, at equal processor time.
 
 Speeches as prompt and response, in the tokens of a byte-level BPE that is trained here. The teacher is
-raised first, on the whole training part; what it takes then is its own, but what it says while a student
-learns is in that student's time. Students have a small share of the rows (`--share 1` gives them all). All
+trained first, on all training rows; that time is not counted, but its work while a student learns counts in
+that student's time. Students have a small share of the rows (`--share 1` gives them all). All
 begin with one blank network and see the same rows in the same order; measured are perplexities per token
-and per byte on the last speeches, which nobody has seen.
+and per byte on the last speeches, which are held out.
 """
 
 import argparse
@@ -35,9 +35,9 @@ from runtime.blas import load_blas
 TEXT = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare" / "input.txt"
 VOCABULARY = 512
 HELD_OUT = 0.1
-"""Share of the speeches, the last ones."""
+"""The share of the speeches that is held out: the last ones."""
 LINES = 2
-"""Of a response; a longer speech becomes several rows."""
+"""The lines of a response; a longer speech becomes several rows."""
 EVAL_ROWS, SHARE = 256, 0.02
 TEACHER = {
     "vocab_size": VOCABULARY,
@@ -67,7 +67,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def main() -> int:
-    """Print the table; it is a comparison, and nobody has to win."""
+    """Prints the table. The benchmark is a comparison and has no target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, default=TEXT, help="a text of speeches, in UTF-8")
     parser.add_argument("--json", type=Path, help="also write the result here")
@@ -98,7 +98,9 @@ def main() -> int:
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Raise a teacher, let every method have a student, and measure all of them."""
+    """Raises a teacher, gives every method a student, and measures all of them. Returns the
+    measurements.
+    """
     train, unseen = split(options.text.read_text("utf-8"))
     write_rows(folder / "held-out.jsonl", unseen[:EVAL_ROWS])
     write_rows(folder / "train.jsonl", train)
@@ -129,7 +131,7 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def raise_teacher(folder: Path, steps: int) -> Run:
-    """On data."""
+    """Returns the run of a teacher, raised on data."""
     start = blank(folder / "teacher-blank", TEACHER, 0, folder / "tokens")
     tables = settings(folder, start, {"name": "sft", "rows_per_step": ROWS}, 0, "train")
     tables["algorithm"]["steps"] = steps
@@ -150,7 +152,7 @@ def learn(
     seconds: float,
     seed: int,
 ) -> dict[str, Any]:
-    """A student's run until its time is over; its perplexities on the way."""
+    """Runs a student until its time is over. Returns its perplexities on the way."""
     if algorithm.get("name") != "sft":
         # A teacher of the same bytes may be in this machine's cache, and would cost nothing.
         (teacher / "made.json").write_text(json.dumps({"id": uuid.uuid4().hex}))
@@ -177,7 +179,9 @@ def learn(
 def settings(
     folder: Path, model: Path, algorithm: dict[str, Any], seed: int, rows: str
 ) -> dict[str, Any]:
-    """A run's, with checkpoints to be measured on the way. A constant rate: nobody knows the last step."""
+    """Returns a run's settings, with checkpoints to be measured on the way. The learning rate is
+    constant, because the last step is not known.
+    """
     return {
         "seed": seed,
         "model": {"path": str(model)},
@@ -196,7 +200,9 @@ def settings(
 
 
 def points(run: Run, *, last: bool = False) -> list[dict[str, float]]:
-    """Held-out perplexities of each checkpoint, or of the last, with the processor time behind it."""
+    """Returns the held-out perplexities of each checkpoint, or of the last, with the processor time
+    behind it.
+    """
     from ops.report.findings import perplexity
     from ops.report.measure import surprise
 
@@ -223,7 +229,7 @@ def points(run: Run, *, last: bool = False) -> list[dict[str, float]]:
 
 
 def split(text: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Rows to learn from, and rows of the last speeches."""
+    """Returns rows to learn from, and rows of the last speeches."""
     speeches = [speech.strip("\n") for speech in text.split("\n\n") if speech.strip()]
     if len(speeches) < 20:
         raise SystemExit(
@@ -234,7 +240,9 @@ def split(text: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
 
 
 def rows(speeches: list[str]) -> Iterator[dict[str, str]]:
-    """What was said last and who speaks now, and what is said."""
+    """Yields rows: the prompt is the line before and the speaker's name, the response is the speaker's
+    next lines.
+    """
     for before, speech in itertools.pairwise(speeches):
         speaker, *lines = speech.split("\n")
         context = f"{before.splitlines()[-1]}\n\n{speaker}\n"
@@ -245,12 +253,12 @@ def rows(speeches: list[str]) -> Iterator[dict[str, str]]:
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
-    """As JSONL."""
+    """Writes rows as JSONL."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_bpe(folder: Path, texts: list[str]) -> None:
-    """A byte-level BPE of these texts, as Hugging Face's own files."""
+    """Writes a byte-level BPE of these texts, as Hugging Face's own files."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     folder.mkdir()
@@ -279,8 +287,8 @@ def write_bpe(folder: Path, texts: list[str]) -> None:
 
 
 def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: means over the seeds, at the end, and at the best checkpoint on the way: few rows
-    are learned by heart, and a person would stop before that.
+    """Returns header and rows: means over the seeds, at the end, and at the best checkpoint on the way,
+    because few rows are learned by heart and a person would stop before that.
     """
     header = ["held-out perplexity", "per token", "per byte", "best per token", "best per byte", "steps",
               "processor time"]  # fmt: skip
@@ -316,7 +324,9 @@ def table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def picture(result: dict[str, Any]) -> str:
-    """Perplexity per token over processor time, of the first seed; the blank network is far above."""
+    """Returns perplexity per token over processor time, of the first seed. The blank network is far
+    above.
+    """
     mine = [s for s in result["students"] if s["seed"] == 0]
     lines = [
         (

@@ -22,16 +22,16 @@ from runtime.tasks.prompt import Prompt, Task
 
 
 class Spent(Struct, kw_only=True):
-    """A run's processor time."""
+    """Holds a run's processor time."""
 
     processor_s: float = 0.0
-    """Of all steps: sampling, teaching, learning."""
+    """The processor seconds of all steps: sampling, teachers' work, learning."""
     at_step: dict[int, float] = field(default_factory=dict)
-    """What was spent until a step was done."""
+    """The processor seconds until a step was done, by step."""
 
 
 class Run(Struct, frozen=True):
-    """A run that has ended, or whose time is over."""
+    """Holds a run that has ended, or whose time is over."""
 
     directory: RunDirectory
     status: Status
@@ -39,19 +39,20 @@ class Run(Struct, frozen=True):
 
     @property
     def scores(self) -> list[tuple[int, float]]:
-        """Step and held-out accuracy of each evaluation, the base's first."""
+        """Returns step and held-out accuracy of each evaluation, the base's first."""
         return [(e.step, e.score) for e in self.status.evals if e.score is not None]
 
     def first_as_good_as(self, least: float) -> int | None:
-        """The first step with an evaluation that is so good, the base aside."""
+        """Returns the first step with an evaluation that is so good; the base does not count."""
         good = [step for step, score in self.scores if step and score >= least]
         return min(good, default=None)
 
 
 def blank(folder: Path, shape: Mapping[str, Any], seed: int, tokenizer: Path | None = None) -> Path:
-    """A random network of the seedling's architecture with `shape` on top, in `folder`.
+    """Returns the folder of a random network of the seedling's architecture with `shape` on top, in
+    `folder`.
 
-    With the seedling's tokenizer, or the one whose files are in `tokenizer`.
+    It has the seedling's tokenizer, or the one whose files are in `tokenizer`.
     """
     from policies.characters import write_tokenizer
     from policies.device import gpu_lease
@@ -69,8 +70,9 @@ def blank(folder: Path, shape: Mapping[str, Any], seed: int, tokenizer: Path | N
 
 
 def run_here(root: Path, name: str, tables: Mapping[str, Any], until_s: float | None = None) -> Run:
-    """A run of these settings, with its actors as plain objects of this process: to its end, or until it
-    has taken so much processor time. It is then paused, behind the step that went over.
+    """Returns a run of these settings, with its actors as plain objects of this process. It runs to its
+    end, or until it has taken so much processor time. It is then paused, after the step that exceeded
+    the time.
     """
     from actors.conductor import Conductor
     from actors.program import local_actor_system
@@ -87,7 +89,7 @@ def run_here(root: Path, name: str, tables: Mapping[str, Any], until_s: float | 
     mark = time.process_time()
 
     def report(metrics: dict[str, float]) -> None:
-        """Called behind each step, and behind each evaluation with its score alone."""
+        """Notes the time after each step, and the score after each evaluation."""
         nonlocal mark
         now = time.process_time()
         if "step_seconds" in metrics:
@@ -110,8 +112,8 @@ def run_here(root: Path, name: str, tables: Mapping[str, Any], until_s: float | 
 
 
 def visited(run: Run, *, last: bool = False) -> Iterator[tuple[int, Any]]:
-    """The policy as it was at the base and at each checkpoint that is kept, or at the last one alone,
-    with its step. It is one object: what was yielded before has other weights by then.
+    """Yields the policy at the base and at each checkpoint that is kept, or at the last one alone, with
+    its step. The policy is one object: the next item changes its weights.
     """
     from configs import load
     from policies import weights
@@ -130,7 +132,7 @@ def visited(run: Run, *, last: bool = False) -> Iterator[tuple[int, Any]]:
 
 
 def held_out(run: Run, count: int) -> tuple[Task, list[Prompt]]:
-    """The run's task, and at most so many prompts of it that nothing is learned from."""
+    """Returns the run's task, and at most so many of its prompts that nothing is learned from."""
     from configs import load
     from runtime.tasks.open import open_task
 
@@ -140,12 +142,12 @@ def held_out(run: Run, count: int) -> tuple[Task, list[Prompt]]:
 
 
 def plain(text: str) -> str:
-    """A name for a run."""
+    """Returns a name that a run can have."""
     return "".join(c if c.isalnum() else "-" for c in text)
 
 
 def exported(run: Run, folder: Path, step: int | None = None) -> Path:
-    """The run's weights as a checkpoint, of its last step unless another is asked for."""
+    """Returns a checkpoint of the run's weights, of its last step unless another is asked for."""
     from ops.export import export
 
     export(run.directory, folder, step=step, adapters=False, dequantize=False)

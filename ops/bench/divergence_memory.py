@@ -31,7 +31,9 @@ LARGEST_ERROR = 1e-5
 
 
 def problem() -> tuple[Any, ...]:
-    """Hidden states and head of the student, of the teacher, and what each token weighs."""
+    """Returns hidden states and head of the student, those of the teacher, and the weight of each
+    token.
+    """
     import mlx.core as mx
 
     keys = mx.random.split(mx.random.key(0), 5)
@@ -44,7 +46,7 @@ def problem() -> tuple[Any, ...]:
 
 
 def measure(contender: str, kind: Any, chunk_tokens: int, gradients: Path) -> dict[str, Any]:
-    """Peak bytes and seconds of one contender; its gradients go to `gradients`."""
+    """Returns peak bytes and seconds of one contender. Its gradients are written to `gradients`."""
     blas = load_blas(exact=False)
     import mlx.core as mx
 
@@ -79,7 +81,7 @@ def measure(contender: str, kind: Any, chunk_tokens: int, gradients: Path) -> di
 
 
 def exact(kind: str, gradients: Path) -> dict[str, Any]:
-    """The gradients in float64, from the formulas as the papers have them."""
+    """Returns the gradients in float64, from the papers' formulas."""
     load_blas(exact=False)
     import numpy as np
     from safetensors.numpy import save_file
@@ -119,7 +121,7 @@ def exact(kind: str, gradients: Path) -> dict[str, Any]:
 
 
 def compare(kind: str, chunk_tokens: int) -> dict[str, Any]:
-    """Both contenders, with the norm-wise relative errors of their gradients."""
+    """Returns both contenders, with the norm-wise relative errors of their gradients."""
     with tempfile.TemporaryDirectory() as folder:
         rows = {c: _in_own_process(c, kind, chunk_tokens, Path(folder)) for c in CONTENDERS}
         _in_own_process("exact", kind, chunk_tokens, Path(folder))
@@ -130,7 +132,7 @@ def compare(kind: str, chunk_tokens: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; exit code 1 if a divergence misses its targets."""
+    """Prints the table. Returns 1 if a divergence misses its targets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["reverse"])

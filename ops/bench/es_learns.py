@@ -24,14 +24,16 @@ from runtime.tasks.prompt import Prompt
 GENERATIONS, POPULATION, PROMPTS = 40, 32, 64
 SIGMA = 0.01
 STEPS, ROWS = 100, 16
-"""Of the supervised start: right now and then, and far from done."""
+"""The steps and rows of the supervised start: afterwards answers are right now and then, and far from
+always.
+"""
 SAMPLES = 16
 GAIN = 0.04
 TASK = Addition(digits=1)
 
 
 def raise_base(folder: Path, seed: int) -> None:
-    """A weak base in `folder`."""
+    """Trains a weak base in `folder`."""
     from policies import weights
     from policies.load import load_policy
     from policies.rows import from_data
@@ -58,7 +60,7 @@ def raise_base(folder: Path, seed: int) -> None:
 
 
 def questions() -> list[Prompt]:
-    """All there are."""
+    """Returns all questions there are."""
     return [
         Prompt(
             task="addition",
@@ -71,7 +73,7 @@ def questions() -> list[Prompt]:
 
 
 def measure(seed: int, base: Path) -> dict[str, Any]:
-    """Accuracies before, on the way and after."""
+    """Returns the accuracies before, on the way and after."""
     from ops.bench.contenders import Contender
 
     settings = Settings(
@@ -106,7 +108,7 @@ def measure(seed: int, base: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; 1 if a base misses the target."""
+    """Prints the table. Returns 1 if a base misses the target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--seeds", type=int, default=3)

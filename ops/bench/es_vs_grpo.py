@@ -1,6 +1,6 @@
 """Evolution strategies, GRPO and rejection sampling from one base, at equal time and at equal tokens.
 
-All three take turns in one process, so that whatever else the machine does slows all of them. Time is
+All three take turns in one process, so that other work of the machine slows all of them. Time is
 that of learning (sampling, scoring, updating), by the clock and by the processor; evaluation is not
 counted. What stands at a time or a number of tokens is read off between the two evaluations around it.
 """
@@ -26,19 +26,21 @@ from runtime.blas import load_blas
 RECIPES = Path(__file__).parents[2] / "configs"
 EVAL_PROMPTS, EVAL_SAMPLES = 256, 2
 REJECTION_RATE = 6e-4
-"""Learning rate of rejection sampling."""
+"""The learning rate of rejection sampling."""
 POINTS = 12
-"""Evaluations of each, besides the base."""
+"""The number of evaluations of each contender, besides the base."""
 METHODS = ("ES", "GRPO", "rejection")
 AXES = {"clock_s": "seconds", "processor_s": "processor seconds", "tokens": "sampled tokens"}
 MODES = ("greedy", "sampled")
 
 Point = dict[str, float]
-"""One evaluation: what was spent until then, and the accuracies with their standard errors."""
+"""One evaluation: the time and tokens until then, and the accuracies with their standard errors."""
 
 
 def settings_of(method: str, seed: int, base: Path) -> Settings:
-    """A method's recipe, for a base: GRPO's is the quickstart, which rejection sampling shares."""
+    """Returns a method's settings for a base. GRPO's recipe is the quickstart, which rejection sampling
+    shares.
+    """
     recipe = RECIPES / ("es.toml" if method == "ES" else "quickstart.toml")
     settings = load(recipe, [f"seed={seed}", f'model.path="{base}"'])
     if method != "rejection":
@@ -51,7 +53,9 @@ def settings_of(method: str, seed: int, base: Path) -> Settings:
 
 
 def measure(seed: int, base: Path, seconds: float) -> dict[str, list[Point]]:
-    """Every method's evaluations, taking turns until each has learnt for so much processor time."""
+    """Returns every method's evaluations. The methods take turns until each has learned for so much
+    processor time.
+    """
     from ops.bench.contenders import Contender
 
     contenders = {name: Contender(settings_of(name, seed, base)) for name in METHODS}
@@ -72,7 +76,7 @@ def measure(seed: int, base: Path, seconds: float) -> dict[str, list[Point]]:
 
 
 def progress(seed: int, name: str, point: Point) -> str:
-    """One line."""
+    """Returns one line."""
     return (
         f"seed {seed}, {name}: step {point['steps']:.0f}, {point['clock_s']:.0f} s "
         f"({point['processor_s']:.0f} s of processor), {point['tokens']:,.0f} tokens, "
@@ -81,7 +85,7 @@ def progress(seed: int, name: str, point: Point) -> str:
 
 
 def standing(points: list[Point], axis: str, at: float, what: str) -> float:
-    """A number at a place of an axis, linearly between the evaluations around it."""
+    """Returns a number at a place of an axis, linearly between the evaluations around it."""
     for before, after in pairwise(points):
         if at <= after[axis]:
             share = (at - before[axis]) / (after[axis] - before[axis])
@@ -90,12 +94,14 @@ def standing(points: list[Point], axis: str, at: float, what: str) -> float:
 
 
 def common_end(runs: list[dict[str, list[Point]]], axis: str) -> float:
-    """As far as every method got in every run."""
+    """Returns the place of an axis that every method reached in every run."""
     return min(points[-1][axis] for run in runs for points in run.values())
 
 
 def summary(runs: list[dict[str, list[Point]]]) -> list[dict[str, Any]]:
-    """For each axis, method and mode: every seed's accuracy at the common end, and gain over its base."""
+    """Returns, for each axis, method and mode, every seed's accuracy at the common end, and the gain
+    over its base.
+    """
     found = []
     for axis in AXES:
         end = common_end(runs, axis)
@@ -116,12 +122,12 @@ def summary(runs: list[dict[str, list[Point]]]) -> list[dict[str, Any]]:
 
 
 def spread(values: list[float]) -> float:
-    """Standard error of the mean over the seeds; 0 for one."""
+    """Returns the standard error of the mean over the seeds; 0 for one seed."""
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def picture(runs: list[dict[str, list[Point]]]) -> str:
-    """Means over the seeds: greedy and sampled, over time and over tokens, as one SVG."""
+    """Returns the means over the seeds: greedy and sampled, over time and over tokens, as one SVG."""
     panels = []
     for row, mode in enumerate(MODES):
         for column, axis in enumerate(("processor_s", "tokens")):
@@ -150,7 +156,7 @@ def picture(runs: list[dict[str, list[Point]]]) -> str:
 
 
 def main() -> int:
-    """Print the table; it is a comparison, and nobody has to win."""
+    """Prints the table. The benchmark is a comparison and has no target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--svg", type=Path, help="also draw the curves here")
@@ -184,7 +190,7 @@ def main() -> int:
 
 
 def cells(result: dict[str, Any]) -> tuple[str, str]:
-    """Of one mode in the table."""
+    """Returns the cells of one mode in the table."""
     return f"{result['mean']:.3f}", f"{result['gain']:+.3f} ± {result['gain_stderr']:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""Kills trial runs thousands of times and says whether anything was lost: `make soak`.
+"""Kills fault runs thousands of times and says whether anything was lost: `make soak`.
 
 Every program dies at each of its failpoints in each way, and then at random; each run that comes through is
 compared with the undisturbed one, bit for bit. Fails if anything differs.
@@ -22,13 +22,15 @@ from ops.terminal import say
 
 ACTIONS = ("kill", "abort", "raise")
 PORTION = 50
-"""Random kills that one server does at a time."""
+"""The number of random kills that one server does at a time."""
 
 
 def measure(
     servers: ForkServerPool, programs: list[str], kills: int, seed: int
 ) -> dict[str, KillReport]:
-    """What came of each program's runs: the failpoints first, then `kills` at random over all."""
+    """Returns the outcome of each program's runs: the failpoints first, then `kills` at random over
+    all.
+    """
     tasks: list[tuple[str, str, int, int]] = [
         (program, action, 0, seed) for program in programs for action in ACTIONS
     ]
@@ -49,14 +51,14 @@ def measure(
 
 
 def row(report: KillReport) -> list[str]:
-    """A line of the table."""
+    """Returns a line of the table."""
     ends = [str(report.ends.get(how, 0)) for how in (*ACTIONS, "pause")]
     counts = (report.runs, report.differences, report.lost, report.duplicated)
     return [report.program, *ends, *map(str, counts), f"{report.seconds:.0f} s"]
 
 
 def main() -> int:
-    """Print the table; 1 if a run did not come through as promised."""
+    """Prints the table. Returns 1 if a run did not come through as promised."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=1000, help="at random (default 1000)")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="comma-separated names")
@@ -84,14 +86,14 @@ def main() -> int:
 
 
 def verdict(total: KillReport) -> str:
-    """The result in a sentence."""
+    """Returns the result in a sentence."""
     if total.problems:
         return f"{total.differences} runs differ, {len(total.problems)} problems"
     return f"each of {total.runs} runs ended as the undisturbed one, bit for bit"
 
 
 def result(reports: dict[str, KillReport], seconds: float) -> dict[str, Any]:
-    """For the JSON file."""
+    """Returns the result for the JSON file."""
     ends = sum((Counter(report.ends) for report in reports.values()), Counter())
     programs = {name: msgspec.to_builtins(report) for name, report in reports.items()}
     return {"seconds": seconds, "ends": dict(ends), "programs": programs}

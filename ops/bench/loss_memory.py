@@ -28,7 +28,7 @@ LARGEST_ERROR = 1e-5
 
 
 def measure(contender: str, chunk_tokens: int, gradients: Path) -> dict[str, Any]:
-    """Peak bytes and seconds of one contender; its gradients go to `gradients`."""
+    """Returns peak bytes and seconds of one contender. Its gradients are written to `gradients`."""
     blas = load_blas(exact=False)
     import mlx.core as mx
 
@@ -65,7 +65,7 @@ def measure(contender: str, chunk_tokens: int, gradients: Path) -> dict[str, Any
 
 
 def compare(chunk_tokens: int) -> dict[str, Any]:
-    """All contenders, and the norm-wise relative error of the kernel's gradients."""
+    """Returns all contenders, and the norm-wise relative error of the kernel's gradients."""
     with tempfile.TemporaryDirectory() as folder:
         rows = {c: _in_own_process(c, chunk_tokens, Path(folder)) for c in CONTENDERS}
         errors = _errors(Path(folder, "kernel.safetensors"), Path(folder, "plain.safetensors"))
@@ -79,7 +79,7 @@ def compare(chunk_tokens: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; exit code 1 if the kernel misses its target."""
+    """Prints the table. Returns 1 if the kernel misses its target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--chunk-tokens", type=int, default=512)

@@ -1,7 +1,7 @@
-"""How soon a pause has freed the machine, and a resume samples again, at random moments of real runs.
+"""Measures how soon a pause frees the machine, and a resume samples again, at random moments of real runs.
 
 The quickstart in small and in exact mode, through the command line, paused again and again: the end must be
-that of a run that nobody paused, bit for bit. Every fifth pause is a `stop`, after which another process goes
+that of a run that is not paused, bit for bit. Every fifth pause is a `stop`, after which another process goes
 on; every tenth comes while Ray or the actors start.
 """
 
@@ -36,9 +36,9 @@ SMALL = (
     "eval.every_steps=10", "dashboard.enabled=false", "power.keep_awake=false",
 )  # fmt: skip
 PAUSE_P95_S, PAUSE_MAX_S, RESUME_S = 2.0, 10.0, 10.0
-"""The promise; the model's load time comes on top of the last."""
+"""The promised seconds. The model's load time comes on top of the last."""
 LATEST_S = 3.0
-"""So long after the first token of a stretch it is paused at the latest."""
+"""The latest moment of a pause, in seconds after the first token of a stretch."""
 STARTING_S = 8.0
 STEPS_TIMED = 30
 STOP_EVERY, START_EVERY = 5, 10
@@ -60,24 +60,26 @@ print(time.perf_counter() - began)
 
 
 class Pause(Struct, kw_only=True):
-    """One pause, and what came after it. Seconds; None where it was paused before it came to that."""
+    """Holds one pause, and what came after it. Times are in seconds; None where the run was paused
+    before it came to that.
+    """
 
     how: str
-    """"pause", "stop", or "starting" where it was paused before it sampled."""
+    """"pause", "stop", or "starting" where the run was paused before it sampled."""
     doing: str
-    """What the run was doing when it was asked."""
+    """What the run was doing when the pause was asked for."""
     gone_s: float
-    """From the request until the last process of the host's session is gone."""
+    """Seconds from the request until the last process of the host's session is gone."""
     ray_s: float | None = None
-    """From `resume` until Ray has started."""
+    """Seconds from `resume` until Ray has started."""
     actors_s: float | None = None
-    """From then until every actor has, its model loaded."""
+    """Seconds from then until every actor has started, with its model loaded."""
     token_s: float | None = None
-    """From `resume` until the first new token."""
+    """Seconds from `resume` until the first new token."""
 
 
 class Paused:
-    """A run that is paused and resumed."""
+    """Pauses and resumes a run."""
 
     def __init__(self, folder: Path, name: str, options: list[str]) -> None:
         self.run = RunDirectory(folder / "runs", name)
@@ -89,15 +91,17 @@ class Paused:
         self._token = marks / "reached-sample.token"
         self._resumed = time.time()
         self._ray: float | None = None
-        """When Ray had started in this stretch."""
+        """The time when Ray had started in this stretch."""
 
     def launch(self) -> None:
-        """Start it, in the background."""
+        """Starts the run in the background."""
         self._resumed = time.time()
         self._pippin("launch", "--name", self.run.name, *self._options, "--detach")
 
     def pause(self, how: str, after_s: float) -> Pause | None:
-        """Pause it so long after its first new token, or after it was resumed; None if it has ended."""
+        """Pauses the run so long after its first new token, or after it was resumed. Returns None if it
+        has ended.
+        """
         if how != "starting":
             self._wait(lambda: self._first_token() is not None)
         time.sleep(after_s)
@@ -122,7 +126,7 @@ class Paused:
         return pause
 
     def resume(self) -> None:
-        """Go on, in the process that waits or in another."""
+        """Resumes the run, in the process that waits or in another."""
         self._resumed = time.time()
         if self.run.locked():
             self.run.withdraw_pause()
@@ -130,14 +134,14 @@ class Paused:
             self._pippin("resume", self.run.name, "--detach")
 
     def describe_resume(self, pause: Pause) -> None:
-        """How the last resume went, as far as it came."""
+        """Notes how the last resume went, as far as it came."""
         ray, started, token = self._ray, self._actors(), self._first_token()
         pause.ray_s = ray - self._resumed if ray else None
         pause.actors_s = started - ray if ray and started else None
         pause.token_s = token - self._resumed if token else None
 
     def finish(self) -> Status:
-        """See it to its end."""
+        """Waits for the run's end, and returns its status."""
         self._wait(lambda: not self.run.locked())
         return self._status()
 
@@ -145,7 +149,7 @@ class Paused:
         return _changed(self._token, self._resumed)
 
     def _actors(self) -> float | None:
-        """When the last actor of this stretch said that it is there."""
+        """Returns when the last actor of this stretch had started."""
         try:
             text = (self.run.logs / "conductor.log").read_text()
         except FileNotFoundError:
@@ -155,7 +159,7 @@ class Paused:
         return times[-1] if times and times[-1] > self._resumed else None
 
     def _host(self) -> int:
-        """The session of what computes; 0 if there is none yet."""
+        """Returns the session of the host; 0 if there is none yet."""
         line = re.compile(rf"-m ops\.host {re.escape(str(self.run.path.absolute()))} ")
         hosts = (p.pid for p in processes.listing() if line.search(p.command))
         return next((session_of(pid) for pid in hosts), 0)
@@ -181,7 +185,7 @@ class Paused:
 
 
 def _changed(file: Path, since: float) -> float | None:
-    """When a file was written, if that was after `since`."""
+    """Returns when a file was written, if that was after `since`."""
     try:
         when = file.stat().st_mtime
     except FileNotFoundError:
@@ -197,7 +201,7 @@ def _time(text: str) -> float:
 
 
 def moments(count: int, seed: int) -> Iterator[tuple[str, float]]:
-    """How each pause is asked for, and how many seconds after what it waits for."""
+    """Yields how each pause is asked for, and how many seconds after the moment it waits for."""
     for i in range(count):
         share = derive("pause bench", seed, i) / 2**64
         if i % START_EVERY == START_EVERY // 2:
@@ -207,7 +211,7 @@ def moments(count: int, seed: int) -> Iterator[tuple[str, float]]:
 
 
 def measure(folder: Path, count: int, seed: int, options: list[str]) -> tuple[list[Pause], bool]:
-    """The pauses, over as many runs as it takes, and whether all of these ended alike."""
+    """Returns the pauses, over as many runs as are needed, and whether all of these ended alike."""
     plain = Paused(folder, "plain", options)
     plain.launch()
     wanted = plain.finish()
@@ -231,7 +235,7 @@ def measure(folder: Path, count: int, seed: int, options: list[str]) -> tuple[li
 
 
 def step_seconds(folder: Path, options: list[str], duty_cycle: float) -> float:
-    """What a step takes, evaluations not counted, of a run that works so much of the time."""
+    """Returns the seconds of a step, evaluations not counted, of a run with this duty cycle."""
     rests = Paused(
         folder, f"duty-{duty_cycle:g}", [*options, "--set", f"power.duty_cycle={duty_cycle}"]
     )
@@ -241,19 +245,19 @@ def step_seconds(folder: Path, options: list[str], duty_cycle: float) -> float:
 
 
 def load_seconds(run: RunDirectory) -> float:
-    """What a sampler takes to load the model, its imports not counted."""
+    """Returns the seconds in which a sampler loads the model, its imports not counted."""
     command = [sys.executable, "-c", LOAD, str(run.recipe)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def quantile(values: list[float], share: float) -> float:
-    """The value that so many are not above."""
+    """Returns the value at this share of the sorted values."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
 def row(what: str, values: list[float]) -> list[str]:
-    """A line of the table."""
+    """Returns a line of the table."""
     if not values:
         return [what, "0", "", "", ""]
     numbers = [quantile(values, 0.5), quantile(values, 0.95), max(values)]
@@ -261,7 +265,9 @@ def row(what: str, values: list[float]) -> list[str]:
 
 
 def main() -> int:
-    """Print the table; 1 if a pause takes too long, or a run ends otherwise than undisturbed."""
+    """Prints the table. Returns 1 if a pause takes too long, or a run does not end like the undisturbed
+    one.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=50)
     parser.add_argument("--steps", type=int, default=150, help="of each run")

@@ -33,16 +33,16 @@ from runtime.keys import Stream, derive
 SHAPE = {"hidden_size": 256, "num_hidden_layers": 6, "vocab_size": 8192}
 MEMBERS, PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 32, 8, 16, 32
 SEQUENTIAL_MEMBERS, SINGLE_MEMBERS = 4, 1
-"""Of a round: the others would take as long."""
+"""The members of a round that are decoded one after another: all of them would take too long."""
 TEMPERATURES = (0.0, 1.0)
 SMALLEST_TO_PLAIN, SMALLEST_TO_SEQUENTIAL, LARGEST_MEMORY = 0.6, 5.0, 1.25
 
 Contender = Callable[[int, float], int]
-"""Decodes round `n` at a temperature; returns how many tokens it sampled."""
+"""A function that decodes round `n` at a temperature, and returns how many tokens it sampled."""
 
 
 def measure(contenders: dict[str, Contender], temperature: float, rounds: int) -> dict[str, Any]:
-    """Tokens per second of each contender in each round, by the clock and by processor time."""
+    """Returns tokens per second of each contender in each round, by the clock and by processor time."""
     names = list(contenders)
     speeds = {kind: {name: [] for name in names} for kind in ("clock", "processor")}
     for n in range(rounds):
@@ -69,12 +69,12 @@ def measure(contenders: dict[str, Contender], temperature: float, rounds: int) -
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
-    """The median over the rounds."""
+    """Returns the median over the rounds."""
     return statistics.median(a / b for a, b in zip(ours, theirs))
 
 
 def make_contenders() -> tuple[dict[str, Contender], Contender]:
-    """Returns the contenders, and the one that only memory is measured of."""
+    """Returns the contenders, and the one of which only memory is measured."""
     from policies.decode import RowsOf, Sequence
     from policies.evolution.centre import Centre
     from policies.evolution.perturbation import members, perturbation
@@ -86,10 +86,10 @@ def make_contenders() -> tuple[dict[str, Contender], Contender]:
     centre = Centre(policy, which, how.update, how.anchor)
     slots = MEMBERS * PROMPTS
 
-    def rows(n: int, who: range, *, one_model: bool = False) -> list[Sequence]:
+    def rows(n: int, members: range, *, one_model: bool = False) -> list[Sequence]:
         return [
             Sequence(prompt=prompt, key=derive(n, m, i), member=0 if one_model else m)
-            for m in who
+            for m in members
             for i, prompt in enumerate(prompts)
         ]
 
@@ -173,7 +173,7 @@ def _decode(policy, group, slots: int, temperature: float, of) -> int:
 
 
 def peaks(contenders: dict[str, Contender]) -> dict[str, int]:
-    """Peak bytes of each; the first call warms up nothing that memory depends on."""
+    """Returns peak bytes of each. The first call warms up nothing that memory depends on."""
     import mlx.core as mx
 
     found = {}
@@ -187,7 +187,7 @@ def peaks(contenders: dict[str, Contender]) -> dict[str, int]:
 
 
 def main() -> int:
-    """Print the tables; exit code 1 if a number is missed."""
+    """Prints the tables. Returns 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--rounds", type=int, default=5)

@@ -22,7 +22,7 @@ LIMIT_S = 180.0
 
 
 def measure(seed: int, root: Path, options: list[str]) -> dict[str, Any]:
-    """One run: its evaluations and how long it took from the command to the prompt."""
+    """Returns one run: its evaluations and how long it took from the command to the prompt."""
     pippin, name = [sys.executable, "-m", "ops.cli"], f"seed-{seed}"
     launch = ["launch", str(RECIPE), "--root", str(root), "--name", name, "--set", f"seed={seed}"]
     began = time.perf_counter()
@@ -45,7 +45,7 @@ def measure(seed: int, root: Path, options: list[str]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; 1 if a seed misses the target."""
+    """Prints the table. Returns 1 if a seed misses the target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--svg", type=Path, help="also draw the learning curves here")
@@ -53,9 +53,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     extra = [word for text in options.set for word in ("--set", text)]
-    subprocess.run(
-        [sys.executable, "-m", "ops.cli", "seed"], check=True
-    )  # not part of a run's time
+    subprocess.run([sys.executable, "-m", "ops.cli", "seed"], check=True)  # not in a run's time
     with tempfile.TemporaryDirectory() as folder:
         results = [measure(seed, Path(folder), extra) for seed in range(options.seeds)]
     rows = [

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a table for people and a JSON file for everything else."""
+"""The output of the benchmarks: a table for people and a JSON file for everything else."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from ops.terminal import say
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
-    """The whole result, indented."""
+    """Writes the whole result, indented."""
     path.write_text(json.dumps(result, indent=2) + "\n")
 
 
@@ -22,7 +22,9 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 @contextlib.contextmanager
 def alone_on_the_gpu(name: str) -> Iterator[None]:
-    """Hold the machine's lease while a benchmark computes. MLX is imported here: choose the BLAS first."""
+    """Holds the machine's lease while a benchmark computes. MLX is imported here: choose the BLAS
+    first.
+    """
     from policies.device import gpu_lease
 
     with gpu_lease().hold(f"pippin bench {name}", deadline_s=600.0):

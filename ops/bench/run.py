@@ -12,7 +12,8 @@ BENCHMARKS = {
     "distill": "greedy accuracy after 100 steps of distillation, by signal, for three seeds",
     "distill_tasks": "students of a tenth: data alone, offline and on-policy at equal processor time",
     "distill_text": "perplexity of Shakespeare: data alone and distilled at equal processor time",
-    "kills": "trial runs killed again and again against undisturbed ones",
+    "preference": "accuracy, margin and pass@1 of each preference loss on the seedling, for three seeds",
+    "kills": "fault runs killed again and again against undisturbed ones",
     "pause": "seconds from a pause until the machine is free, and from resume to the next token",
     "loss_memory": "peak memory of the loss against the plain computation",
     "es_learns": "evolution strategies on all sums of two digits, from three weak bases",
@@ -23,7 +24,9 @@ BENCHMARKS = {
 
 
 def run(name: str, options: list[str]) -> int:
-    """Run one benchmark in a process of its own (its BLAS must be chosen first); its exit code."""
+    """Runs one benchmark in a process of its own, because its BLAS must be chosen first. Returns its
+    exit code.
+    """
     name = name.replace("-", "_")
     if name == "list":
         for known, what in BENCHMARKS.items():

@@ -1,1 +1,1 @@
-"""Trial runs: tiny, exact runs that are killed, paused and damaged to show that nothing of it matters."""
+"""Fault runs: tiny, exact runs that are killed, paused and damaged to show that they end undamaged."""

@@ -1,7 +1,7 @@
-"""What a trial's process does: one start of a run, from wherever it stands to wherever it ends.
+"""The process of a fault run: one start of a run, from wherever it stands to wherever it ends.
 
-The run's supervisor and host are played here, with the actors as plain objects of this one process: so the
-whole run dies at once, at whatever place, and costs a tenth of a second to start again.
+This process stands for the run's supervisor and host, with the actors as plain objects in it. So the whole
+run dies at once, at any place, and takes a tenth of a second to start again.
 """
 
 import asyncio
@@ -29,63 +29,63 @@ from runtime.pause_request import PauseRequest
 from runtime.rundir import RunDirectory
 
 LIMIT_S = 120
-"""A trial that takes longer is ended by the kernel, whoever else is gone by then."""
-REQUEST = PauseRequest(by="user", reason="a trial", end=True)
+"""The seconds after which the kernel ends a fault run, even if all other processes of it are gone."""
+REQUEST = PauseRequest(by="user", reason="a fault run", end=True)
 
 
 class Job(Struct, kw_only=True):
-    """What a process is started for."""
+    """Says what a process is started for."""
 
     what: str
-    """"run", "restore" or "examine" a run, write the "model", or say how the "numerics" are here."""
+    """"run", "restore" or "examine" a run, write the "model", or report the "numerics" of this machine."""
     path: str
     more: list[str] = []
-    """Further runs to restore: a process for each would cost more than the restoring."""
+    """Further runs to restore: a process for each would cost more than restoring them."""
     plans: list[tuple[str, int, str]] = []
-    """Failpoint, hit and action: those of `failpoints`, "pause", or "full for good"."""
+    """Failpoint, hit and action of each plan: the actions of `failpoints`, "pause", or "full for good"."""
     marks: str = ""
-    """Folder that remembers which plans have fired."""
+    """The folder that remembers which plans have fired."""
     after_s: float = 0.0
     then: str = ""
-    """Done from outside at that time: "kill", "abort" or "pause"."""
+    """What is done from outside at that time: "kill", "abort" or "pause"."""
 
 
 class Ended(Struct, kw_only=True):
-    """How a process ended."""
+    """Says how a process ended."""
 
     code: int
-    """Exit code as ops.host has them, or minus the signal."""
+    """The exit code as ops.host has them, or minus the signal."""
     seconds: float
     result: Any = None
-    """What the job is for, unless it was killed."""
-    said: str = ""
-    """What it wrote to its standard error."""
+    """The result of the job, unless it was killed."""
+    printed: str = ""
+    """The output on the process's standard error."""
 
 
 class Start(Struct, kw_only=True):
-    """What one start of a run gives, however it ends."""
+    """Holds the result of one start of a run, however it ends."""
 
     sentence: str
-    """Why it could not go on."""
+    """The reason why the run could not go on."""
     reached: dict[str, int]
-    """Hits of each failpoint."""
+    """The hits of each failpoint."""
 
 
 class Stand(Struct, kw_only=True):
-    """Where a learner stands once it has restored a run."""
+    """Says where a learner stands once it has restored a run."""
 
     code: int = DONE
     sentence: str = ""
-    """Why it could not."""
+    """The reason why it could not restore."""
     note: str = ""
-    """What was damaged and passed over."""
+    """The damage that was passed over."""
     step: int = 0
     digest: str = ""
-    """Of all that it knows then: the rest of the run follows from that."""
+    """A digest of all that the learner knows then: the rest of the run follows from that."""
 
 
 def main(job: Job) -> tuple[int, Any]:
-    """Do a job; gives the exit code and what it was for."""
+    """Does a job. Returns the exit code and the job's result."""
     signal.alarm(LIMIT_S)
     path = Path(job.path)
     if job.what == "model":
@@ -116,7 +116,9 @@ def main(job: Job) -> tuple[int, Any]:
 
 
 def _attempt(run: RunDirectory, body: Callable[[], None]) -> tuple[int, str]:
-    """As ops.supervise and ops.host end a run: exit code, and the one sentence that a person sees."""
+    """Ends a run as ops.supervise and ops.host do. Returns the exit code, and the one sentence that a
+    person sees.
+    """
     try:
         run.lock()
         body()
@@ -155,7 +157,7 @@ def _stand(run: RunDirectory) -> Stand:
 
 
 def _restore(run: RunDirectory) -> Stand:
-    """As far as a run's start is the learner's."""
+    """Starts a run as far as the learner's work goes."""
     from actors.handles import ActorId
     from actors.program import local_actor_system
     from runtime.trajectory import digest
@@ -168,7 +170,7 @@ def _restore(run: RunDirectory) -> Stand:
     rows = [learner.earlier.remote(w.purpose, w.step).value() for w in restored.unfinished]
     system.stop()
     told = msgspec.json.encode(msgspec.structs.replace(restored, note="", weights=None))
-    told = told.replace(str(run.path).encode(), b"")  # versions are named by their paths
+    told = told.replace(str(run.path).encode(), b"")  # a weights version is named by its path
     told += b"".join(digest(row).encode() for row in rows if row is not None)
     return Stand(
         note=restored.note, step=restored.state.step, digest=hashlib.sha256(told).hexdigest()
@@ -190,8 +192,8 @@ def _folder(marks: str) -> Path | None:
 
 
 def be(job: Job, replies: int) -> None:
-    """Be the process of a job: its result goes down the pipe, with the modules that it has imported.
-    Does not return.
+    """Does the job of this process: its result goes down the pipe, with the modules that it has
+    imported. Does not return.
     """
     code, before = FAILED, set(sys.modules)
     try:
@@ -204,4 +206,4 @@ def be(job: Job, replies: int) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # no clean-up: a run that ends well needs none either
+        os._exit(code)  # without clean-up, which a run does not need

@@ -1,6 +1,6 @@
-"""What a finished run left behind, so that two can be compared: values only, no time and no place.
+"""The facts of a finished run, so that two runs can be compared: values only, no time and no place.
 
-Everything is computed anew from the files; what status and checkpoint say of themselves is checked against
+Everything is computed again from the files; what status and checkpoint say is checked against
 that.
 """
 
@@ -21,43 +21,45 @@ from runtime.trajectory import StopReason, lists
 from runtime.trajectory_log import EMPTY_CHAIN, batches, extend
 
 REPEATED = ("loss", "grad_norm", "learning_rate", "reward_mean", "completion_tokens_mean")
-"""Metrics of a step that no clock is in."""
+"""The metrics of a step that depend on no clock."""
 REVISION = r"(?<=step-\d{6})\.\d+$"
 MAY_DIFFER = ("message", "sampled_tokens", "kept", "problems")
 
 
 class Facts(Struct, kw_only=True):
-    """A run at its end."""
+    """Holds the facts of a run at its end."""
 
     state: str
     step: int
     weights: str
-    """Canonical digests, computed from the newest checkpoint's files."""
+    """The canonical digests, computed from the newest checkpoint's files."""
     optimizer: str
     trajectories: str
     """The hash chain, computed from the log's rows."""
     ledger: dict[str, Any]
     evals: list[dict[str, Any]]
     answers: dict[str, str]
-    """SHA-256 of what each evaluation was answered, by file."""
+    """The SHA-256 of the answers of each evaluation, by file."""
     metrics: list[dict[str, float]]
     rows: int
-    """Trajectories in the log."""
+    """The number of trajectories in the log."""
     duplicates: int
-    """Those among them that were there already."""
+    """The number of those that were in the log already."""
     tokens: int
-    """Sampled tokens in the log and in the answers of the evaluations."""
+    """The sampled tokens in the log and in the answers of the evaluations."""
     sampled_tokens: int
-    """What all samplers of all starts have said to have sampled."""
+    """The sampled tokens that all samplers of all starts reported."""
     kept: list[str]
-    """Checkpoints, without their revisions."""
+    """The checkpoints, without their revisions."""
     message: str
     problems: list[str]
-    """What is wrong with the run in itself, a sentence each."""
+    """A sentence for each inconsistency of the run in itself."""
 
 
 def examine(run: RunDirectory) -> Facts:
-    """The facts of a finished run. Raises Damaged for files that cannot be read. Computes with MLX."""
+    """Returns the facts of a finished run. Raises Damaged for files that cannot be read. Computes with
+    MLX.
+    """
     status = run.read_status()
     newest, passed_over = checkpoint.newest(run.checkpoints)
     assert newest is not None, "a finished run has a checkpoint"
@@ -68,7 +70,7 @@ def examine(run: RunDirectory) -> Facts:
         *passed_over,
         *_account(status, outcomes),
         *(f"{row} is {n} times in the log" for row, n in identities.items() if n > 1),
-        *_said(status, newest, chain),
+        *_contradictions(status, newest, chain),
         *(f"{path} was left behind" for path in run.path.rglob(".*")),
     ]
     return Facts(
@@ -99,7 +101,7 @@ def examine(run: RunDirectory) -> Facts:
 
 
 def differences(found: Facts, expected: Facts) -> list[str]:
-    """Where two runs are not the same, a phrase each."""
+    """Returns where two runs are not the same, a phrase each."""
     names = [name for name in Facts.__struct_fields__ if name not in MAY_DIFFER]
     different = [
         f"{name}: {_short(getattr(found, name))} instead of {_short(getattr(expected, name))}"
@@ -113,7 +115,7 @@ def differences(found: Facts, expected: Facts) -> list[str]:
 
 
 def _log(run: RunDirectory) -> tuple[str, Counter[str], Counter[str], int]:
-    """The chain, the trajectories, what became of them, and how many tokens were sampled."""
+    """Returns the chain, the trajectories, their outcomes, and how many tokens were sampled."""
     chain, tokens = EMPTY_CHAIN, 0
     identities: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
@@ -130,21 +132,21 @@ def _log(run: RunDirectory) -> tuple[str, Counter[str], Counter[str], int]:
 
 
 def _account(status: Status, outcomes: Counter[str]) -> list[str]:
-    """Where the ledger does not add up, in itself and with the log."""
+    """Returns where the ledger does not add up, in itself and with the log."""
     ledger = status.ledger
-    said = Counter({"dropped None": ledger["trained"]})
-    said += Counter({f"dropped {reason}": n for reason, n in ledger["dropped"].items()})
-    said += Counter({f"failed {kind}": n for kind, n in ledger["failed"].items()})
+    in_ledger = Counter({"dropped None": ledger["trained"]})
+    in_ledger += Counter({f"dropped {reason}": n for reason, n in ledger["dropped"].items()})
+    in_ledger += Counter({f"failed {kind}": n for kind, n in ledger["failed"].items()})
     problems = []
-    if said.total() + ledger["in_flight"] != ledger["pulled"] or ledger["in_flight"]:
+    if in_ledger.total() + ledger["in_flight"] != ledger["pulled"] or ledger["in_flight"]:
         problems.append(f"the ledger does not add up: {ledger}")
-    if said != outcomes:
-        problems.append(f"the ledger has {dict(said)}, the log {dict(outcomes)}")
+    if in_ledger != outcomes:
+        problems.append(f"the ledger has {dict(in_ledger)}, the log {dict(outcomes)}")
     return problems
 
 
-def _said(status: Status, newest: Checkpoint, chain: str) -> list[str]:
-    """Where status, checkpoint and files contradict each other."""
+def _contradictions(status: Status, newest: Checkpoint, chain: str) -> list[str]:
+    """Returns where status, checkpoint and files contradict each other."""
     from policies import weights
 
     problems = []

@@ -6,7 +6,7 @@ is an interpreter of its own.
     with ForkServer() as server:
         ended = server.do(Job(what="run", path=str(run.path), after_s=0.1, then="kill"))
 
-One job at a time; who wants more at once has more fork servers.
+A fork server does one job at a time; several servers do several.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from runtime.rundir import RunDirectory
 FORKS = platform.system() == "Linux"
 POLL_S = 0.001
 MODULES = ("actors.learner", "actors.program", "actors.sampler", "ops.fault_injection.facts")
-"""What nearly everything else follows from."""
+"""The modules that import nearly everything else."""
 ROOT = Path(__file__).parents[2]
 SIGNALS = {"kill": signal.SIGKILL, "abort": signal.SIGABRT}
 ENVIRONMENT = {
@@ -44,7 +44,7 @@ ENVIRONMENT = {
 
 
 class ForkServer:
-    """The driver's side of it."""
+    """Starts jobs from the driver's side of a fork server."""
 
     def __init__(self) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="pippin-faults-")
@@ -57,7 +57,7 @@ class ForkServer:
         )
 
     def do(self, job: Job) -> Ended:
-        """Start a process for a job and wait for its end."""
+        """Starts a process for a job and waits for its end."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(msgspec.json.encode(job) + b"\n")
         self._process.stdin.flush()
@@ -80,7 +80,7 @@ class ForkServer:
 
 
 def serve() -> None:
-    """Job after job, until there is nobody who asks."""
+    """Serves job after job, until the driver has gone."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that is printed gets between the replies
     if FORKS:
@@ -93,16 +93,16 @@ def serve() -> None:
 
 def _do(job: Job) -> Ended:
     began = time.monotonic()
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as printed:
         results, theirs = os.pipe()
-        pid = _start(job, theirs, said.fileno())
+        pid = _start(job, theirs, printed.fileno())
         os.close(theirs)
         code = _wait(pid, job, began)
         seconds = time.monotonic() - began
         with os.fdopen(results, "rb") as pipe:
             result = pipe.read()
-        said.seek(0)
-        ended = Ended(code=code, seconds=seconds, said=said.read().decode(errors="replace"))
+        printed.seek(0)
+        ended = Ended(code=code, seconds=seconds, printed=printed.read().decode(errors="replace"))
     if result:
         ended.result, imported = msgspec.json.decode(result)
         if FORKS:
@@ -110,12 +110,12 @@ def _do(job: Job) -> Ended:
     return ended
 
 
-def _start(job: Job, replies: int, said: int) -> int:
+def _start(job: Job, replies: int, printed: int) -> int:
     if not FORKS:
         child = subprocess.Popen(
             [sys.executable, "-m", "ops.fault_injection.fork_server", str(replies)],
             stdin=subprocess.PIPE,
-            stderr=said,
+            stderr=printed,
             pass_fds=[replies],
         )
         assert child.stdin
@@ -124,13 +124,13 @@ def _start(job: Job, replies: int, said: int) -> int:
         return child.pid
     pid = os.fork()
     if not pid:
-        os.dup2(said, 2)
+        os.dup2(printed, 2)
         be(job, replies)
     return pid
 
 
 def _wait(pid: int, job: Job, began: float) -> int:
-    """Its exit code; what is to be done to it meanwhile is done on time."""
+    """Returns the job's exit code, after doing on time what is to be done to it."""
     acted = not job.then
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -147,7 +147,9 @@ def _wait(pid: int, job: Job, began: float) -> int:
 
 
 def _import(modules: Iterable[str]) -> None:
-    """What a job has imported, so that the next need not: some is imported when it is first used."""
+    """Imports what a job has imported, so that the next job need not: some modules are imported when
+    they are first used.
+    """
     for name in modules:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

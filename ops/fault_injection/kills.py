@@ -1,4 +1,4 @@
-"""Kills trial runs, at random and at every failpoint, and compares what is left with an undisturbed run.
+"""Kills fault runs, at random and at every failpoint, and compares what is left with an undisturbed run.
 
 fault_runs = FaultRuns(server, folder)
 report = kill_at_random(fault_runs, "grpo", kills=100, seed=0)
@@ -27,17 +27,19 @@ from runtime.keys import Stream, derive
 from runtime.rundir import RunDirectory
 
 MOST_STARTS = 200
-"""Of one run; one that needs more does not get on."""
+"""The most starts of one run; a run that needs more makes no progress."""
 MOST_RUNS = 60
 KILLED_WITHIN = 0.8
-"""Of an undisturbed run's time, from each start: most starts die, and each gets a little further."""
+"""The share of an undisturbed run's time within which a start is killed: most starts die, and each gets a
+little further.
+"""
 NTH = (1, 1, 1, 1, 2, 3)
-"""Which hit of a failpoint it is: late ones need a run that is young."""
+"""The hits of a failpoint that are drawn from: late hits need a run that is young."""
 PAUSED_AT = ("sample.token", "learn.micro_batch", "step.learned")
 
 
 class Undisturbed(Struct):
-    """A run that nobody disturbs."""
+    """Holds a run that is not disturbed."""
 
     facts: Facts
     reached: dict[str, int]
@@ -45,28 +47,28 @@ class Undisturbed(Struct):
 
 
 class KillReport(Struct, kw_only=True):
-    """What was done to a program's runs, and what came of it."""
+    """Reports what was done to a program's runs, and the outcome."""
 
     program: str
     ends: dict[str, int] = {}
-    """Starts by how they ended: "kill", "abort", "raise", "pause", "done"."""
+    """The number of starts by how they ended: "kill", "abort", "raise", "pause", "done"."""
     runs: int = 0
     differences: int = 0
-    """Runs that did not end as the undisturbed one."""
+    """The number of runs that did not end as the undisturbed one."""
     lost: int = 0
-    """Trajectories that are missing in the logs."""
+    """The number of trajectories that are missing in the logs."""
     duplicated: int = 0
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
-    """A sentence each; without any, all is as promised."""
+    """A sentence for each problem; empty if all is as promised."""
 
     @property
     def kills(self) -> int:
-        """Starts that ended by force."""
+        """Returns the number of starts that ended by force."""
         return sum(n for how, n in self.ends.items() if how not in ("done", "pause"))
 
     def add(self, other: "KillReport") -> None:
-        """Take in what another found."""
+        """Adds another report to this one."""
         self.ends = dict(Counter(self.ends) + Counter(other.ends))
         for name in ("runs", "differences", "lost", "duplicated", "seconds", "problems"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -86,12 +88,12 @@ class FaultRuns:
             server.do(Job(what="model", path=str(self.model)))
 
     def new(self, program: str, **changes: Any) -> RunDirectory:
-        """A run that was never started."""
+        """Returns a run that was never started."""
         settings = settings_of(program, self.model, **changes)
         return begin(settings, self.folder, f"{program}-{next(self._names)}")
 
     def start(self, run: RunDirectory, **job: Any) -> Ended:
-        """Start a run from where it stands, and see it to that process's end."""
+        """Starts a run from where it stands, and waits for that process's end."""
         run.withdraw_pause()
         ended = self._zygote.do(Job(what="run", path=str(run.path), **job))
         if ended.result is not None:
@@ -99,23 +101,25 @@ class FaultRuns:
         return ended
 
     def restore(self, *runs: RunDirectory) -> list[Stand]:
-        """Only have the learner load where each run stands. Raises RuntimeError for a traceback."""
+        """Makes the learner load where each run stands, and nothing more. Raises RuntimeError for a
+        traceback.
+        """
         for run in runs:
             run.withdraw_pause()
         first, *more = (str(run.path) for run in runs)
         ended = self._zygote.do(Job(what="restore", path=first, more=more))
-        if ended.code != DONE or ended.said:
+        if ended.code != DONE or ended.printed:
             raise RuntimeError(
-                f"restoring {first} and others ended with {ended.code}: {ended.said}"
+                f"restoring {first} and others ended with {ended.code}: {ended.printed}"
             )
         return msgspec.convert(ended.result, list[Stand])
 
     def numerics(self) -> str:
-        """How this machine computes."""
+        """Returns the digest of how this machine computes."""
         return self._zygote.do(Job(what="numerics", path="")).result
 
     def finish(self, run: RunDirectory, jobs: Iterable[dict[str, Any]] = ()) -> list[Ended]:
-        """Start a run as each of `jobs` says, and then undisturbed, until it has finished."""
+        """Starts a run as each of `jobs` says, and then undisturbed, until it has finished."""
         ends: list[Ended] = []
         for job in itertools.chain(jobs, itertools.repeat({}, MOST_STARTS)):
             ends.append(self.start(run, **job))
@@ -124,14 +128,14 @@ class FaultRuns:
         return ends
 
     def examine(self, run: RunDirectory) -> Facts:
-        """The facts of a finished run. Raises RuntimeError if they cannot be had."""
+        """Returns the facts of a finished run. Raises RuntimeError if they cannot be had."""
         ended = self._zygote.do(Job(what="examine", path=str(run.path)))
         if ended.code != DONE:
-            raise RuntimeError(f"{run.path}: {ended.said}")
+            raise RuntimeError(f"{run.path}: {ended.printed}")
         return msgspec.convert(ended.result, Facts)
 
     def undisturbed(self, program: str, **changes: Any) -> Undisturbed:
-        """The run that the others are compared with; all fault runs in one folder share it."""
+        """Returns the run that the others are compared with; all fault runs in one folder share it."""
         changed = f"-{derive(json.dumps(changes)):x}" if changes else ""
         path = self.folder / f"{program}{changed}.json"
         with self._lock:
@@ -139,7 +143,7 @@ class FaultRuns:
                 run = self.new(program, **changes)
                 ended = self.start(run)
                 if ended.code != DONE:
-                    raise RuntimeError(f"{run.path}: {ended.said or ended.result}")
+                    raise RuntimeError(f"{run.path}: {ended.printed or ended.result}")
                 facts = self.examine(run)
                 if facts.problems:
                     raise RuntimeError(f"{run.path}: {'; '.join(facts.problems)}")
@@ -150,7 +154,7 @@ class FaultRuns:
     def judge(
         self, run: RunDirectory, program: str, ends: list[Ended], **changes: Any
     ) -> KillReport:
-        """What is to be said of a run that has come through."""
+        """Returns the report on a run that has come through."""
         report = KillReport(program=program, runs=1, seconds=sum(ended.seconds for ended in ends))
         report.ends = dict(Counter(how(ended) for ended in ends))
         report.problems = [sentence for ended in ends for sentence in untoward(ended)]
@@ -177,18 +181,18 @@ class FaultRuns:
 
 
 def how(ended: Ended) -> str:
-    """How a start ended, in a word."""
+    """Returns how a start ended, in a word."""
     known = {DONE: "done", PAUSED: "pause", FAILED: "raise", BAD_INPUT: "refused"}
     return known.get(ended.code) or {-9: "kill", -6: "abort"}.get(ended.code, f"code {ended.code}")
 
 
 def untoward(ended: Ended) -> list[str]:
-    """What an end must not be, whatever was done to it."""
+    """Returns a sentence for each forbidden property of an end, whatever was done to the run."""
     found = []
     if ended.code not in (DONE, PAUSED, FAILED, BAD_INPUT, -9, -6):
         found.append(f"a start ended with code {ended.code}")
-    if "Traceback" in ended.said:
-        found.append(f"a start left a traceback: {ended.said.strip()[-600:]}")
+    if "Traceback" in ended.printed:
+        found.append(f"a start left a traceback: {ended.printed.strip()[-600:]}")
     sentence = ended.result.sentence if ended.result is not None else ""
     if ended.code in (FAILED, BAD_INPUT) and (not sentence or "\n" in sentence):
         found.append(f"a failure needs one sentence, has {sentence!r}")
@@ -196,7 +200,7 @@ def untoward(ended: Ended) -> list[str]:
 
 
 def kill_at_random(fault_runs: FaultRuns, program: str, kills: int, seed: int) -> KillReport:
-    """Runs that are killed at random moments, until there were so many kills."""
+    """Kills runs at random moments, until there were so many kills. Returns the report."""
     began, stream = time.monotonic(), Stream(seed, "kills", program)
     within_ms = int(fault_runs.undisturbed(program).seconds * 1000 * KILLED_WITHIN)
     report = KillReport(program=program)
@@ -216,8 +220,9 @@ def kill_at_random(fault_runs: FaultRuns, program: str, kills: int, seed: int) -
 def die_at_each(
     fault_runs: FaultRuns, program: str, action: str, seed: int, points: Iterable[str] | None = None
 ) -> KillReport:
-    """Runs that end at one failpoint after another, in a drawn order, until they did at each of `points`
-    (all that the program comes to): at the first hit or, of those that come often, at one of the first few.
+    """Ends runs at one failpoint after another, in a drawn order, until they ended at each of `points`
+    (by default all that the program reaches): at the first hit or, for a point that is hit often, at
+    one of the first few. Returns the report.
     """
     began, stream = time.monotonic(), Stream(seed, "points", program, action)
     reached = points_of(fault_runs, program)
@@ -231,7 +236,7 @@ def die_at_each(
             pause = [("step.learned", 1, "pause")] if point.startswith("pause.") else []
             plans = [(point, nth, action), *pause]
             ends.append(fault_runs.start(run, plans=plans))
-            if ends[-1].code == DONE:  # too late in the run for so many hits
+            if ends[-1].code == DONE:  # the run ended before so many hits
                 break
             if how(ends[-1]) == action:
                 pending.pop(0)
@@ -245,7 +250,7 @@ def die_at_each(
 
 
 def points_of(fault_runs: FaultRuns, program: str) -> dict[str, int]:
-    """Every failpoint that a program comes to, with the hits: undisturbed, paused or resumed."""
+    """Returns every failpoint that a program reaches, with the hits: undisturbed, paused or resumed."""
     found = dict(fault_runs.undisturbed(program).reached)
     run = fault_runs.new(program)
     for at in PAUSED_AT:

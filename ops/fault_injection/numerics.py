@@ -1,4 +1,4 @@
-"""How this machine computes: a digest of what MLX makes of fixed numbers.
+"""A digest of how this machine computes: of MLX's results for fixed numbers.
 
 Equal digests let a run from elsewhere be compared bit for bit. They may differ between versions of MLX,
 processors and mathematics libraries, without anything being wrong.
@@ -12,7 +12,7 @@ SIZE = 64
 
 
 def fingerprint() -> str:
-    """The digest. Computes with MLX."""
+    """Returns the digest. Computes with MLX."""
     a = mx.random.normal((SIZE, SIZE), key=mx.random.key(1))
     b = mx.random.normal((SIZE, SIZE), key=mx.random.key(2))
     queries = a.reshape(1, 4, 16, SIZE)

@@ -1,6 +1,6 @@
-"""The programs of the trial runs: one for each algorithm, and for what is difficult in it.
+"""The programs of the fault runs: one for each algorithm, and for each of its difficult settings.
 
-A trial computes in exact mode on a network of one layer, so a run takes a quarter of a second and a
+A fault run computes in exact mode on a network of one layer, so a run takes a quarter of a second and a
 single bit that differs shows in its digests. Its tokenizer knows hardly more than the characters that the
 task wants: a random network is then right often enough that there is something to learn.
 """
@@ -30,7 +30,7 @@ SHAPE: dict[str, Any] = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
 }
-"""The smallest network there is in the tests as well."""
+"""The smallest network of the tests."""
 CHARACTERS = "01 "
 
 EVAL: dict[str, Any] = {"prompts": 3, "samples": 2, "temperature": 1.0, "every_steps": 2}
@@ -51,8 +51,11 @@ DISTILL: dict[str, Any] = {
     "prompts_per_step": 3,
     "teachers": {},
 }
-"""The teacher is beside the model; its answers are cached nowhere, or a second run would ask it nothing."""
+"""The distillation program. The teacher is beside the model. Its answers are not cached, or a second run
+would ask it nothing.
+"""
 ES: dict[str, Any] = {"name": "es", "steps": 5, "population": 4, "prompts_per_step": 3}
+PREFERENCE: dict[str, Any] = {"name": "preference", "steps": 4, "prompts_per_step": 3}
 PROGRAMS: dict[str, dict[str, Any]] = {
     "grpo": {"algorithm": {**GRPO, "overlong": {"mask_truncated": True}}},
     "grpo-lagging": {
@@ -103,12 +106,20 @@ PROGRAMS: dict[str, dict[str, Any]] = {
         "sampling": {"slots": 6},
         "eval": {**EVAL, "max_new_tokens": 5},
     },
+    "preference": {
+        "algorithm": {**PREFERENCE, "loss": {"name": "dpo", "nll_weight": 0.5}},
+        "checkpoint": {"keep": 1, "every_steps": 2},
+    },
+    "preference-kto": {"algorithm": {**PREFERENCE, "loss": {"name": "kto"}}},
+    "preference-online": {
+        "algorithm": {**PREFERENCE, "learn_from": {"name": "policy", "group_size": 4}},
+    },
 }
-"""What each has of its own, by name; a further algorithm is one more entry."""
+"""The settings of each program by name; a further algorithm is one more entry."""
 
 
 def settings_of(program: str, model: Path, **changes: Any) -> Settings:
-    """The settings of a program on the model in a folder; `changes` replace whole tables."""
+    """Returns the settings of a program on the model in a folder; `changes` replace whole tables."""
     raw = {**COMMON, **PROGRAMS[program], "model": {"path": str(model.absolute())}, **changes}
     if "teachers" in raw["algorithm"]:
         teacher = {"name": "local", "path": str(model.absolute().with_name("teacher"))}
@@ -119,7 +130,7 @@ def settings_of(program: str, model: Path, **changes: Any) -> Settings:
 
 
 def begin(settings: Settings, folder: Path, name: str) -> RunDirectory:
-    """A new run directory, as `pippin launch` makes it."""
+    """Returns a new run directory, as `pippin launch` makes it."""
     run = RunDirectory(folder, name)
     run.create(to_toml(settings), origin(settings))
     return run

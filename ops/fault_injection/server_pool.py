@@ -30,7 +30,9 @@ class ForkServerPool:
             self._free.put(one)
 
     def map(self, work: Callable[[FaultRuns, A], R], items: Iterable[A]) -> dict[A, R]:
-        """What `work` gives for each item; a few threads wait for processes, which do the work."""
+        """Returns the result of `work` for each item. A few threads wait for processes, which do the
+        work.
+        """
         items = list(items)
         with ThreadPoolExecutor(self._size) as pool:
             return dict(zip(items, pool.map(lambda item: self._do(work, item), items)))

@@ -1,4 +1,4 @@
-"""A local teacher's checkpoint: where it is, and what it is to the last bit."""
+"""Finds a local teacher's checkpoint, and computes its digest."""
 
 import hashlib
 import subprocess
@@ -12,7 +12,7 @@ from runtime.errors import BadInput, RunFailed
 
 
 def find(path: str) -> Path:
-    """The folder of a checkpoint, a hub id or the seedling. Raises BadInput if there is none."""
+    """Returns the folder of a checkpoint, a hub id or the seedling. Raises BadInput if there is none."""
     if path != "seedling":
         from policies.load import locate
 
@@ -31,7 +31,8 @@ def find(path: str) -> Path:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over everything that its answers depend on, weights included: seconds for gigabytes.
+    """Returns the SHA-256 over everything that its answers depend on, weights included: seconds for
+    gigabytes.
 
     Raises BadInput for a folder that is no checkpoint.
     """

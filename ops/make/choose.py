@@ -1,6 +1,6 @@
-"""From answers to rows: what each method keeps of a prompt's answers. Pure functions, told by the recipe.
+"""Chooses the answers of a prompt that each method keeps as rows. Pure functions, told by the recipe.
 
-`split` and `unfit` look at one answer, `choose` at all that are left; each gives a outcome to every
+`split` and `unfit` look at one answer, `choose` at all that are left; each gives an outcome to every
 candidate that it does not pass on, so that nothing is lost without a reason.
 """
 
@@ -19,21 +19,21 @@ from ops.make.methods import Chosen, of_prompt, steps
 from ops.make.records import Candidate, Draft, Outcome
 
 SHORTEST_WORDS = 4
-"""Characters that are taken for one token where nobody has counted."""
+"""The characters that are taken for one token where tokens are not counted."""
 
 
 def split(text: str, reasoning: str, marks: Reasoning) -> tuple[str, str]:
-    """(reasoning, final answer). A template may have written the first mark already."""
+    """Returns (reasoning, final answer). A template may have written the first mark already."""
     before, end, after = text.partition(marks.end)
     if end:
         return before.strip().removeprefix(marks.begin).strip(), after.strip()
-    if text.lstrip().startswith(marks.begin):  # it never came to an answer
+    if text.lstrip().startswith(marks.begin):  # the answer was not begun
         return text.strip().removeprefix(marks.begin).strip(), ""
     return reasoning.strip(), text.strip()
 
 
 def unfit(text: str, stop: str, limits: Limits) -> Outcome | None:
-    """Why a text is not worth judging."""
+    """Returns why a text is not worth judging; None if it is."""
     if stop == "length":
         return "rejected", "truncated"
     if stop == "content_filter":
@@ -48,7 +48,7 @@ def unfit(text: str, stop: str, limits: Limits) -> Outcome | None:
 
 
 def judged_text(settings: DataSettings, candidate: Candidate) -> str:
-    """What the verifier is shown of an answer."""
+    """Returns the text of an answer that the verifier sees."""
     method = settings.method
     if isinstance(method, StepByStep) and method.judged == "label":
         return steps(candidate, method)[1]
@@ -56,7 +56,9 @@ def judged_text(settings: DataSettings, candidate: Candidate) -> str:
 
 
 def choose(settings: DataSettings, candidates: Sequence[Candidate]) -> Chosen:
-    """Drafts of rows in the order of the prompts, and the outcomes of all that is in none."""
+    """Returns drafts of rows in the order of the prompts, and the outcomes of all answers that are in
+    none.
+    """
     outcomes: dict[str, Outcome] = {}
     able = []
     for candidate in candidates:
@@ -74,7 +76,7 @@ def choose(settings: DataSettings, candidates: Sequence[Candidate]) -> Chosen:
 
 
 def capped(settings: DataSettings, drafts: Iterable[Draft]) -> Chosen:
-    """At most `method.keep` drafts of each prompt, the first ones."""
+    """Returns at most `method.keep` drafts of each prompt, the first ones."""
     keep = getattr(settings.method, "keep", 0)
     kept: list[Draft] = []
     outcomes: dict[str, Outcome] = {}
@@ -103,9 +105,11 @@ def _verdict_outcome(settings: DataSettings, candidate: Candidate) -> Outcome | 
 
 
 def is_one_token(candidate: Candidate) -> bool:
-    """Whether that is all. Some servers count the token that ends it too, and some say nothing."""
+    """Returns whether an answer is one token. Some servers count the end token too, and some do not
+    count.
+    """
     tokens = candidate.answer.tokens
-    if candidate.answer.stop == "data":  # somebody has written it so
+    if candidate.answer.stop == "data":  # the dataset has it so
         return False
     if tokens == 1 or not (candidate.answer.model or tokens is None):
         return tokens == 1
@@ -113,7 +117,7 @@ def is_one_token(candidate: Candidate) -> bool:
 
 
 def _groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Answers to the same messages, in order of the first."""
+    """Returns answers to the same messages, in order of the first."""
     groups: dict[bytes, list[Candidate]] = {}
     for candidate in candidates:
         groups.setdefault(msgspec.json.encode(candidate.prompt.messages), []).append(candidate)

@@ -13,7 +13,7 @@ from runtime.errors import RunFailed
 
 
 def run(recipe: str, overrides: Sequence[str], out: Path, again: bool) -> int:
-    """Make the rows of `recipe` in `out`. Raises RunFailed if not one was kept."""
+    """Makes the rows of `recipe` in `out`. Raises RunFailed if not one was kept."""
     settings = load_data(recipe, overrides)
     if isinstance(settings.teacher, LocalTeacher):
         load_blas(settings.exact)

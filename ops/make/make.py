@@ -1,10 +1,10 @@
-"""`pippin make-data`: from a recipe to a file of rows, whatever happens in between.
+"""`pippin make-data`: makes a file of rows from a recipe, even if it is interrupted on the way.
 
     identity ─▶ store ─▶ ask ⇄ judge ─▶ choose ─▶ de-duplicate ─▶ write aside ─▶ rename
                 (all that was asked before is in it)
 
-Everything behind the store is a pure function of it, in the order of the prompts and not of the answers:
-the same recipe and seed make the same rows, however often it was stopped on the way.
+Everything after the store is a pure function of the store, in the order of the prompts and not of the
+answers: the same recipe and seed make the same rows, however often the command was stopped on the way.
 """
 
 import contextlib
@@ -36,23 +36,23 @@ KNOBS = {
     "teacher.concurrency", "teacher.attempts", "teacher.timeout_s", "teacher.key_variable",
     "sampling.slots", "verifier.timeout_s", "verifier.max_failures", "max_failures",
 }  # fmt: skip
-"""Settings that change how answers are had, not which: they may differ from one call to the next."""
+"""The settings that change how answers are obtained, not which: they may differ from one call to the next."""
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What there is at the end."""
+    """Holds what there is at the end."""
 
     account: Account
     fresh: bool
-    """Made in this call; else it was there already."""
+    """True if the file was made in this call; else it was there already."""
     passing: dict[str, int]
-    """Failures among those counted that another try may not have, by kind."""
+    """The failures among those counted that another try may not have, by kind."""
 
 
 def make(
     settings: DataSettings, out: Path, *, again: bool = False, progress: Progress | None = None
 ) -> Made:
-    """Make the file, or go on with it; none is written where not one row is kept.
+    """Makes the file, or continues it. No file is written where not one row is kept.
 
     Raises BadInput, with nothing asked or written, for what can be known to be wrong; RunFailed when
     teacher or verifier fail too often; Interrupted for Ctrl-C.
@@ -102,7 +102,7 @@ def _publish(
     if lines:
         content = rows.encoded(lines)
         digest = hashlib.sha256(content).hexdigest()
-        # Before the file: one that is there without this was made by somebody else.
+        # The journal comes before the file: a file without a journal was not made by this command.
         desk.store.put(Done(account=summed, sha256=digest, at=time.time()))
         desk.store.sync()
         write_file(out, content, mode=ORDINARY_FILE)
@@ -125,14 +125,14 @@ def check_place(out: Path) -> None:
 
 
 def identify(settings: DataSettings, folder: Path | None) -> Identity:
-    """All that decides the rows: the recipe, and what its files hold. Raises BadInput."""
+    """Returns all that decides the rows: the recipe, and what its files hold. Raises BadInput."""
     recipe = {k: v for k, v in _flat(msgspec.to_builtins(settings)) if k not in KNOBS}
     files: dict[str, str] = {}
     task = settings.task
     if isinstance(task, Jsonl | Gsm8k):
         for name in ("train", "eval", "reward"):
             path = Path(getattr(task, name, ""))
-            if path.is_file():  # what is not there, the task says
+            if path.is_file():  # the task reports a missing file
                 files[f"task.{name}"] = sha256_file(path)
     if folder is not None:
         files["teacher"] = checkpoint.digest(folder)
@@ -161,7 +161,9 @@ def _remote(settings: DataSettings) -> Teacher | None:
 
 @contextlib.contextmanager
 def _without(variable: str) -> Iterator[None]:
-    """The key is with the client now; a reward's process does not find it in its environment."""
+    """Removes the key from the environment within the block: the client has it, and a reward's process
+    must not find it.
+    """
     held = os.environ.pop(variable, None) if variable else None
     try:
         yield
@@ -171,7 +173,7 @@ def _without(variable: str) -> Iterator[None]:
 
 
 def _about(settings: DataSettings, identity: Identity) -> dict[str, str]:
-    """What a row says of the teacher."""
+    """Returns a row's facts about the teacher."""
     match settings.teacher:
         case LocalTeacher(path=path):
             return {"name": "local", "path": path, "digest": identity.files["teacher"]}

@@ -18,11 +18,11 @@ from runtime.tasks.prompt import Prompt
 
 Chosen = tuple[list[Draft], dict[str, Outcome]]
 Objection = Callable[[Candidate], str]
-"""Why a candidate is rejected; empty if it is not."""
+"""A function that returns why a candidate is rejected; empty if it is not."""
 
 
 def of_prompt(settings: DataSettings, number: int, group: list[Candidate]) -> Chosen:
-    """Drafts of one prompt's answers, and the outcomes of those that are in none."""
+    """Returns drafts of one prompt's answers, and the outcomes of answers that are in none."""
     output, method = settings.output, settings.method
     if isinstance(output, PreferenceRows):
         assert isinstance(method, Rejection | BestOfN)
@@ -41,7 +41,9 @@ def of_prompt(settings: DataSettings, number: int, group: list[Candidate]) -> Ch
 
 
 def steps(candidate: Candidate, method: StepByStep) -> tuple[str, str]:
-    """(rationale, label). Reasoning that was marked as such is the rationale; else what is in front."""
+    """Returns (rationale, label). Reasoning that was marked as such is the rationale; else the text
+    before the label is.
+    """
     before, mark, label = candidate.text.rpartition(method.mark)
     if not mark:
         return (candidate.reasoning, candidate.text) if candidate.reasoning else ("", "")
@@ -49,7 +51,7 @@ def steps(candidate: Candidate, method: StepByStep) -> tuple[str, str]:
 
 
 def _each(output: SftRows, number: int, group: list[Candidate], objection: Objection) -> Chosen:
-    """A row for each answer against which there is no objection."""
+    """Returns a row for each answer that is not rejected."""
     drafts: list[Draft] = []
     outcomes: dict[str, Outcome] = {}
     for candidate in group:
@@ -113,7 +115,7 @@ def _both_steps(method: StepByStep, output: SftRows, number: int, group: list[Ca
 def _pairs(
     method: Rejection | BestOfN, output: PreferenceRows, number: int, group: list[Candidate]
 ) -> Chosen:
-    """The best with the worst, the second best with the second worst, and so on."""
+    """Returns the best with the worst, the second best with the second worst, and so on."""
     ranked = _ranked(group)
     drafts: list[Draft] = []
     used: set[str] = set()
@@ -139,7 +141,7 @@ def _pairs(
 
 
 def _ranked(group: list[Candidate]) -> list[Candidate]:
-    """The highest reward first; of equals the one that was asked for first."""
+    """Returns the highest reward first. Of equals the one that was asked for first comes first."""
     return sorted(group, key=lambda c: -c.reward)
 
 

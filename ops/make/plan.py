@@ -1,4 +1,4 @@
-"""What a data recipe asks: the prompts of its task times the samples, each under a key of its own."""
+"""The questions of a data recipe: the prompts of its task times the samples, each under a key of its own."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ ANSWER = "answer/"
 
 
 def prompts(settings: DataSettings, task: Task) -> list[Prompt]:
-    """The task's training prompts that are asked about. Raises BadInput for more than there are."""
+    """Returns the task's training prompts that are asked about. Raises BadInput for more than there are."""
     wanted = getattr(settings.method, "prompts", 0)
     size = task.size("train")
     if size is None and not wanted:
@@ -30,7 +30,7 @@ def prompts(settings: DataSettings, task: Task) -> list[Prompt]:
             f"{task.name}, got {wanted:,}"
         )
     count = wanted or (size or 0) + held_out
-    # Of rows that are answered already none is held out: nothing is trained here.
+    # No row is held out of data that has answers: nothing is trained here.
     inside = count if size is None else min(count, size)
     rows = [task.prompt("train", index) for index in range(inside)]
     late = [task.prompt("eval", index) for index in range(count - inside)]
@@ -38,13 +38,13 @@ def prompts(settings: DataSettings, task: Task) -> list[Prompt]:
 
 
 def questions(settings: DataSettings, prompts: Sequence[Prompt]) -> dict[str, Prompt]:
-    """The name of each question, and the prompt that it is of: prompt after prompt."""
+    """Returns the name of each question, and the prompt that it is of: prompt after prompt."""
     samples = 1 if is_recorded(settings) else getattr(settings.method, "samples", 1)
     return {f"{p.index}/{sample}": p for p in prompts for sample in range(samples)}
 
 
 def question(settings: DataSettings, name: str, prompt: Prompt) -> Question:
-    """What the teacher is asked under that name."""
+    """Returns the question of that name."""
     messages = prompt.messages
     if isinstance(settings.method, StepByStep) and settings.method.instruction:
         *before, last = messages
@@ -54,7 +54,7 @@ def question(settings: DataSettings, name: str, prompt: Prompt) -> Question:
 
 
 def key_of(settings: DataSettings, name: str) -> int:
-    """The key of a question: of its draws, and of the seed that an endpoint is sent."""
+    """Returns the key of a question: the key of its draws, and of the seed that an endpoint is sent."""
     return derive(settings.seed, "make-data", name)
 
 
@@ -62,13 +62,13 @@ def key_of(settings: DataSettings, name: str) -> int:
 
 
 def instructions(settings: DataSettings, magpie: Magpie) -> list[Question]:
-    """Questions without a message: the user's message is what is to come."""
+    """Returns questions without a message: the teacher writes the user's message."""
     names = [f"{INSTRUCTION}{index}" for index in range(magpie.instructions)]
     return [Question(name=name, key=key_of(settings, name), messages=[]) for name in names]
 
 
 def instruction_sampling(settings: DataSettings, magpie: Magpie) -> DataSampling:
-    """How instructions are sampled."""
+    """Returns how instructions are sampled."""
     return DataSampling(
         temperature=magpie.temperature,
         top_p=magpie.top_p,
@@ -78,6 +78,6 @@ def instruction_sampling(settings: DataSettings, magpie: Magpie) -> DataSampling
 
 
 def sampled_prompt(name: str, text: str) -> Prompt:
-    """The prompt that a sampled instruction is."""
+    """Returns the prompt that a sampled instruction is."""
     index = int(name.removeprefix(INSTRUCTION))
     return Prompt(task="magpie", index=index, messages=[{"role": "user", "content": text.strip()}])

@@ -14,11 +14,11 @@ LOG_S = 30.0
 
 
 class Counts(Struct):
-    """What has come in this call, beside what was there already."""
+    """Counts what has come in this call, beside what was there already."""
 
     total: int = 0
     there: int = 0
-    """Answered in an earlier call."""
+    """The number that was answered in an earlier call."""
     answered: int = 0
     passed: int = 0
     judged: int = 0
@@ -38,12 +38,12 @@ class Progress:
         self._next = time.monotonic() + (0.0 if self._at_terminal else LOG_S)
 
     def more(self, total: int, there: int) -> None:
-        """So many are to be asked, of which some were answered before."""
+        """Adds so many questions, of which some were answered before."""
         self.counts.total += total
         self.counts.there += there
 
     def show(self, doing: str = "") -> None:
-        """Rewrite the line, if it is time to."""
+        """Rewrites the line, if it is time to."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -64,7 +64,7 @@ class Progress:
 
 
 def progress_line(counts: Counts, now: float, doing: str = "") -> str:
-    """Says how far it is, how fast, and for how long yet."""
+    """Returns how far the work is, its speed, and the time left."""
     done = _done(counts)
     parts = [f"{done:,}/{counts.total:,} answered"]
     if counts.judged:

@@ -1,4 +1,4 @@
-"""What is asked, what came, and what became of it: the records of `make-data`.
+"""The records of `make-data`: questions, answers, and their outcomes.
 
 Question ── asked of a teacher ──▶ Answer | Failed
 Answer ── split, judged ──▶ Candidate ── chosen by the method ──▶ Draft ── de-duplicated ──▶ row
@@ -14,32 +14,34 @@ from runtime.tasks.prompt import Prompt, Verdict
 
 
 class Question(Struct, frozen=True, kw_only=True):
-    """One call of the teacher. `name` is its place in the recipe, such as "12/3"."""
+    """Holds one call of the teacher. `name` is its place in the recipe, such as "12/3"."""
 
     name: str
     key: int
     messages: list[dict[str, str]]
-    """Empty: what comes behind the chat template's prefix up to the user's turn (Magpie)."""
+    """The messages; empty if the teacher continues the chat template's prefix up to the user's turn
+    (Magpie).
+    """
 
 
 class Answer(Struct, frozen=True, kw_only=True, tag="answer"):
-    """Text that came."""
+    """Holds the text of an answer."""
 
     name: str
     text: str
     reasoning: str = ""
-    """Where the endpoint splits it off."""
+    """The reasoning, where the endpoint splits it off."""
     stop: str = ""
-    """Why it ended: "length" is cut short."""
+    """The reason why the answer ended: "length" is cut short."""
     tokens: int | None = None
-    """Without the one that ends it; None if an endpoint does not say."""
+    """The number of tokens without the end token; None if an endpoint does not say."""
     model: str = ""
-    """What an endpoint says has answered."""
+    """The model that an endpoint says has answered."""
     at: float = 0.0
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
-    """Nothing came, and asking again would not help."""
+    """Says that there is no answer, and that asking again would not help."""
 
     name: str
     kind: str
@@ -47,7 +49,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
-    """A local teacher's answer that was interrupted: its tokens so far."""
+    """Holds a local teacher's answer that was interrupted: its tokens so far."""
 
     name: str
     tokens: list[int]
@@ -55,14 +57,14 @@ class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
 
 
 class Judged(Struct, frozen=True, kw_only=True, tag="judged"):
-    """What the verifier said of an answer."""
+    """Holds the verifier's verdict on an answer."""
 
     name: str
     verdict: Verdict
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """An answer that may become a row."""
+    """Holds an answer that may become a row."""
 
     name: str
     key: int
@@ -75,34 +77,34 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
     @property
     def passed(self) -> bool:
-        """Whether the verifier passed it."""
+        """Returns whether the verifier passed the answer."""
         return self.verdict is not None and bool(self.verdict.passed)
 
     @property
     def reward(self) -> float:
-        """What it was judged to be worth; only of one that was."""
+        """Returns the reward of an answer that was judged."""
         assert self.verdict is not None and self.verdict.reward is not None
         return self.verdict.reward
 
 
 class Draft(Struct, frozen=True, kw_only=True):
-    """Rows that stand or fall together, and the candidates in them."""
+    """Holds rows that are kept or dropped together, and the candidates in them."""
 
     group: int
-    """Drafts with one number are of the same prompt."""
+    """A number that drafts of the same prompt share."""
     uses: list[Candidate]
     rows: list[dict[str, Any]]
     text: str
-    """By which it repeats another."""
+    """The text by which the draft repeats another."""
 
 
 Outcome = tuple[str, str]
-""" ("kept" | "rejected" | "duplicate" | "failed", why)."""
+"""An outcome: ("kept" | "rejected" | "duplicate" | "failed", reason)."""
 KEPT: Outcome = ("kept", "")
 
 
 class Account(Struct, frozen=True, kw_only=True):
-    """Every answer that was asked for: asked = kept + rejected + duplicates + failed."""
+    """Counts every answer that was asked for: asked = kept + rejected + duplicates + failed."""
 
     asked: int
     kept: int
@@ -113,13 +115,13 @@ class Account(Struct, frozen=True, kw_only=True):
 
     @property
     def adds_up(self) -> bool:
-        """Whether nothing was lost or counted twice."""
+        """Returns whether nothing was lost or counted twice."""
         gone = (self.rejected, self.duplicates, self.failed)
         return self.asked == self.kept + sum(sum(part.values()) for part in gone)
 
 
 def account(asked: Iterable[str], outcomes: Mapping[str, Outcome], rows: int) -> Account:
-    """The sum over all that was asked; a outcome is missing for none."""
+    """Returns the sum over all that was asked. Every answer has an outcome."""
     names = list(asked)
     parts: dict[str, Counter[str]] = {}
     for name in names:
@@ -140,7 +142,7 @@ def account(asked: Iterable[str], outcomes: Mapping[str, Outcome], rows: int) ->
 
 
 def account_lines(found: Account) -> list[str]:
-    """The sum for a person: a line a kind."""
+    """Returns the sum for a person: a line for each kind."""
 
     def reasons(part: dict[str, int]) -> str:
         return f" ({', '.join(f'{n:,} {why}' for why, n in part.items())})" if part else ""

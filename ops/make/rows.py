@@ -1,4 +1,4 @@
-"""The rows of the file: de-duplicated, and each with the story of how it was made under "made"."""
+"""The rows of the file: de-duplicated, and each with a record of how it was made under "made"."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from runtime.errors import BadInput
 
 
 def dedup_settings(near: Near, seed: int) -> Dedup:
-    """The same in the words of `runtime.dedup`. Raises BadInput for settings without sense."""
+    """Returns the settings as `runtime.dedup` takes them. Raises BadInput for settings without sense."""
     try:
         return Dedup(
             threshold=near.threshold,
@@ -29,7 +29,7 @@ def dedup_settings(near: Near, seed: int) -> Dedup:
 
 
 def repeated(texts: Sequence[str], settings: DataSettings) -> dict[int, str]:
-    """Which texts repeat an earlier one, and how: "exact" or "near"."""
+    """Returns which texts repeat an earlier one, and how: "exact" or "near"."""
     match settings.dedup:
         case EveryRow():
             return {}
@@ -45,7 +45,7 @@ def repeated(texts: Sequence[str], settings: DataSettings) -> dict[int, str]:
 def distinct(
     drafts: Sequence[Draft], settings: DataSettings
 ) -> tuple[list[Draft], dict[str, Outcome]]:
-    """The drafts that are new, and the outcomes of what is only in others."""
+    """Returns the drafts that are new, and the outcomes of candidates that are only in the others."""
     again = repeated([draft.text for draft in drafts], settings)
     outcomes: dict[str, Outcome] = {
         candidate.name: ("duplicate", how)
@@ -58,7 +58,7 @@ def distinct(
 def finished(
     drafts: Sequence[Draft], settings: DataSettings, teacher: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], dict[str, Outcome]]:
-    """The rows as they are written, and that their candidates were kept."""
+    """Returns the rows as they are written, and that their candidates were kept."""
     rows = []
     for draft in drafts:
         for row in draft.rows:
@@ -68,12 +68,14 @@ def finished(
 
 
 def encoded(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """JSONL."""
+    """Returns the rows as JSONL."""
     return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
 def _carried(settings: DataSettings, candidate: Candidate) -> dict[str, Any]:
-    """The other columns of the user's row: its reward looks at them, in a run on these rows too."""
+    """Returns the other columns of the user's row. Its reward needs them when a run trains on these
+    rows.
+    """
     task, row = settings.task, candidate.prompt.truth
     if not isinstance(task, Jsonl) or not isinstance(row, dict):
         return {}

@@ -1,4 +1,4 @@
-"""Ctrl-C while data is made: once stops when what is under way is safe, twice at once."""
+"""Ctrl-C while data is made: the first stops once the work under way is saved, the second stops at once."""
 
 import contextlib
 import os
@@ -11,7 +11,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Whether a signal has asked to stop. Where nothing is to be finished first, it raises at once."""
+    """Knows whether a signal has asked to stop. Where nothing is to be finished first, the signal
+    raises at once.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -19,7 +21,7 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Signals are ours for the time of the block."""
+        """Handles the signals within the block."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -35,7 +37,7 @@ class Stop:
 
     @contextlib.contextmanager
     def gently(self, what: str) -> Iterator[None]:
-        """Within the block a first signal only sets `asked`; `what` is said to be waited for."""
+        """Lets a first signal only set `asked` within the block, and prints that it waits for `what`."""
         self._gentle = what
         try:
             yield

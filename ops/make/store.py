@@ -1,9 +1,9 @@
-"""The journal beside the file that is made: what was asked is never asked again.
+"""The journal beside the file that is made: a question that was answered is never asked again.
 
 `rows.jsonl` has `rows.jsonl.journal` (the framed records of `runtime.journal`): first what the recipe
 was, then every answer, verdict and lasting failure as it came, and, once all is there, the sum. What may
 pass (a time-out, a server that is down) is not written: the next call asks again. The rows are computed
-anew from it each time, so the file is a function of the journal, and published by one rename.
+again from it each time, so the file is a function of the journal, and published by one rename.
 """
 
 import contextlib
@@ -24,24 +24,24 @@ from runtime.tasks.prompt import Verdict
 
 FORMAT = 1
 SYNC_S = 1.0
-"""A power cut costs no more than the answers of so long; a killed process none."""
+"""The seconds of answers that a power cut may cost; a killed process costs none."""
 ASK_AGAIN = "--again forgets what is there and begins anew"
 
 
 class Identity(Struct, frozen=True, kw_only=True, tag="identity"):
-    """What decides the rows. Two calls with another one do not go on from each other."""
+    """Holds what decides the rows. A call with another identity does not continue the journal."""
 
     format: int = FORMAT
     recipe: dict[str, Any]
-    """Flat, by dotted key."""
+    """The recipe, flat, by dotted key."""
     files: dict[str, str]
-    """Digests of the data and of the teacher."""
+    """The digests of the data and of the teacher."""
     replaces: bool = False
-    """The file was there, and was to be made anew."""
+    """True if the file was there, and was to be made anew."""
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done"):
-    """All was there; the file is published next."""
+    """Says that all answers were there; the file is published next."""
 
     account: Account
     sha256: str
@@ -52,10 +52,12 @@ _Record = Identity | Answer | Failed | Begun | Judged | Done
 
 
 class Store:
-    """The journal of one file, held by one process. `close` it."""
+    """Holds the journal of one file for one process, which must `close` it."""
 
     def __init__(self, out: Path, identity: Identity, again: bool) -> None:
-        """Begin, or go on. Raises BadInput if the recipe is another one, or somebody else is at it."""
+        """Begins or continues a journal. Raises BadInput if the recipe is another one, or another
+        process has the journal.
+        """
         self.path = journal_path(out)
         self.answers: dict[str, Answer] = {}
         self.failures: dict[str, Failed] = {}
@@ -74,25 +76,25 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Let go of it; what was written lasts."""
+        """Closes the journal. What was written lasts."""
         self.sync()
         self._journal.close()
         os.close(self._lock)
 
     def put(self, record: Answer | Failed | Begun | Judged | Done) -> None:
-        """Write it down, and know it from now on."""
+        """Writes a record down, and holds it from now on."""
         self._journal.append(msgspec.json.encode(record))
         self._take(record)
         if time.monotonic() - self._synced_at > SYNC_S:
             self.sync()
 
     def sync(self) -> None:
-        """Make all that was written survive a power cut."""
+        """Makes all that was written survive a power cut."""
         self._journal.sync()
         self._synced_at = time.monotonic()
 
     def has(self, name: str) -> bool:
-        """Whether nothing more is to be asked about it."""
+        """Returns whether a question needs no further answer."""
         return name in self.answers or name in self.failures
 
     def _open(self, out: Path, identity: Identity, again: bool) -> None:
@@ -119,7 +121,9 @@ class Store:
         return bool(self.answers or self.failures or self.begun or self.done)
 
     def _read(self) -> Identity | None:
-        """Take in what is there; what the recipe was then, or None if there is nothing."""
+        """Takes in the records of the journal. Returns the recipe of that time, or None if there are no
+        records.
+        """
         before: Identity | None = None
         try:
             for payload in records(self.path):
@@ -152,7 +156,7 @@ class Store:
 
 @contextlib.contextmanager
 def opened(out: Path, identity: Identity, again: bool) -> Iterator[Store]:
-    """The store for the time of a block."""
+    """Opens the store for the time of a block."""
     store = Store(out, identity, again)
     try:
         yield store
@@ -161,12 +165,12 @@ def opened(out: Path, identity: Identity, again: bool) -> Iterator[Store]:
 
 
 def journal_path(out: Path) -> Path:
-    """Where the journal of a file is."""
+    """Returns the path of a file's journal."""
     return out.with_name(f"{out.name}.journal")
 
 
 def _check_same(out: Path, before: Identity, now: Identity) -> None:
-    """Raises BadInput with the first thing in which the recipe is another one than it was."""
+    """Raises BadInput with the first difference between the recipe and the journal's recipe."""
     if before.format != now.format:
         raise BadInput(f"{out}: was begun by another version of pippin; {ASK_AGAIN}")
     for key in {**now.recipe, **before.recipe}:

@@ -1,4 +1,4 @@
-"""Who answers: a local checkpoint, an endpoint, or the task's own column. All look the same from here.
+"""The teachers of `make-data`: a local checkpoint, an endpoint, or the task's own column, by one interface.
 
 A teacher writes each answer into the store as it comes, and gives control back now and then, so that
 answers are judged while others are still to be asked for: a verifier that is broken shows at once.
@@ -22,22 +22,24 @@ GO_ON = "the same command goes on, without asking again for what is there"
 
 
 class Desk(Struct):
-    """What a teacher works with: where its answers go, who looks on, and who may end it."""
+    """Holds what a teacher works with: the store of its answers, the progress line, and the signal to
+    stop.
+    """
 
     store: Store
     progress: Progress
     stop: Stop
     max_failures: int
     passing: dict[str, str] = field(default_factory=dict)
-    """Failures of this call that another one may not have, by question."""
+    """The failures of this call that another call may not have, by question."""
     fresh: list[str] = field(default_factory=list)
-    """Answers that nobody has looked at yet."""
+    """The answers that have not been judged yet."""
     in_a_row: list[str] = field(default_factory=list)
     lasting: list[Failed] = field(default_factory=list)
-    """Failures that another call would have too, if the teacher is in order: not yet written."""
+    """The failures that another call would have too, if the teacher is in order: not yet written."""
 
     def took(self, answer: Answer) -> None:
-        """An answer that has come."""
+        """Takes an answer that has come."""
         self.store.put(answer)
         self.fresh.append(answer.name)
         self.in_a_row.clear()
@@ -46,12 +48,12 @@ class Desk(Struct):
         self.progress.show()
 
     def unaskable(self, name: str, kind: str, reason: str) -> None:
-        """It is the question's fault, not the teacher's."""
+        """Notes a failure that is the question's fault, not the teacher's."""
         self.store.put(Failed(name=name, kind=kind, reason=reason))
         self.progress.counts.failed += 1
 
     def missed(self, name: str, kind: str, reason: str, *, passing: bool) -> None:
-        """None has come. Raises RunFailed when that happens too often in a row."""
+        """Notes that no answer has come. Raises RunFailed when that happens too often in a row."""
         if passing:
             self.passing[name] = kind
         else:
@@ -66,42 +68,46 @@ class Desk(Struct):
             )
 
     def settle(self) -> None:
-        """The teacher answers, so what it failed at before will fail again: written down."""
+        """Writes down earlier failures as lasting: the teacher answers now, so it would fail at them
+        again.
+        """
         for failed in self.lasting:
             self.store.put(failed)
         self.lasting.clear()
 
     def interrupted(self, name: str, tokens: list[int], logprobs: list[float]) -> None:
-        """An answer that is to be gone on with."""
+        """Keeps an answer that is to be continued."""
         if tokens:
             self.store.put(Begun(name=name, tokens=tokens, logprobs=logprobs))
 
 
 class Teacher(Protocol):
-    """One that is there and ready."""
+    """Answers questions. It is loaded and ready."""
 
     def answer(
         self, questions: Sequence[Question], sampling: DataSampling, desk: Desk
     ) -> Iterator[None]:
-        """Answer them all, unless `desk.stop` is asked; yields whenever some may be judged."""
+        """Answers all questions, unless `desk.stop` is asked. Yields whenever some answers may be
+        judged.
+        """
         ...
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Releases what the teacher holds."""
         ...
 
 
 class RecordedTeacher:
-    """The demonstrations of the task: somebody has answered already."""
+    """Answers with the demonstrations of the task, which a dataset holds already."""
 
     def __init__(self, prompts: dict[str, Prompt]) -> None:
-        """`prompts` by the name of their question."""
+        """Takes `prompts` by the name of their question."""
         self._prompts = prompts
 
     def answer(
         self, questions: Sequence[Question], sampling: DataSampling, desk: Desk
     ) -> Iterator[None]:
-        """Look each up."""
+        """Looks up each answer."""
         for question in questions:
             text = self._prompts[question.name].demonstration or ""
             desk.took(Answer(name=question.name, text=text, stop="data", at=time.time()))
@@ -110,4 +116,4 @@ class RecordedTeacher:
             yield
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: this teacher holds nothing."""

@@ -1,4 +1,4 @@
-"""One call's work on a recipe: have every question answered, every answer judged, and nothing twice."""
+"""One call's work on a recipe: every question is answered and every answer judged, each once."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from runtime.errors import RunFailed
 from runtime.tasks.prompt import Prompt, Task, Verdict
 
 Found = tuple[list[str], list[Candidate], dict[str, Outcome]]
-"""The names of all that was asked for; whole answers; what became of the others."""
+"""The names of all questions that were asked; whole answers; the outcomes of the others."""
 
 
 class Work:
-    """A teacher, a task and a desk. `teacher` is loaded when there is something to ask."""
+    """Works with a teacher, a task and a desk. `teacher` is loaded when there is something to ask."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Work:
         self._unjudged: list[str] = []
 
     def run(self) -> Found:
-        """Ask and judge. Raises KeyboardInterrupt if it was stopped before all was there."""
+        """Asks and judges. Raises KeyboardInterrupt if it was stopped before all was there."""
         try:
             if isinstance(self._settings.method, Magpie):
                 return self._magpie(self._settings.method)
@@ -51,7 +51,7 @@ class Work:
     # ── asking ───────────────────────────────────────────────────────────────────────────────────
 
     def _ask(self, questions: Sequence[Question], sampling: DataSampling | None = None) -> None:
-        """Have an answer or a failure for each of them."""
+        """Gets an answer or a failure for each of the questions."""
         desk, store = self._desk, self._desk.store
         missing = [q for q in questions if not store.has(q.name)]
         desk.progress.more(len(questions), len(questions) - len(missing))
@@ -79,7 +79,7 @@ class Work:
         return self._teacher
 
     def _magpie(self, magpie: Magpie) -> Found:
-        """Instructions first; those that are new and whole are answered."""
+        """Samples instructions first, then answers those that are new and whole."""
         settings, store = self._settings, self._desk.store
         asked = plan.instructions(settings, magpie)
         self._ask(asked, plan.instruction_sampling(settings, magpie))
@@ -111,7 +111,7 @@ class Work:
     # ── judging ──────────────────────────────────────────────────────────────────────────────────
 
     def _judge(self) -> None:
-        """Ask the verifier about what is new. Raises RunFailed if it fails too often in a row."""
+        """Sends what is new to the verifier. Raises RunFailed if the verifier fails too often in a row."""
         desk, counts = self._desk, self._desk.progress.counts
         fresh, desk.fresh = desk.fresh, []
         if self._task is None:
@@ -146,7 +146,9 @@ class Work:
     def _candidates(
         self, named: Mapping[str, tuple[str, Prompt]]
     ) -> tuple[list[Candidate], dict[str, Outcome]]:
-        """Whole answers, under the names by which they are counted, and the outcomes of the others."""
+        """Returns whole answers, under the names by which they are counted, and the outcomes of the
+        others.
+        """
         store = self._desk.store
         found: list[Candidate] = []
         outcomes: dict[str, Outcome] = {}

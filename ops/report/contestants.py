@@ -1,4 +1,4 @@
-"""Who is compared: a run's teachers, its student before and after, and the students of other runs."""
+"""The models that are compared: a run's teachers, its student before and after, and other runs' students."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +22,11 @@ from runtime.tasks.prompt import Prompt, Task
 Role = Literal["teacher", "before", "after", "against"]
 WEIGHTS = "weights.safetensors"
 PROMPTS = 128
-"""Held-out prompts where the recipe asks for none."""
+"""The number of held-out prompts where the recipe asks for none."""
 
 
 class Side(Struct, frozen=True, kw_only=True):
-    """A run, and the checkpoint of it that is looked at."""
+    """Holds a run, and the checkpoint of it that is measured."""
 
     run: RunDirectory
     settings: Settings
@@ -36,21 +36,21 @@ class Side(Struct, frozen=True, kw_only=True):
 
 
 class Contestant(Struct, frozen=True, kw_only=True):
-    """One model. An endpoint has no checkpoint here, and nothing of it is measured."""
+    """Holds one model. An endpoint has no checkpoint here, and is not measured."""
 
     name: str
     role: Role
     where: str
     """The folder or the endpoint."""
     key: str = ""
-    """A teacher's name in the recipe, or the run's."""
+    """A teacher's name in the recipe, or the run's name."""
     side: Side | None = None
-    """Of a student."""
+    """The run and checkpoint of a student."""
     model: Model | None = None
-    """Its checkpoint's settings; None for an endpoint."""
+    """The settings of its checkpoint; None for an endpoint."""
 
     def load(self) -> Any:
-        """Its policy. Raises BadInput or Damaged for files that are not what they were."""
+        """Returns the contestant's policy. Raises BadInput or Damaged for files that have changed."""
         from policies import weights
         from policies.load import load_frozen, load_policy
 
@@ -65,9 +65,9 @@ class Contestant(Struct, frozen=True, kw_only=True):
 
 
 def side_of(run: RunDirectory, step: int | None) -> Side:
-    """A run that rests, at `step` or its newest checkpoint.
+    """Returns a run that is not active, at `step` or its newest checkpoint.
 
-    Raises BadInput if there is no such run or checkpoint, if its model is gone or if it goes on now.
+    Raises BadInput if there is no such run or checkpoint, if its model is gone or if the run is active.
     """
     run.require()
     status = run.read_status()
@@ -89,7 +89,9 @@ def side_of(run: RunDirectory, step: int | None) -> Side:
 
 
 def contestants(side: Side, others: Sequence[Side]) -> list[Contestant]:
-    """Everybody, in the order of the report. Raises BadInput for a teacher whose checkpoint is gone."""
+    """Returns all contestants, in the order of the report. Raises BadInput for a teacher whose
+    checkpoint is gone.
+    """
     teachers = side.settings.facts.teachers
     found: list[Contestant] = []
     for name, teacher in teachers.items():
@@ -116,7 +118,8 @@ def contestants(side: Side, others: Sequence[Side]) -> list[Contestant]:
 
 
 def held_out(side: Side, others: Sequence[Side], count: int | None) -> tuple[Task, list[Prompt]]:
-    """The task that judges, to be closed, and the held-out prompts that everybody is asked.
+    """Returns the task that judges, to be closed, and the held-out prompts that every contestant is
+    asked.
 
     Raises BadInput if another run's are not the same.
     """

@@ -10,11 +10,13 @@ from runtime.status import PASS_AT_1
 
 ROLES = ("learner", "teacher", "sampler", "verifier")
 UNEQUAL = 0.10
-"""Runs whose work differs by more, as a share of the smaller, were not compared at equal compute."""
+"""The share of the smaller by which the work of two runs must differ to count as unequal compute."""
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """Of one run. Seconds are by the clock, while a part worked; evaluations are not counted."""
+    """Holds the cost of one run. Seconds are by the clock, while an actor worked; evaluations are not
+    counted.
+    """
 
     run: str
     algorithm: str
@@ -24,23 +26,23 @@ class Cost(Struct, frozen=True, kw_only=True):
     sampler_s: float
     verifier_s: float
     work_s: float
-    """The sum: what is compared."""
+    """The sum of the seconds, which is compared."""
     hosted: bool
-    """The teachers work in the learner's process: their seconds are the learner's."""
+    """True if the teachers work in the learner's process: their seconds are the learner's."""
     teacher_tokens: int
-    """Scored or sampled by teachers with processes of their own."""
+    """The tokens scored or sampled by teachers with processes of their own."""
     cached_share: float | None
-    """Of the rows that such teachers were asked about, those that were known already."""
+    """The share of the rows that such teachers were asked about that were known already."""
     sampled_tokens: int
     trained_tokens: int
     lost_steps: int
-    """Steps whose metrics are damaged: not counted."""
+    """The number of steps whose metrics are damaged: not counted."""
     curve: list[tuple[int, float, float]]
-    """Step, seconds of work until then, and the held-out score that the run itself found."""
+    """Step, seconds of work until then, and held-out score of each of the run's own evaluations."""
 
 
 def cost_of(side: Side) -> Cost:
-    """Read metrics.jsonl and evals.jsonl up to the step."""
+    """Returns the cost from metrics.jsonl and evals.jsonl up to the step."""
     lines = [line for line in side.run.read_lines("metrics.jsonl") if line["step"] <= side.step]
     worked = {role: sum(line.get(f"{role}_busy_s", 0.0) for line in lines) for role in ROLES}
     shares = [s for line in lines if (s := line.get("teacher_cached_share")) is not None]
@@ -65,18 +67,18 @@ def cost_of(side: Side) -> Cost:
 
 
 def unequal(cost: Cost, other: Cost) -> bool:
-    """Whether two runs worked for times that are too different for "equal compute"."""
+    """Returns whether the work times of two runs are too different for "equal compute"."""
     small, large = sorted((cost.work_s, other.work_s))
     return large > small * (1 + UNEQUAL)
 
 
 def cached(cost: Cost) -> bool:
-    """Whether some of its teachers' work was done earlier, perhaps for another run."""
+    """Returns whether some of the teachers' work was done earlier, perhaps for another run."""
     return bool(cost.cached_share)
 
 
 def _curve(side: Side, lines: Sequence[dict[str, Any]]) -> list[tuple[int, float, float]]:
-    """Each evaluation of the run's own, with the work behind it."""
+    """Returns each evaluation of the run's own, with the seconds of work until it."""
     points = []
     for result in side.run.read_lines("evals.jsonl"):
         if result["metric"] != PASS_AT_1 or result["score"] is None or result["step"] > side.step:

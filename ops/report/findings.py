@@ -1,7 +1,7 @@
-"""What the measurements say: a row for each contestant, the promise in numbers, the students compared.
+"""The findings of a report: a row for each contestant, the promise in numbers, the students compared.
 
-Everybody is judged on the same prompts: one that somebody's answer could not be judged on, or whose right
-answer does not fit somebody's context, counts for nobody.
+All contestants are judged on the same prompts: a prompt counts for none of them if an answer to it could not
+be judged, or if its right answer does not fit the context of one of them.
 """
 
 import math
@@ -16,14 +16,15 @@ from ops.report.measure import Measured, rate
 from runtime.tasks.prompt import Prompt
 
 QUALITY, SPEED, MEMORY = 0.9, 10.0, 0.5
-"""The promise: so much of the teacher's quality, so much faster, in at most this share of the memory (the
-promise says "a fraction"; this is the most that we call one)."""
+"""The promise: at least this share of the teacher's quality, so many times its speed, in at most this share
+of its memory (the promise says "a fraction"; this is the most that we call one).
+"""
 BEYOND_CHANCE = 2.0
-"""Standard errors by which two students have to differ."""
+"""The number of standard errors by which two students have to differ."""
 
 
 class Standing(Struct, frozen=True, kw_only=True):
-    """A contestant's row. None is what could not be measured."""
+    """Holds a contestant's row. None marks what could not be measured."""
 
     name: str
     role: str
@@ -40,43 +41,43 @@ class Standing(Struct, frozen=True, kw_only=True):
 
 
 class Claim(Struct, frozen=True):
-    """One part of the promise: the number, whether it is what it had to be, and both in words."""
+    """Holds one clause of the promise: the number, whether it meets the target, and both in words."""
 
     what: str
     value: float | None
     kept: bool | None
-    """None if it could not be measured."""
+    """Whether the clause is kept; None if it could not be measured."""
     needed: str
-    said: str
+    sentence: str
 
     @property
     def verdict(self) -> str:
-        """In one word."""
+        """Returns whether the clause is kept, in one word."""
         return {True: "kept", False: "missed", None: "unknown"}[self.kept]
 
 
 class Judged(Struct, frozen=True):
-    """Which prompts count."""
+    """Holds the prompts that count."""
 
     answers: list[int]
-    """Whose answers of everybody were judged."""
+    """The prompts to which the answers of all contestants were judged."""
     texts: list[int]
-    """Whose right answer everybody could read."""
+    """The prompts whose right answer all contestants could read."""
 
 
 def judged(found: Mapping[str, Measured], count: int) -> Judged:
-    """The prompts on which everybody can be compared."""
-    everybody = list(found.values())
+    """Returns the prompts on which all contestants can be compared."""
+    compared = list(found.values())
     return Judged(
-        [i for i in range(count) if all(m.passed[i] is not None for m in everybody)],
-        [i for i in range(count) if all(m.nats[i] is not None for m in everybody)],
+        [i for i in range(count) if all(m.passed[i] is not None for m in compared)],
+        [i for i in range(count) if all(m.nats[i] is not None for m in compared)],
     )
 
 
 def standing(
     contestant: Contestant, found: Measured | None, on: Judged, prompts: Sequence[Prompt]
 ) -> Standing:
-    """A row of the table."""
+    """Returns a row of the table."""
     if found is None:
         return Standing(name=contestant.name, role=contestant.role, where=contestant.where)
     nats = sum(found.nats[i] or 0.0 for i in on.texts)
@@ -106,7 +107,7 @@ def promise(
     on: Judged,
     prompts: Sequence[Prompt],
 ) -> list[Claim]:
-    """The student against one teacher, on the prompts that are that teacher's."""
+    """Returns the student against one teacher, on the prompts that are that teacher's."""
     big, small = found[teacher.name], found[student.name]
     theirs = {i for i, p in enumerate(prompts) if p.teacher in ("", teacher.key)}
     on = Judged([i for i in on.answers if i in theirs], [i for i in on.texts if i in theirs])
@@ -140,25 +141,27 @@ def promise(
 
 
 def _quality(mine: Standing, its: Standing, by: str) -> Claim:
-    """By pass rate; by perplexity where the teacher itself passes nothing, or nobody judges."""
+    """Returns the claim by pass rate, or by perplexity where the teacher itself passes nothing or
+    answers are not judged.
+    """
     both = [getattr(one, f"perplexity_per_{by}") for one in (mine, its)]
     if mine.quality is not None and its.quality and mine.stderr is not None:
         share = mine.quality / its.quality
-        said = (
+        sentence = (
             f"{share:.0%} of the teacher's quality: a pass rate of {mine.quality:.3f} ± {mine.stderr:.3f} "
             f"against {its.quality:.3f} ± {its.stderr:.3f}"
         )
     elif None not in both:
         share = both[1] / both[0]
-        why = "nobody judges answers here" if its.quality is None else "the teacher passes nothing"
-        said = (
+        why = "answers are not judged here" if its.quality is None else "the teacher passes nothing"
+        sentence = (
             f"{share:.0%} of the teacher's quality, by perplexity per {by} since {why}: {both[0]:.3f} "
             f"against {both[1]:.3f}, the lower the better"
         )
     else:
-        share, said = None, "quality cannot be compared: nobody judges the answers"
+        share, sentence = None, "quality cannot be compared: the answers are not judged"
     kept = None if share is None else share >= QUALITY
-    return Claim("quality", share, kept, f"at least {QUALITY:.0%}", said)
+    return Claim("quality", share, kept, f"at least {QUALITY:.0%}", sentence)
 
 
 def comparison(
@@ -169,88 +172,88 @@ def comparison(
     on: Judged,
     prompts: Sequence[Prompt],
 ) -> str:
-    """Who is better, by how much against chance, and whether their compute was equal."""
+    """Returns which student is better, by how much against chance, and whether their compute was equal."""
     a, b = found[student.name], found[other.name]
-    said = []
+    sentences = []
     if on.answers:
         gaps = [float(bool(a.passed[i])) - float(bool(b.passed[i])) for i in on.answers]
         gap, error = statistics.fmean(gaps), stderr(gaps)
         better = "better than" if gap > 0 else "worse than"
-        # Where all differ alike, one prompt at least might have gone otherwise.
+        # Where all prompts differ alike, one at least might have differed otherwise.
         if not gap or abs(gap) <= BEYOND_CHANCE * max(error, 1 / len(gaps)):
             better = "not distinguishable from"
-        said.append(f"{better} {other.name} by pass rate ({gap:+.3f} ± {error:.3f}, paired)")
+        sentences.append(f"{better} {other.name} by pass rate ({gap:+.3f} ± {error:.3f}, paired)")
     if on.texts:
         by = "token" if a.tokenizer == b.tokenizer else "byte"
         both = [standing(c, found[c.name], on, prompts) for c in (student, other)]
         mine, its = (getattr(one, f"perplexity_per_{by}") for one in both)
-        said.append(f"perplexity per {by} {mine:.3f} against {its:.3f}")
+        sentences.append(f"perplexity per {by} {mine:.3f} against {its:.3f}")
     one, two = costs[student.key], costs[other.key]
     equal = "NOT at equal compute" if unequal(one, two) else "at about equal compute"
-    known = " (what teachers had said before is in neither)" if cached(one) or cached(two) else ""
-    said.append(f"{equal}: {one.work_s:.1f} s of work against {two.work_s:.1f} s{known}")
-    return f"{student.name}: {'; '.join(said)}"
+    known = " (earlier teacher outputs are in neither)" if cached(one) or cached(two) else ""
+    sentences.append(f"{equal}: {one.work_s:.1f} s of work against {two.work_s:.1f} s{known}")
+    return f"{student.name}: {'; '.join(sentences)}"
 
 
 def notes(
-    everybody: Sequence[Contestant],
+    compared: Sequence[Contestant],
     found: Mapping[str, Measured],
     on: Judged,
     costs: Sequence[Cost],
 ) -> list[str]:
-    """What a reader has to know of how it was measured."""
-    said = []
+    """Returns what a reader has to know of how it was measured."""
+    sentences = []
     count = max(len(m.passed) for m in found.values())
     if on.answers and len(on.answers) < count:
-        said.append(f"{count - len(on.answers)} of {count} prompts are left out for everybody: "
-                    "somebody's answer could not be judged, or the prompt was too long")  # fmt: skip
+        sentences.append(f"{count - len(on.answers)} of {count} prompts are left out for all: "
+                    "an answer could not be judged, or the prompt was too long for a model")  # fmt: skip
     if on.texts and len(on.texts) < count:
-        said.append(f"{count - len(on.texts)} of {count} right answers are left out of the perplexity: "
-                    "there is none, or it is too long for somebody")  # fmt: skip
+        sentences.append(f"{count - len(on.texts)} of {count} right answers are left out of the perplexity: "
+                    "there is none, or it is too long for a model")  # fmt: skip
     if tokenizers_differ(found):
-        said.append(
+        sentences.append(
             "the tokenizers differ: perplexity per token and tokens/s are not of the same tokens"
         )
-    folders = {c.where for c in everybody if c.role in ("before", "against")}
+    folders = {c.where for c in compared if c.role in ("before", "against")}
     if len(folders) > 1:
-        said.append(
+        sentences.append(
             f"the runs did not begin with the same checkpoint: {', '.join(sorted(folders))}"
         )
     for cost in costs:
         if cost.lost_steps:
-            said.append(
+            sentences.append(
                 f"{cost.run}: metrics of {cost.lost_steps} steps are lost, its cost is higher"
             )
         if cached(cost):
-            said.append(
-                f"{cost.run}: {cost.cached_share:.0%} of what its teachers said came from the teacher cache, "
+            sentences.append(
+                f"{cost.run}: {cost.cached_share:.0%} of its teacher outputs came from the teacher cache, "
                 "and its seconds do not have the work behind that"
             )
         if cost.hosted:
-            said.append(
+            sentences.append(
                 f"{cost.run}: its teacher works in the learner's process, so the learner's seconds are of "
                 "both, and it is asked about every trained token"
             )
-    return said
+    return sentences
 
 
 def tokenizers_differ(found: Mapping[str, Measured]) -> bool:
-    """Whether a token is not the same to everybody."""
+    """Returns whether the contestants use different tokenizers."""
     return len({measured.tokenizer for measured in found.values()}) > 1
 
 
 def stderr(values: Sequence[float]) -> float:
-    """Standard error of a mean; 0 of one value."""
+    """Returns the standard error of a mean; 0 for one value."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def perplexity(nats: float, count: int) -> float | None:
-    """e to the mean surprise; None of nothing."""
+    """Returns e to the mean surprise; None without values."""
     return math.exp(nats / count) if count else None
 
 
 def size_text(size: float) -> str:
-    """Bytes in the unit that fits."""
+    """Returns bytes in the unit that fits."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"

@@ -1,8 +1,8 @@
-"""What each contestant can do, and what it takes: quality, perplexity, speed, memory.
+"""Measures each contestant: quality, perplexity, speed, memory.
 
 One model is in memory at a time, so that its peak is its own and a machine that could train the student
-can measure it. For speed everybody takes a turn in each round, another one first each time, and decodes as
-many tokens of the same prompts, whatever it would have stopped at: what else the machine does then slows
+can measure it. For speed every contestant takes a turn in each round, another one first each time, and
+decodes as many tokens of the same prompts, whatever their stop tokens. Other work of the machine then slows
 all of them.
 """
 
@@ -29,36 +29,36 @@ from policies.save import parameter_count, weights_bytes
 from runtime.tasks.prompt import Prompt, Task
 
 SPEED_ROWS = 32
-"""Sequences that are decoded together."""
+"""The number of sequences that are decoded together."""
 SPEED_TOKENS = (16, 128)
-"""Least and most new tokens of each, when speed is measured."""
+"""The least and most new tokens of each sequence, when speed is measured."""
 ROUND_S = 0.5
-"""How long everybody decodes in a round at least, again and again if need be."""
+"""The least seconds for which every contestant decodes in a round, again and again if need be."""
 MICRO_BATCH_TOKENS = 8192
 Progress = Callable[[str], None]
 
 
 class Measured(Struct, kw_only=True):
-    """What was found of one contestant. Lists have an item for each prompt."""
+    """Holds what was measured of one contestant. Lists have an item for each prompt."""
 
     tokenizer: str
-    """Its fingerprint."""
+    """The tokenizer's fingerprint."""
     parameters: int
     weights_bytes: int
     peak_bytes: int
-    """Most memory that decoding took, weights included."""
+    """The most memory that decoding took, weights included."""
     passed: list[bool | None]
-    """None where nobody judged the answer, or the prompt was too long."""
+    """Whether each answer passed; None where the answer was not judged, or the prompt was too long."""
     nats: list[float | None]
-    """Of the right answer with its end; None where there is none, or it is too long."""
+    """The nats of the right answer with its end; None where there is none, or it is too long."""
     answer_tokens: list[int]
-    """Of the right answer with its end."""
+    """The tokens of the right answer with its end."""
     tokens_per_s: list[float]
-    """Of each round."""
+    """The tokens per second of each round."""
 
 
 class Load(Struct, frozen=True):
-    """What is decoded when speed and memory are measured."""
+    """Says what is decoded when speed and memory are measured."""
 
     rows: int
     new_tokens: int
@@ -74,7 +74,9 @@ def measure(
     rounds: int,
     progress: Progress,
 ) -> tuple[dict[str, Measured], Load]:
-    """Everybody with a checkpoint, by name, and what their speed and memory were measured with."""
+    """Returns the measurements of all contestants with a checkpoint, by name, and the load that speed
+    and memory were measured with.
+    """
     here = [contestant for contestant in contestants if contestant.model is not None]
     low, high = SPEED_TOKENS
     contexts = [context_length(Path(c.model.path)) for c in here if c.model]
@@ -105,7 +107,9 @@ def measure(
         for contestant in [*here[first:], *here[:first]]:
             _cleared()
             policy = contestant.load()
-            seconds(policy, prompts, Load(load.rows, 2))  # whatever is done once is done here
+            seconds(
+                policy, prompts, Load(load.rows, 2)
+            )  # a warm-up: work that is done once is done here
             times, took = 0, 0.0
             while took < ROUND_S:
                 times, took = times + 1, took + seconds(policy, prompts, load)
@@ -118,7 +122,9 @@ def measure(
 def passes(
     policy: Policy, task: Task, prompts: Sequence[Prompt], max_new_tokens: int, slots: int
 ) -> list[bool | None]:
-    """Whether each prompt's greedy answer is right; None if nobody can say, or it does not fit."""
+    """Returns whether each prompt's greedy answer is right; None if it cannot be judged, or does not
+    fit.
+    """
     limit = policy.context_length - max_new_tokens
     asked = {
         i: Decoded(prompt=tuple(ids), key=0)
@@ -134,14 +140,14 @@ def passes(
 
 
 def surprise(policy: Policy, prompts: Sequence[Prompt]) -> tuple[list[float | None], list[int]]:
-    """−log p of each prompt's right answer and its end, in nats, and how many tokens that is.
+    """Returns −log p of each prompt's right answer and its end, in nats, and how many tokens that is.
 
-    None, and no tokens, where there is no answer or it is beyond the context.
+    An entry is None, with no tokens, where there is no answer or it is beyond the context.
     """
     tokens = policy.tokenizer
     rows: dict[int, Row] = {}
     for i, prompt in enumerate(prompts):
-        if prompt.demonstration is None:
+        if prompt.demonstration is None or prompt.desirable is False:
             continue
         before = tokens.prompt(prompt.messages)
         ids = [*before, *tokens.encode(prompt.demonstration), tokens.stop_token()]
@@ -159,7 +165,9 @@ def surprise(policy: Policy, prompts: Sequence[Prompt]) -> tuple[list[float | No
 
 
 def seconds(policy: Policy, prompts: Sequence[Prompt], load: Load) -> float:
-    """To decode so many new tokens of so many rows, prompts included, greedily and without an end."""
+    """Returns the seconds in which so many new tokens of so many rows are decoded, prompts included,
+    greedily and without an end.
+    """
     room = policy.context_length - load.new_tokens
     sequences = []
     for i in range(load.rows):
@@ -172,12 +180,12 @@ def seconds(policy: Policy, prompts: Sequence[Prompt], load: Load) -> float:
 
 
 def rate(measured: Measured) -> float:
-    """Tokens per second: the median of the rounds."""
+    """Returns tokens per second: the median of the rounds."""
     return statistics.median(measured.tokens_per_s)
 
 
 def _cleared() -> Any:
-    """Give back what nobody holds any more; the bytes that are held still."""
+    """Frees unused memory. Returns the bytes that are still held."""
     gc.collect()
     mx.clear_cache()
     return mx.get_active_memory()

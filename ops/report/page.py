@@ -29,7 +29,7 @@ small, .quiet { color: #555; } svg { width: 100%; max-width: 40rem; height: auto
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """All that a report says: report.json is this."""
+    """Holds all that a report says; report.json is this record."""
 
     run: str
     step: int
@@ -39,25 +39,27 @@ class Report(Struct, frozen=True, kw_only=True):
     task: str
     prompts: int
     judged: int
-    """Prompts that everybody's quality is of."""
+    """The number of prompts that the quality of all contestants is measured on."""
     texts: int
-    """Right answers that everybody's perplexity is of."""
+    """The number of right answers that the perplexity of all contestants is measured on."""
     made: str
     machine: str
     backend: str
     batch: str
-    """What speed and peak memory were measured with."""
+    """The load that speed and peak memory were measured with."""
     contestants: list[Standing]
     promise: dict[str, list[Claim]]
-    """By teacher."""
+    """The claims, by teacher."""
     comparisons: list[str]
     costs: list[Cost]
     notes: list[str]
+    preferences: list[str] = []
+    """What became of held-out preferences, a sentence each; empty for other algorithms."""
     version: int = 1
 
 
 def page(report: Report) -> str:
-    """The whole file."""
+    """Returns the whole file."""
     title = f"Report of {report.run}"
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -68,7 +70,8 @@ def page(report: Report) -> str:
         *_promise(report),
         "<h2>Who was compared</h2>",
         _contestants(report),
-        *_comparisons(report),
+        *_list("Preferences", report.preferences),
+        *_list("Against other runs", report.comparisons),
         "<h2>Quality against speed</h2>",
         _bars(report.contestants),
         "<h2>How it was learned</h2>",
@@ -90,7 +93,7 @@ def page(report: Report) -> str:
 
 
 def headers(report: Report) -> list[str]:
-    """Of the table of contestants."""
+    """Returns the headers of the table of contestants."""
     return [
         "",
         "parameters",
@@ -103,7 +106,7 @@ def headers(report: Report) -> list[str]:
 
 
 def cells(report: Report, standing: Standing) -> list[str]:
-    """A contestant's row, as text."""
+    """Returns a contestant's row, as text."""
     quality = UNKNOWN
     if standing.quality is not None and standing.stderr is not None:
         quality = f"{standing.quality:.3f} ± {standing.stderr:.3f}"
@@ -123,42 +126,42 @@ def cells(report: Report, standing: Standing) -> list[str]:
 
 
 def measured_how(report: Report) -> list[str]:
-    """What a reader has to know to believe the numbers, or not."""
-    said = [
+    """Returns what a reader has to know to believe the numbers, or not."""
+    sentences = [
         f"Quality: the share of {report.judged} held-out prompts whose greedy answer passed the task's "
         "verifier; ± is the standard error over the prompts. Every evaluation beside the learning curves "
         "is the run's own, with its settings."
         if report.judged
         else "Nobody judges this task's answers, so there is no pass rate.",
         f"Speed: {report.batch}, greedily, an end of the answer ignored, prompts included; the median of "
-        "rounds in which everybody took a turn, in one process. The speed-up is the median of the rounds' "
+        "rounds in which every model took a turn, in one process. The speed-up is the median of the rounds' "
         "ratios.",
         "Peak memory: what MLX held at most while it decoded that batch, with nothing else loaded: weights, "
         "key-value memory and activations. In small models the latter two are most of it.",
         "Weights on disk: as an export writes what is loaded.",
-        "Cost: seconds in which parts worked, by the clock; evaluation and start-up are not counted. On a "
+        "Cost: seconds in which actors worked, by the clock; evaluation and start-up are not counted. On a "
         "machine that did other things too they are too many.",
         f"{report.machine}, MLX on {report.backend}; {report.made}.",
     ]
     if report.texts:
-        said.insert(
+        sentences.insert(
             1,
             f"Perplexity: of the right answers to {report.texts} held-out prompts, with the token that ends "
             "them.",
         )
-    return said + [f"{text[0].upper()}{text[1:]}." for text in report.notes]
+    return sentences + [f"{text[0].upper()}{text[1:]}." for text in report.notes]
 
 
-# ── parts ────────────────────────────────────────────────────────────────────────────────────────
+# ── sections ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def _promise(report: Report) -> list[str]:
     parts = []
     for teacher, claims in report.promise.items():
-        whom = teacher if len(report.promise) > 1 else "its teacher"
-        parts += [f"<h2>The student against {escape(whom)}</h2>", "<ul>"]
+        opponent = teacher if len(report.promise) > 1 else "its teacher"
+        parts += [f"<h2>The student against {escape(opponent)}</h2>", "<ul>"]
         parts += [
-            f'<li><span class="verdict {claim.verdict}">{claim.verdict}</span>{escape(claim.said)} '
+            f'<li><span class="verdict {claim.verdict}">{claim.verdict}</span>{escape(claim.sentence)} '
             f'<span class="quiet">(promised: {escape(claim.needed)})</span></li>'
             for claim in claims
         ]
@@ -176,15 +179,14 @@ def _contestants(report: Report) -> str:
     return _table(headers(report), rows)
 
 
-def _comparisons(report: Report) -> list[str]:
-    if not report.comparisons:
-        return []
-    items = [f"<li>{escape(text)}</li>" for text in report.comparisons]
-    return ["<h2>Against other runs</h2>", "<ul>", *items, "</ul>"]
+def _list(title: str, sentences: Sequence[str]) -> list[str]:
+    """Returns a heading with a list under it; nothing without sentences."""
+    items = [f"<li>{escape(text)}</li>" for text in sentences]
+    return [f"<h2>{title}</h2>", "<ul>", *items, "</ul>"] if items else []
 
 
 def _bars(standings: Sequence[Standing]) -> str:
-    """Beside the speed the pass rate, or the perplexity where nothing passes."""
+    """Returns bars of the speed beside the pass rate, or beside the perplexity where nothing passes."""
 
     def column(title: str, form: str, values: Sequence[tuple[float | None, float]]) -> Bars:
         return title, [(value, error, _known(value, form)) for value, error in values]
@@ -242,7 +244,7 @@ def _costs(costs: Sequence[Cost]) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Of cells that are HTML already."""
+    """Returns a table of cells that are HTML already."""
     head = "".join(f"<th>{escape(text)}</th>" for text in header)
     lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
     body = "\n".join(lines)

@@ -121,7 +121,7 @@ def test_too_many_deaths_end_the_run_and_name_the_part(tmp_path, monkeypatch, ro
     ) as caught:
         go(wanted, run, mortal_actor_system(wanted, run, deaths))
     assert f"died in call 1 of {method}" in str(caught.value), "not the first cause"
-    assert f'{role}-0.log: {{"part"' in str(caught.value), "not the end of its log"
+    assert f'{role}-0.log: {{"actor"' in str(caught.value), "not the end of its log"
     assert run.read_status().state == "failed"
 
 

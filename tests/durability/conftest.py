@@ -1,4 +1,4 @@
-"""The fork servers that start the trial runs, in one folder: each undisturbed run is made once."""
+"""The fork servers that start the fault runs, in one folder: each undisturbed run is made once."""
 
 import os
 from collections.abc import Iterator

@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
             ended = server.do(Job(what="run", path=str(run.path)))
             if ended.code == DONE:
                 break
-            stop = {"code": ended.code, "said": ended.said, "state": run.read_status().state,
+            stop = {"code": ended.code, "printed": ended.printed, "state": run.read_status().state,
                     "sentence": ended.result["sentence"]}  # fmt: skip
             print(json.dumps(stop))
         facts = server.do(Job(what="examine", path=str(run.path)))

@@ -75,7 +75,7 @@ def paused(servers) -> RunDirectory:
     assert len(list(run.checkpoints.iterdir())) == 2 and list(
         run.checkpoints.glob("*/unfinished-*")
     )
-    run.ask_to_pause(PauseRequest(by="user", reason="a trial", end=True))
+    run.ask_to_pause(PauseRequest(by="user", reason="a fault run", end=True))
     run.write_machine(Machine(memory_bytes=1))
     return run
 

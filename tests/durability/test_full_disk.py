@@ -77,7 +77,7 @@ def test_a_disk_that_really_is_full_stops_the_run_and_lets_it_go_on(servers, tmp
     assert len(stops) >= 3 and disk.exists()
     for stop in stops:
         assert SENTENCE.fullmatch(stop["sentence"]), stop
-        assert (stop["code"], stop["said"]) == (FAILED, "")
+        assert (stop["code"], stop["printed"]) == (FAILED, "")
         assert stop["state"] in ("failed", "died")
     expected = servers.first.undisturbed("grpo").facts
     for name in ("weights", "optimizer", "trajectories"):

@@ -18,7 +18,9 @@ AT_POINTS, AT_TIMES = 4, 2
 """How often each program is paused: at a drawn hit of a failpoint, and at a drawn time from outside."""
 soak = pytest.mark.soak
 POINTS = ("sample.token", "verify.row", "learn.micro_batch", "eval.prompts", "teach.part")
-SAMPLING = [program for program in PROGRAMS if program not in ("sft", "distill-text")]
+FROM_DATA = ("sft", "distill-text", "preference", "preference-kto")
+"""The programs whose students sample in evaluations only."""
+SAMPLING = [program for program in PROGRAMS if program not in FROM_DATA]
 
 
 def finished(fault_runs: FaultRuns, run: RunDirectory, program: str, *jobs: dict) -> Facts:

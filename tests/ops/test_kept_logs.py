@@ -2,8 +2,12 @@
 
 import tracemalloc
 
+import pytest
+
+from ops.cli import build_parser
 from ops.kept_logs import KEPT_BYTES, keep_logs
 from ops.logs import print_logs
+from runtime.errors import BadInput
 from runtime.rundir import RunDirectory
 
 
@@ -43,3 +47,18 @@ def test_a_users_prints_are_shown_and_steer_no_terminal(tmp_path, capsys):
     finally:
         tracemalloc.stop()
     assert capsys.readouterr().out == "reward-0: checking\nreward-0: \\x1b[2J42\n"
+
+
+def test_the_option_of_logs_is_actor_and_part_still_works():
+    parser = build_parser()
+    assert parser.parse_args(["logs", "q"]).actor is None
+    for option in ("--actor", "--part"):
+        assert parser.parse_args(["logs", "q", option, "learner-0"]).actor == "learner-0"
+
+
+def test_an_actor_without_a_log_is_refused_with_the_names_of_those_that_have_one(tmp_path):
+    run = RunDirectory(tmp_path, "q")
+    run.logs.mkdir(parents=True)
+    (run.logs / "learner-0.log").write_text("{}\n")
+    with pytest.raises(BadInput, match=r"^--actor: q has logs of learner-0, not 'sampler-9'$"):
+        print_logs(run, "sampler-9", 2, follow=False)

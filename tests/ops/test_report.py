@@ -150,7 +150,7 @@ def test_teacher_and_students_are_measured_and_the_page_needs_nothing(
     )
     printed = capsys.readouterr().out
     for claim in said["promise"]["teacher"]:
-        assert claim["said"] in printed
+        assert claim["sentence"] in printed
     assert all(sentence in printed for sentence in said["comparisons"])
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.html", "report.json"]
 

@@ -106,7 +106,7 @@ def test_where_the_teacher_passes_nothing_its_perplexity_is_compared():
     assert found["quality"].value == pytest.approx(0.5)
     assert (
         "perplexity per token since the teacher passes nothing: 4.000 against 2.000"
-        in found["quality"].said
+        in found["quality"].sentence
     )
     other = measured([False] * 4, nats=[3 * math.log(8)] * 4, tokenizer="another")
     assert claims(surer, other)["quality"].value == pytest.approx(2 ** (4 / 3) / 8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ops import temp_folder as module
-from ops.temp_folder import NOBODY, OWNER, remove, temp_folder
+from ops.temp_folder import NO_PROCESS, OWNER, remove, temp_folder
 from tests.ops.another_user import UID, as_another_user, needs_root
 
 LONG = "x" * 60
@@ -75,7 +75,7 @@ def test_a_file_in_its_place_is_no_obstacle(short):
 def test_a_random_one_whose_launcher_is_dead_is_cleared_away(short):
     usual(short).touch()
     dead, alive = temp_folder(), temp_folder()
-    (dead / OWNER).write_text(str(NOBODY))
+    (dead / OWNER).write_text(str(NO_PROCESS))
     after = temp_folder()
     assert not dead.parent.exists() and alive.exists() and after.exists()
 

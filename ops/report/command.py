@@ -44,7 +44,7 @@ def run(
     print_table(headers(report), [cells(report, standing) for standing in report.contestants])
     for claims in report.promise.values():
         for claim in claims:
-            say(f"{claim.verdict}: {claim.said} (promised: {claim.needed})")
+            say(f"{claim.verdict}: {claim.sentence} (promised: {claim.needed})")
     for sentence in (*report.preferences, *report.comparisons):
         say(sentence)
     say(f"{folder / 'report.html'} and report.json")

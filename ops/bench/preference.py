@@ -1,9 +1,8 @@
 """What each preference loss does to the seedling: accuracy, margin and pass@1 before and after, three seeds.
 
-Each seed is a run of the recipe in `configs`, with its actors as plain objects of this process. Pairs
-are held out; pass@1 is of sampled answers. Target: the margin
-rises in each run, the accuracy is at least 0.95 at the end, and a recipe's mean pass@1 does not fall by more than
-its standard error.
+Each seed is a run of the recipe in `configs`, with its actors as plain objects of this process. Pairs are
+held out; pass@1 is of sampled answers. Target: the margin rises in each run, the accuracy is at least 0.95 at
+the end, and a recipe's mean pass@1 does not fall by more than its standard error.
 """
 
 import argparse

@@ -13,45 +13,30 @@ any other checkpoint.
 """
 
 import asyncio
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
-from actors.answering import Answering, Underway
+from actors.answering import Underway
 from actors.collector import Collected, Collector
+from actors.evaluations import REPORTED, Evaluations
 from actors.handles import ActorId
 from actors.logs import open_log
-from actors.messages import Generate, Learn, Learned, Restored, RunState, Save
+from actors.messages import Learn, Learned, Restored, RunState, Save
 from actors.pause import Pause
 from actors.pool import ActorPool
+from actors.step_metrics import step_metrics
 from actors.system import ActorDied, ActorSystem
 from configs.schema import Settings
-from configs.tasks import judges
 from runtime import failpoints
 from runtime.errors import Interrupted, PippinError, RunFailed
-from runtime.metrics import METRICS, Meter
+from runtime.mismatch import mismatch_doubt
 from runtime.rundir import RunDirectory
-from runtime.status import (
-    PASS_AT_1,
-    PASS_AT_1_SAMPLED,
-    PREFERENCE_ACCURACY,
-    REWARD_MARGIN,
-    EvalResult,
-    Status,
-)
+from runtime.status import EvalResult, Status
 from runtime.tasks.open import open_task
-from runtime.tasks.prompt import Prompt
 from runtime.versions import WeightsVersion
-
-REPORTED_EVALS = {
-    PASS_AT_1: "eval_pass_at_1",
-    PREFERENCE_ACCURACY: "eval_preference_accuracy",
-    REWARD_MARGIN: "eval_reward_margin",
-}
-"""Evaluations that go to Prometheus, by metric."""
 
 Report = Callable[[dict[str, float]], None]
 """The place besides the run directory to which metrics go: Ray's Prometheus export."""
@@ -77,9 +62,11 @@ class Conductor:
         self._pool = ActorPool(settings, system, self._pause, run.logs, self._log)
         self._underway = Underway()
         self._collector = Collector(settings, self._pool, self._task, self._underway)
-        self._answering = Answering(settings, self._pool, self._underway)
         self._status = run.read_status()
         self._status.steps, self._status.message = settings.algorithm.steps, ""
+        self._evaluations = Evaluations(
+            settings, self._pool, self._underway, self._status, self._doing, self._note_evaluation
+        )
         self._launcher = {k: v for k, v in self._status.pids.items() if k == "supervisor"}
         self._versions: dict[int, WeightsVersion] = {}
         self._clock = time.monotonic()
@@ -135,7 +122,7 @@ class Conductor:
         await self._stand_at_checkpoint()
         ahead: asyncio.Task[Collected] | None = None
         try:
-            await self._evaluate_if_due(self._state.step)
+            await self._evaluations.run(self._state.step, self._versions)
             while self._state.step < self._status.steps:
                 self._clock = time.monotonic()
                 step = self._state.step + 1
@@ -146,7 +133,7 @@ class Conductor:
                 learned = await self._learn(step, collected)
                 self._state = collected.state
                 self._note(collected, learned)
-                await self._evaluate_if_due(step)
+                await self._evaluations.run(step, self._versions)
         except Interrupted:
             if ahead is not None:  # it ends by itself, with answers that are kept
                 await asyncio.gather(ahead, return_exceptions=True)
@@ -175,8 +162,7 @@ class Conductor:
         state = restored.state
         # Lines of this very step are made again, if they are lost.
         steps = ((step, None) for step in range(1, state.step))
-        metrics = (*self._sampled_modes(), *self._compared_metrics())
-        evals = ((s, m) for s in range(state.step) if self._is_eval_due(s) for m in metrics)
+        evals = self._evaluations.due_before(state.step)
         notes = [
             restored.note,
             self._run.keep_lines("metrics.jsonl", state.step, steps),
@@ -218,7 +204,7 @@ class Conductor:
             state=collected.state,
             checkpoint=step == self._status.steps
             or step % self._settings.checkpoint.every_steps == 0,
-            keep=self._best(),
+            keep=self._evaluations.best(),
             metrics=collected.metrics,
         )
         self._learning = step
@@ -243,7 +229,7 @@ class Conductor:
         works, batches = self._underway.unfinished()
         request = Save(
             state=msgspec.structs.replace(self._state, seconds=self._seconds),
-            keep=self._best(),
+            keep=self._evaluations.best(),
             metrics=self._status.metrics,
             unfinished=works,
         )
@@ -257,87 +243,12 @@ class Conductor:
         failpoints.hit("pause.saved")
         self._write()
 
-    async def _evaluate_if_due(self, step: int) -> None:
-        if not self._is_eval_due(step):
-            return
-        for metric, temperature in self._sampled_modes().items():
-            if not self._is_evaluated(step, metric):
-                await self._evaluate(step, metric, temperature)
-        compared = self._compared_metrics()
-        if compared and not all(self._is_evaluated(step, metric) for metric in compared):
-            await self._compare(step)
-
-    def _is_evaluated(self, step: int, metric: str) -> bool:
-        return any(result.step == step for result in self._status.of_metric(metric))
-
-    def _sampled_modes(self) -> dict[str, float]:
-        """Returns the metrics of sampled answers, each with its temperature."""
-        settings = self._settings.eval
-        if not judges(self._settings.task):
-            return {}
-        modes = {PASS_AT_1: settings.temperature}
-        return modes | {PASS_AT_1_SAMPLED: 1.0} if settings.sampled else modes
-
-    def _compared_metrics(self) -> tuple[str, ...]:
-        """Returns the metrics of held-out answers that are compared, not sampled."""
-        return (PREFERENCE_ACCURACY, REWARD_MARGIN) if self._settings.facts.reads_pairs else ()
-
-    def _is_eval_due(self, step: int) -> bool:
-        """Returns whether a step is evaluated: the base, every `every_steps`, and the last weights are."""
-        settings = self._settings.eval
-        regular = settings.every_steps > 0 and step % settings.every_steps == 0
-        return settings.prompts > 0 and (regular or step in (0, self._status.steps))
-
-    async def _evaluate(self, step: int, metric: str, temperature: float) -> None:
-        self._doing(f"evaluating {f'step {step}' if step else 'the base'}")
-        purpose = "eval" if metric == PASS_AT_1 else "eval-sampled"
-        settings, version = self._settings.eval, self._versions[step]
-        limit = settings.max_new_tokens or self._settings.sampling.max_new_tokens
-
-        def request(prompts: Sequence[Prompt]) -> Generate:
-            return Generate(
-                step=step,
-                purpose=purpose,
-                prompts=list(prompts),
-                group_size=settings.samples if temperature else 1,
-                weights=version,
-                temperature=temperature,
-                max_new_tokens=limit,
-                top_k=settings.top_k,
-                top_p=settings.top_p,
-                min_p=settings.min_p,
-            )
-
-        what = f"the evaluation of step {step}"
-        prompts = await self._pool.evaluator().prompts(what=f"the prompts of {what}")
-        requests = [request(share) for share in self._answering.split(prompts)]
-        answers = await self._answering.sampled(requests, what, Meter(), judged=True)
-        result = await self._pool.evaluator().summarise(
-            step,
-            metric,
-            [one.rows for one in answers],
-            *(one.batch for one in answers),
-            what=f"the evaluator to sum up {what}",
-        )
-        self._underway.done(purpose, step)
-        self._note_evaluation(result)
-
-    async def _compare(self, step: int) -> None:
-        """Evaluates how well the weights tell the preferred answers of held-out prompts from the rejected."""
-        self._doing(f"comparing answers at {f'step {step}' if step else 'the base'}")
-        what = f"the comparison of step {step}"
-        prompts = await self._pool.evaluator().prompts(what=f"the prompts of {what}")
-        _, batch = await self._pool.reader().read(step, prompts, what=f"the answers of {what}")
-        for result in await self._pool.learner().compare(step, batch, what=what):
-            if not self._is_evaluated(step, result.metric):
-                self._note_evaluation(result)
-
     def _note_evaluation(self, result: EvalResult) -> None:
         self._status.evals.append(result)
         self._run.append_line("evals.jsonl", result)
         failpoints.hit("eval.noted")
-        if result.score is not None and result.metric in REPORTED_EVALS:
-            self._report({REPORTED_EVALS[result.metric]: result.score})
+        if result.score is not None and result.metric in REPORTED:
+            self._report({REPORTED[result.metric]: result.score})
         self._write()
 
     # ── the status ───────────────────────────────────────────────────────────────────────────────
@@ -349,6 +260,7 @@ class Conductor:
         metrics = step_metrics({**collected.metrics, **learned.metrics}, seconds)
         status = self._status
         status.step, status.metrics = self._state.step, metrics
+        status.message = mismatch_doubt(metrics, self._settings.mismatch) or status.message
         status.weights_digest = learned.weights.digest
         status.optimizer_digest = learned.optimizer_digest or status.optimizer_digest
         status.trajectories_digest = learned.trajectories_digest
@@ -359,15 +271,6 @@ class Conductor:
         failpoints.hit("step.noted")
         self._report(metrics)
         self._write()
-
-    def _best(self) -> list[int]:
-        """Returns the step of the best evaluation so far, by the run's first metric. Its checkpoint is
-        kept.
-        """
-        metric = next(iter((*self._sampled_modes(), *self._compared_metrics())), PASS_AT_1)
-        evals = self._status.of_metric(metric)
-        scored = [(e.score, e.step) for e in evals if e.step and e.score is not None]
-        return [max(scored, key=lambda one: one[0])[1]] if scored else []
 
     def _fail(self, cause: str) -> None:
         self._log.error("failed", cause=cause)
@@ -386,30 +289,3 @@ class Conductor:
         self._status.ledger = ledger.as_dict()
         self._status.pids = {**self._launcher, "conductor": os.getpid(), **self._pool.pids}
         self._run.write_status(self._status)
-
-
-def step_metrics(raw: dict[str, float], seconds: float | None = None) -> dict[str, float]:
-    """Returns the step's metrics under their public names, rates included, and how long each role
-    waited where the step's own seconds are known.
-    """
-    values = dict(raw)
-    teacher = ("teacher",) if "teacher_busy_s" in values else ()
-    for role in ("sampler", "learner", "verifier", *teacher):
-        busy = values.setdefault(f"{role}_busy_s", 0.0)
-        if seconds is not None:
-            values["step_seconds"] = seconds
-            values[f"{role}_wait_s"] = max(seconds - busy, 0.0)
-    values["sampler_tokens_per_s"] = _rate(
-        values.get("sampler_tokens", 0), values["sampler_busy_s"]
-    )
-    if teacher:
-        values["teacher_tokens_per_s"] = _rate(values["teacher_tokens"], values["teacher_busy_s"])
-    values["learner_tokens_per_s"] = _rate(
-        values.pop("learner_tokens", 0), values["learner_busy_s"]
-    )
-    # JSON has no NaN: a metric that is not a finite number is left out.
-    return {n: float(values[n]) for n in METRICS if n in values and math.isfinite(values[n])}
-
-
-def _rate(count: float, seconds: float) -> float:
-    return count / seconds if seconds > 0 else 0.0

@@ -1,9 +1,8 @@
-"""An endpoint as one of a run's teachers: its settings, and what a pause does to requests under way."""
+"""What a pause does to the requests of an endpoint that are under way."""
 
 import threading
 
-from configs.teachers import EndpointTeacher
-from runtime.endpoint import Client, Endpoint
+from policies.generators.endpoint import EndpointGenerator
 from runtime.rundir import RunDirectory
 
 GRACE_S = 3.0
@@ -11,25 +10,11 @@ GRACE_S = 3.0
 LOOK_S = 0.1
 
 
-def endpoint_of(teacher: EndpointTeacher) -> Endpoint:
-    """Returns a teacher's settings as the client takes them."""
-    return Endpoint(
-        url=teacher.url,
-        model=teacher.model,
-        key_variable=teacher.key_variable,
-        concurrency=teacher.concurrency,
-        attempts=teacher.attempts,
-        timeout_s=teacher.timeout_s,
-    )
-
-
 class EndedByAPause:
-    """Ends a client's requests some seconds after a pause is asked for. Answers that came by then are
-    kept.
-    """
+    """Ends a generator's requests some seconds after a pause is asked for; what came by then counts."""
 
-    def __init__(self, client: Client, run: RunDirectory) -> None:
-        self._client, self._run = client, run
+    def __init__(self, generator: EndpointGenerator, run: RunDirectory) -> None:
+        self._generator, self._run = generator, run
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -44,5 +29,5 @@ class EndedByAPause:
         while not self._over.wait(LOOK_S):
             if self._run.pause_asked():
                 if not self._over.wait(GRACE_S):
-                    self._client.close()
+                    self._generator.close()
                 return

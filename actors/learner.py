@@ -16,7 +16,6 @@ from typing import Any
 
 import mlx.core as mx
 import msgspec
-import numpy as np
 import pyarrow as pa
 import ray
 
@@ -34,7 +33,7 @@ from actors.messages import (
 from actors.unfinished import PREFIX, Rows, gather, put, take
 from configs.schema import Settings
 from policies import weights
-from policies.comparison import accuracy, margins, measured
+from policies.comparison import evaluations
 from policies.device import LEASE_SHARE, bound_cache, gpu_lease, patience_s
 from policies.load import load_policy
 from policies.trainer import MayGoOn, trainer_for
@@ -44,7 +43,7 @@ from runtime.checkpoint import Checkpoint
 from runtime.errors import RunFailed
 from runtime.rundir import RunDirectory
 from runtime.settlement import Settled
-from runtime.status import PREFERENCE_ACCURACY, REWARD_MARGIN, EvalResult
+from runtime.status import EvalResult
 from runtime.throttle import Throttle
 from runtime.trajectory import UNLOGGED, merge, with_columns
 from runtime.trajectory_log import EMPTY_CHAIN, TrajectoryLog
@@ -209,32 +208,20 @@ class Learner:
 
     @ray.method
     def compare(self, step: int, batch: pa.RecordBatch) -> list[EvalResult]:
-        """Returns how well the weights of `step` tell the preferred answers of a batch from the rejected."""
+        """Returns how well the weights of `step` tell the preferred answers of a batch from the rejected.
+
+        Raises Interrupted if a pause is asked for.
+        """
         if step != self._step:
             raise RunFailed(f"the learner stands at step {self._step}, was asked about {step}")
-        with self._lease.hold(f"{self._name} to compare answers", self._patience_s):
-            rewards_N = self._trainer.implied_rewards(self._trainer.annotated(batch))
-            mx.clear_cache()
-        used = np.flatnonzero(~np.isnan(rewards_N))
-        columns = (batch[name].to_pylist() for name in ("prompt_index", "preference"))
-        prompts, sides = ([column[i] for i in used] for column in columns)
-        margins_M = margins(rewards_N[used], prompts, sides)
-        found = {PREFERENCE_ACCURACY: accuracy(margins_M), REWARD_MARGIN: measured(margins_M)}
-        lengths = np.diff(batch["tokens"].offsets.to_numpy())
-        return [
-            EvalResult(
-                step=step,
-                task=batch["task"][0].as_py(),
-                metric=metric,
-                score=result.mean if result.count else None,
-                n=result.count,
-                stderr=result.stderr if result.count else 0.0,
-                mean_tokens=float(lengths.mean()),
-                truncated=0.0,
-                failed=batch.num_rows - len(used),
+        who = f"{self._name} to compare answers"
+        with self._lease.hold(who, self._patience_s, self._run.pause_asked):
+            throttle = Throttle(self._run, "learn.micro_batch", self._settings.power.duty_cycle)
+            rewards_N = self._trainer.implied_rewards(
+                self._trainer.annotated(batch), lambda updated: throttle.may_continue()
             )
-            for metric, result in found.items()
-        ]
+            mx.clear_cache()
+        return evaluations(step, batch, rewards_N)
 
     @ray.method
     def save(self, request: Save, *batches: pa.RecordBatch) -> str:

@@ -11,6 +11,7 @@ from actors.messages import Hello
 from actors.pause import Pause
 from actors.system import ActorDied, ActorStuck, ActorSystem
 from configs.schema import Settings
+from configs.tasks import judges
 from runtime.errors import Interrupted, RunFailed
 
 T = TypeVar("T")
@@ -188,7 +189,7 @@ def actors_of(settings: Settings) -> list[ActorId]:
     actors = [ActorId("learner")]
     if facts.reads_data:
         actors.append(ActorId("reader"))
-    if facts.samples or evaluated:
+    if facts.samples or (evaluated and judges(settings.task)):
         actors += [ActorId("sampler", i) for i in range(settings.actors.samplers)]
         actors += [ActorId("verifier", i) for i in range(settings.actors.verifiers)]
     if facts.asks_teachers:

@@ -1,4 +1,4 @@
-"""What is asked for: the settings schema and the recipes."""
+"""The settings schema and the recipes."""
 
 from configs.errors import SettingsError
 from configs.load import load

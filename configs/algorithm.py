@@ -1,4 +1,4 @@
-"""What every algorithm's settings have in common, and what they can be asked."""
+"""The fields and methods that every algorithm's settings have in common."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from configs.run import RunSettings
 
 
 class AlgorithmSettings(Closed, frozen=True, kw_only=True, tag_field="name"):
-    """Settings under `[algorithm]`. A subclass has its own tag, fields, and the three methods below."""
+    """Settings under `[algorithm]`. A subclass has its own tag and fields, and the first three methods."""
 
     steps: Annotated[int, up_to(10**7)] = 100
 
@@ -20,17 +20,17 @@ class AlgorithmSettings(Closed, frozen=True, kw_only=True, tag_field="name"):
         raise NotImplementedError
 
     def problems(self, run: RunSettings) -> Iterator[str]:
-        """Yields every contradiction that this algorithm sees, a sentence with the keys each."""
+        """Yields one sentence, with the keys, for each contradiction between these settings and the run's."""
         raise NotImplementedError
 
     def sentences(self, run: RunSettings) -> Iterator[str]:
-        """Yields what the numbers multiply to, a sentence each, for `pippin check`."""
+        """Yields the sentences of `pippin check` about this recipe, such as its trajectories per step."""
         raise NotImplementedError
 
     def with_teachers(self, paths: Mapping[str, str]) -> "AlgorithmSettings":
-        """Returns the settings with the folders of these local teachers in place of what the recipe names."""
+        """Returns the settings with `paths` (teacher's name → folder) in place of the recipe's paths."""
         if not paths:
             return self
-        mine: dict[str, Any] = dict(getattr(self, "teachers", {}))
-        mine |= {name: replace(mine[name], path=path) for name, path in paths.items()}
-        return replace(self, teachers=mine)
+        teachers: dict[str, Any] = dict(getattr(self, "teachers", {}))
+        teachers |= {name: replace(teachers[name], path=path) for name, path in paths.items()}
+        return replace(self, teachers=teachers)

@@ -1,7 +1,8 @@
-"""Settings that are valid one by one and impossible, or without effect, together.
+"""Contradictions between settings that are valid one by one.
 
-The schema keeps out what it can by tagged unions; the rest is here, a sentence each. A setting that
-would silently do nothing is refused like one that cannot work: its writer expects something of it.
+Tagged unions in the schema exclude most contradictions; this file yields one sentence for each of the
+others. A setting that would silently do nothing is refused like one that cannot work, because the
+recipe's author expects it to do something.
 """
 
 import json
@@ -19,22 +20,26 @@ HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", re.AS
 
 
 def check(settings: Settings) -> None:
-    """Raise SettingsError with the first contradiction; settings that can run pass."""
+    """Raises SettingsError with the first contradiction; settings that can run pass."""
     for sentence in problems(settings):
         raise SettingsError(sentence)
 
 
 def problems(settings: Settings) -> Iterator[str]:
-    """Every contradiction, a sentence each that names the keys."""
+    """Yields one sentence, with the keys, for each contradiction."""
     yield from _model(settings.model, settings.exact)
-    yield from settings.algorithm.problems(
-        settings
-    )  # what it needs, before what is idle without it
+    # A missing need of the algorithm comes before the settings that have no effect without it.
+    yield from settings.algorithm.problems(settings)
     yield from _task(settings)
     yield from _schedule(settings)
     yield from _eval(settings.eval)
     yield from _checkpoint(settings.checkpoint)
     yield from _power(settings.power)
+    if settings.mismatch.warn_nats > settings.mismatch.fail_nats:
+        yield (
+            f"mismatch.warn_nats = {settings.mismatch.warn_nats:g} must not exceed mismatch.fail_nats = "
+            f"{settings.mismatch.fail_nats:g}: the run would have failed before"
+        )
     if settings.dashboard.port and not settings.dashboard.enabled:
         yield "dashboard.port has no effect while dashboard.enabled = false: leave it out"
 
@@ -57,7 +62,7 @@ def _model(model: Model, exact: bool) -> Iterator[str]:
 def _task(settings: Settings) -> Iterator[str]:
     task = settings.task
     if isinstance(task, Gsm8k | Jsonl) and task.train == task.eval:
-        yield "task.eval is the file of task.train: what was trained on is not held out"
+        yield "task.eval is the file of task.train: rows that are trained on are not held out"
     if not isinstance(task, Jsonl):
         return
     yield from _pairs(task, settings.facts)
@@ -75,10 +80,20 @@ def _pairs(task: Jsonl, facts: Facts) -> Iterator[str]:
             yield f'task.{name} has no effect: only algorithm "preference" from data learns from it'
     if bool(task.chosen) != bool(task.rejected):
         yield "task.chosen and task.rejected go together: a pair is two answers"
+    elif task.chosen and task.chosen == task.rejected:
+        yield (
+            f"task.chosen and task.rejected need two columns, got {json.dumps(task.chosen)} for both: "
+            "an answer is not better than itself"
+        )
     if task.label and task.chosen:
-        yield "task.label has no effect beside task.chosen: a pair says which answer is preferred"
+        yield "task.label has no effect beside task.chosen: a pair names the preferred answer already"
     if task.label and not task.response:
         yield "task.label needs task.response, the column with the answer that it judges"
+    elif task.label and task.label == task.response:
+        yield (
+            f"task.label and task.response need two columns, got {json.dumps(task.label)} for both: "
+            "the label says true or false of the answer"
+        )
 
 
 def _schedule(settings: Settings) -> Iterator[str]:
@@ -135,7 +150,7 @@ def _power(power: Power) -> Iterator[str]:
 
 
 def minutes(hours: str) -> tuple[int, int] | None:
-    """Start and end of "22:00-07:00" in minutes after midnight; None for what is not of that form."""
+    """Returns start and end of "22:00-07:00" in minutes after midnight; None if `hours` has another form."""
     match = HOURS.fullmatch(hours)
     if match is None:
         return None

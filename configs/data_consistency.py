@@ -1,4 +1,4 @@
-"""Settings of a data recipe that are impossible, or without effect, together: a sentence each."""
+"""Contradictions between settings of a data recipe that are valid one by one."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ from configs.teachers import EndpointTeacher, LocalTeacher
 
 
 def needs_verdict(settings: DataSettings) -> bool:
-    """Whether an answer is kept by what the task's verifier says of it."""
+    """Returns whether the task's verifier decides which answers are kept."""
     method = settings.method
     if isinstance(method, Traces | StepByStep):
         return method.only_right
@@ -26,7 +26,7 @@ def needs_verdict(settings: DataSettings) -> bool:
 
 
 def has_verifier(settings: DataSettings) -> bool:
-    """Whether there is somebody to judge an answer."""
+    """Returns whether the recipe's task can score an answer."""
     task = settings.task
     if isinstance(task, Jsonl):
         return bool(task.reward) or bool(task.response and not is_recorded(settings))
@@ -34,12 +34,12 @@ def has_verifier(settings: DataSettings) -> bool:
 
 
 def is_recorded(settings: DataSettings) -> bool:
-    """Whether nobody is asked."""
+    """Returns whether the answers are read from the task's file instead of asked of a teacher."""
     return isinstance(settings.teacher, Recorded)
 
 
 def problems(settings: DataSettings) -> Iterator[str]:
-    """Every contradiction, a sentence each that names the keys."""
+    """Yields one sentence, with the keys, for each contradiction."""
     if isinstance(settings.method, Magpie):
         yield from _magpie(settings)
     elif settings.task is None:
@@ -67,9 +67,9 @@ def _teacher(settings: DataSettings) -> Iterator[str]:
         case EndpointTeacher():
             for name in ("top_k", "min_p", "slots"):
                 if getattr(settings.sampling, name) != getattr(DataSampling(), name):
-                    yield f"sampling.{name} has no effect: an endpoint is not asked for it"
+                    yield f"sampling.{name} has no effect: it is not sent to an endpoint"
             if settings.exact:
-                yield "exact has no effect: an endpoint computes as it likes"
+                yield "exact has no effect: Pippin does not control how an endpoint computes"
         case Recorded():
             if not isinstance(settings.task, Jsonl) or not settings.task.response:
                 yield (
@@ -77,14 +77,14 @@ def _teacher(settings: DataSettings) -> Iterator[str]:
                     "column with the answers"
                 )
             if settings.sampling != DataSampling():
-                yield 'sampling has no effect with teacher.name = "recorded": nobody is asked'
+                yield 'sampling has no effect with teacher.name = "recorded": nothing is sampled'
             if settings.exact:
                 yield 'exact has no effect with teacher.name = "recorded": nothing is computed'
             samples = getattr(settings.method, "samples", None)
             if samples is not None and samples != type(settings.method)().samples:  # type: ignore[union-attr]
                 yield (
                     'method.samples has no effect with teacher.name = "recorded": each row of the '
-                    "file is one, and equal prompts belong together"
+                    "file is one sample, and rows with equal prompts belong together"
                 )
 
 
@@ -126,11 +126,11 @@ def _method(settings: DataSettings) -> Iterator[str]:
     if isinstance(method, StepByStep):
         if method.judged == "label" and isinstance(settings.task, Gsm8k) and method.only_right:
             yield (
-                'method.judged = "label" passes nothing: gsm8k looks for its mark "####", so use '
-                'method.mark = "####" and method.judged = "whole"'
+                'method.judged = "label" passes nothing: the task gsm8k looks for "####" in the answer, '
+                'so use method.mark = "####" and method.judged = "whole"'
             )
         if method.label_prefix == method.rationale_prefix:
-            yield "method.label_prefix is method.rationale_prefix: nothing tells the two tasks apart"
+            yield "method.label_prefix equals method.rationale_prefix: the two tasks need different ones"
 
 
 def _output(settings: DataSettings) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Every setting of a data recipe (`pippin make-data`): closed, like a run's, in a run's own words.
+"""Every setting of a data recipe (`pippin make-data`): a closed schema, like that of a run.
 
-The teacher, the task and the verifier are the tables that a run has; what is new is the method, and
-what becomes of its answers. An answer is counted once, whatever happens to it.
+The tables of the teacher, the task and the verifier are those of a run. The table of the method, and the
+tables that decide what is kept of its answers, are new. Each answer is counted once, under one outcome.
 """
 
 from typing import Annotated, Literal
@@ -15,10 +15,10 @@ from configs.teachers import EndpointTeacher, LocalTeacher
 
 
 class Recorded(Closed, frozen=True, tag_field="name", tag="recorded"):
-    """Nobody is asked: the answers are the task's own (`task.response`), made by whoever wrote them."""
+    """No teacher is asked: the answers are read from the column `task.response`."""
 
     by: str = ""
-    """Who that was: goes into every row."""
+    """The author of those answers, such as a model's name; it is written into every row."""
 
 
 Teacher = LocalTeacher | EndpointTeacher | Recorded
@@ -28,22 +28,22 @@ Teacher = LocalTeacher | EndpointTeacher | Recorded
 
 
 class Rejection(Closed, frozen=True, tag_field="name", tag="rejection"):
-    """Rejection sampling: of the samples of each prompt, those that the task's verifier passes."""
+    """Rejection sampling: keeps the samples of each prompt that the task's verifier passes."""
 
     prompts: Whole = 0
-    """Of the task's training prompts; 0 for all of a finite task."""
+    """Number of the task's training prompts to use; 0 for all of a finite task."""
     samples: Count = 4
     keep: Whole = 0
-    """At most so many of each prompt; 0 for all that pass."""
+    """Most answers to keep for each prompt; 0 for all that pass."""
 
 
 class BestOfN(Closed, frozen=True, tag_field="name", tag="best_of_n"):
-    """Of the samples of each prompt, the one with the highest reward."""
+    """Best of n: keeps the sample of each prompt with the highest reward."""
 
     prompts: Whole = 0
     samples: Annotated[int, Meta(ge=2)] = 8
     require_pass: bool = False
-    """The best is kept only if it passes as well."""
+    """Keeps the best sample only if it passes as well."""
 
 
 class Traces(Closed, frozen=True, tag_field="name", tag="traces"):
@@ -53,40 +53,41 @@ class Traces(Closed, frozen=True, tag_field="name", tag="traces"):
     samples: Count = 1
     keep: Whole = 0
     only_right: bool = False
-    """Only where the verifier passes the final answer, which it sees without the reasoning."""
+    """Keeps only answers that the verifier passes; it sees the final answer without the reasoning."""
     require_reasoning: bool = False
-    """Only answers that have some."""
+    """Keeps only answers that contain reasoning."""
 
 
 class StepByStep(Closed, frozen=True, tag_field="name", tag="step_by_step"):
     """Distilling step-by-step (Hsieh 2023, 2305.02301): label and rationale as two tasks.
 
-    An answer is the rationale, then `mark`, then the label; it becomes two rows, told apart by what
-    their prompts begin with.
+    An answer is the rationale, then `mark`, then the label. It becomes two rows, whose prompts begin with
+    `rationale_prefix` and `label_prefix`.
     """
 
     prompts: Whole = 0
     samples: Count = 1
     keep: Whole = 1
     instruction: str = "Think step by step, then end with one line: Answer: <answer>"
-    """Behind each prompt, for the teacher only."""
+    """Text that is added after each prompt, for the teacher only."""
     mark: Text = "Answer:"
-    """The last one in an answer divides it."""
+    """Text between rationale and label; the last one in an answer divides it."""
     label_prefix: Text = "[label] "
     rationale_prefix: Text = "[rationale] "
     only_right: bool = True
     judged: Literal["label", "whole"] = "label"
-    """What the verifier sees: gsm8k's wants the mark too."""
+    """The text that the verifier sees: the label, or the whole answer, as the task gsm8k needs it."""
 
 
 class Magpie(Closed, frozen=True, tag_field="name", tag="magpie"):
-    """Magpie (2406.08464): the checkpoint itself continues its chat template's prefix up to the user's
-    turn, which gives an instruction; then it answers that.
+    """Magpie (2406.08464): the checkpoint writes the instructions itself, and then answers them.
+
+    It continues its chat template's prefix up to the user's turn; the continuation is the instruction.
     """
 
     instructions: Count = 100
     temperature: Annotated[float, Meta(gt=0)] = 1.0
-    """Of the instructions; that of the answers is `sampling.temperature`."""
+    """Temperature at which instructions are sampled; for the answers it is `sampling.temperature`."""
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     max_new_tokens: Count = 256
 
@@ -94,11 +95,14 @@ class Magpie(Closed, frozen=True, tag_field="name", tag="magpie"):
 Method = Rejection | BestOfN | Traces | StepByStep | Magpie
 
 
-# ── what becomes of an answer ────────────────────────────────────────────────────────────────────
+# ── sampling, and which answers are kept ─────────────────────────────────────────────────────────
 
 
 class DataSampling(Closed, frozen=True):
-    """How the teacher answers. Truncation is fine here: nothing of its distribution is learned."""
+    """How the teacher samples its answers.
+
+    Truncation is allowed here, because only the text is learned and not the teacher's distribution.
+    """
 
     temperature: NotNegative = 1.0
     """0 takes the likeliest token."""
@@ -111,29 +115,29 @@ class DataSampling(Closed, frozen=True):
 
 
 class Reasoning(Closed, frozen=True):
-    """Where an answer's reasoning ends, for teachers that write it into their text."""
+    """The marks around the reasoning in an answer, for teachers that write it into their text."""
 
     begin: Text = "<think>"
     end: Text = "</think>"
 
 
 class Limits(Closed, frozen=True):
-    """Of a final answer, or of an instruction that was sampled."""
+    """Bounds on the length of a final answer, or of a sampled instruction."""
 
     shortest_characters: Count = 1
     longest_characters: Count = 65536
 
 
 class EveryRow(Closed, frozen=True, tag_field="name", tag="none"):
-    """Repetitions stay."""
+    """Keeps every row, repeated ones too."""
 
 
 class Exact(Closed, frozen=True, tag_field="name", tag="exact"):
-    """Rows that are equal, prompt and response together."""
+    """Drops rows whose prompt and response both equal those of an earlier row."""
 
 
 class Near(Closed, frozen=True, tag_field="name", tag="near"):
-    """And those that are nearly equal, by the Jaccard similarity of their shingles (MinHash)."""
+    """Drops equal rows and nearly equal ones, by the Jaccard similarity of their shingles (MinHash)."""
 
     threshold: Annotated[float, Meta(gt=0, le=1)] = 0.8
     unit: Literal["word", "char"] = "word"
@@ -142,19 +146,20 @@ class Near(Closed, frozen=True, tag_field="name", tag="near"):
 
 
 class SftRows(Closed, frozen=True, tag_field="name", tag="sft"):
-    """{prompt, response}: what configs/sft.toml reads."""
+    """Rows of {prompt, response}, as configs/sft.toml reads them."""
 
     column: Literal["prompt", "messages"] = "prompt"
-    """"prompt": a text where a user's message is all there is; "messages": always a list."""
+    """The form of a prompt: "prompt" writes a text if there is only a user's message; "messages" always
+    writes a list."""
 
 
 class PreferenceRows(Closed, frozen=True, tag_field="name", tag="preference"):
-    """{prompt, chosen, rejected}: the best of a prompt's answers with its worst."""
+    """Rows of {prompt, chosen, rejected}: a prompt's best answer and its worst."""
 
     pairs: Count = 1
-    """Of each prompt at most: then the second best with the second worst, and so on."""
+    """Most pairs of each prompt; the second pair is the second best answer and the second worst."""
     margin: NotNegative = 0.0
-    """The chosen one's reward is higher by more than this."""
+    """The reward of the chosen answer is higher than that of the rejected one by more than this."""
 
 
 class DataSettings(Closed, frozen=True, kw_only=True):
@@ -162,16 +167,16 @@ class DataSettings(Closed, frozen=True, kw_only=True):
 
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     exact: bool = False
-    """A local teacher computes bit for bit the same on each machine of a kind; slow."""
+    """Makes a local teacher compute bit for bit the same on each machine of a kind; slow."""
     teacher: Teacher
     method: Method
     task: Task | None = None
-    """Its training prompts and its verifier. Rows that it holds out are not asked about."""
+    """The task that gives the training prompts and the verifier; its held-out rows are not used."""
     sampling: DataSampling = DataSampling()
     reasoning: Reasoning = Reasoning()
     limits: Limits = Limits()
     dedup: EveryRow | Exact | Near = Exact()
     output: SftRows | PreferenceRows = SftRows()
     max_failures: Count = 20
-    """Answers in a row that the teacher may fail to give; then it stops and names the first."""
+    """Failures of the teacher in a row after which the command stops and names the first."""
     verifier: Verifier = Verifier()

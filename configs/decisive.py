@@ -1,7 +1,7 @@
-"""Which settings decide what a run computes; the others say where, how fast, and what is kept.
+"""The settings that decide what a run computes; the others set where, how fast, and what is kept.
 
-A run goes on only with the decisive ones that it began with: a recipe that has changed since, by a hand or
-by a flipped bit, would make it another run without a word.
+A run is resumed only with the decisive settings that it began with. Otherwise a recipe that was edited or
+damaged since would silently change what the run computes.
 """
 
 from fnmatch import fnmatchcase
@@ -30,13 +30,14 @@ FREE = (
     "verifier",
     "deadlines",
     "power",
+    "mismatch",
     "dashboard",
 )
-"""Tables and keys that may change: files may be moved, and memory may be short."""
+"""Tables and keys that may change between two starts of a run, since files move and memory can be short."""
 
 
 def decisive(settings: Settings) -> dict[str, Any]:
-    """The settings that decide, by their full names."""
+    """Returns the decisive settings by their full names."""
     found: dict[str, Any] = {}
     _flatten(msgspec.to_builtins(settings), "", found)
     return found

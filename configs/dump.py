@@ -1,4 +1,4 @@
-"""Settings as a TOML recipe: every key with its resolved value. `load` of it gives them back."""
+"""Writes settings as a TOML recipe: every key with its resolved value, which `load` reads back."""
 
 import json
 import re
@@ -12,13 +12,13 @@ BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def to_toml(settings: Settings) -> str:
-    """The settings as TOML, in the order of the schema."""
+    """Returns the settings as TOML, in the order of the schema."""
     return "\n".join(_table(settings, ())).strip() + "\n"
 
 
 def _table(record: Struct, key: tuple[str, ...]) -> list[str]:
-    """A table's lines: its own values first, since TOML reads what follows as the sub-table's."""
-    values = {field.name: getattr(record, field.name) for field in structs.fields(record)}
+    """Returns a table's lines, its own values first: after a sub-table's header TOML reads the sub-table."""
+    values = {name: getattr(record, name) for name in _names(record)}
     config = record.__struct_config__
     lines = ["", f"[{'.'.join(key)}]"] if key else []
     if config.tag_field is not None:
@@ -32,8 +32,19 @@ def _table(record: Struct, key: tuple[str, ...]) -> list[str]:
     return lines
 
 
+def _names(record: Struct) -> list[str]:
+    """Returns a record's fields in the order in which they are written down, a base's before its own."""
+    fields = {field.name for field in structs.fields(record)}
+    written = [
+        name
+        for kind in reversed(type(record).__mro__)
+        for name in vars(kind).get("__annotations__", {})
+    ]
+    return [name for name in dict.fromkeys(written) if name in fields]
+
+
 def _tables(value: Any) -> dict[tuple[str, ...], Struct]:
-    """A record, or the records of a dictionary, under what they add to the key."""
+    """Returns a record, or the records of a dictionary, by the names that they add to the key."""
     if isinstance(value, Struct):
         return {(): value}
     if not isinstance(value, dict):

@@ -1,5 +1,5 @@
-"""The one exception of this package, which imports nothing of ours: `ops` makes it a BadInput."""
+"""The one exception of this package, which imports nothing else of Pippin; `ops` makes it a BadInput."""
 
 
 class SettingsError(ValueError):
-    """A recipe or an override cannot be used: one sentence with file, key, needed and came."""
+    """An unusable recipe or override: one sentence with the file, the key, what was needed and what came."""

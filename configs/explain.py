@@ -1,8 +1,9 @@
-"""Why a recipe does not fit the schema, in words: the first thing wrong, in the recipe's order.
+"""Finds why a recipe does not fit the schema: the first problem in the recipe's order, as a sentence.
 
-msgspec decides what is valid; its messages say neither the value that came nor the key that was
-meant. So this walks the same schema beside the data and writes the sentence. An unknown key comes
-before a wrong value of the same table, and that before a missing one: a typing error is often both.
+msgspec decides what is valid, but its messages contain neither the value that came nor the key that was
+meant. This file walks the same schema beside the data and writes the sentence. In a table, an unknown key
+is reported before a wrong value, and a wrong value before a missing key: a misspelt key is both unknown
+and missing.
 """
 
 import difflib
@@ -21,14 +22,14 @@ Root = type[Struct]
 
 
 class Problem(Struct, frozen=True):
-    """What is wrong with the value at `key`; the sentence names the key but not the file."""
+    """A problem with the value at `key`; the sentence names the key but not the file."""
 
     key: Key
     sentence: str
 
 
 def first_problem(raw: Mapping[str, Any], settings: type[Struct]) -> Problem | None:
-    """Returns the first thing that keeps `raw` from being such settings, or None."""
+    """Returns the first problem that keeps `raw` from being `settings`, or None."""
     return next(_problems(schema.type_info(settings), raw, (), settings), None)
 
 
@@ -36,7 +37,7 @@ def first_problem(raw: Mapping[str, Any], settings: type[Struct]) -> Problem | N
 
 
 def _problems(kind: schema.Type, value: Any, key: Key, root: Root) -> Iterator[Problem]:
-    """All problems of `value`, which should be of `kind`."""
+    """Yields all problems of `value`, which should be of `kind`."""
     if isinstance(kind, schema.Metadata):
         kind = kind.type
     match kind:
@@ -93,13 +94,22 @@ def _tagged_problems(
         yield Problem(key, f"{dotted(key)} needs a name: one of {names}")
     elif not _names(name, variants):
         near = difflib.get_close_matches(str(name), variants, 1)
-        hint = f' (did you mean "{near[0]}"?)' if near else ""
+        hint = f' (did you mean "{near[0]}"?)' if near else _named_elsewhere(str(name), root)
         yield Problem(
             (*key, "name"),
             f"{dotted((*key, 'name'))} needs one of {names}{hint}, got {_came(name)}",
         )
     else:
         yield from _table_problems(variants[name], value, key, root)
+
+
+def _named_elsewhere(name: str, root: Root) -> str:
+    """Returns a hint if some other table can have this name: "dpo" is a loss, not an algorithm."""
+    for key in _all_keys(root):
+        for depth, segment in enumerate(key, 1):
+            if segment.endswith(f"={name}"):
+                return f' ("{name}" is one of {dotted((*_plain(key[:depth]), "name"))})'
+    return ""
 
 
 def _names(value: Any, variants: Mapping[str, Any]) -> bool:
@@ -137,7 +147,7 @@ def _missing(kind: schema.StructType, field: schema.Field, key: Key) -> str:
 
 @cache
 def _all_keys(root: Root) -> list[Key]:
-    """Every key of the schema; a tagged table is the segment "table=name"."""
+    """Returns every key of the schema; a tagged table is the segment "table=name"."""
 
     def walk(kind: schema.Type, key: Key) -> Iterator[Key]:
         for name, variant in _variants(kind).items():
@@ -151,7 +161,7 @@ def _all_keys(root: Root) -> list[Key]:
 
 
 def _plain(key: Key) -> Key:
-    return tuple(part.partition("=")[0] for part in key)
+    return tuple(segment.partition("=")[0] for segment in key)
 
 
 def _owner(key: Key) -> str:
@@ -162,7 +172,7 @@ def _owner(key: Key) -> str:
 
 
 def _variants(kind: schema.Type) -> dict[str, schema.StructType]:
-    """The tagged tables of a union by name; empty for any other type."""
+    """Returns the tagged tables of a union by name; empty for any other type."""
     if not isinstance(kind, schema.UnionType):
         return {}
     return {str(t.tag): t for t in kind.types if isinstance(t, schema.StructType)}
@@ -179,7 +189,7 @@ def _is_valid(kind: schema.Type, value: Any) -> bool:
 
 
 def _annotation(kind: schema.Type) -> Any:
-    """The Python type that `kind` was made from."""
+    """Returns the Python type that `kind` was made from."""
     limits = {name: getattr(kind, name, None) for name in ("ge", "gt", "le", "lt", "min_length")}
     meta = msgspec.Meta(**{name: v for name, v in limits.items() if v is not None})
 
@@ -263,5 +273,5 @@ def _came(value: Any) -> str:
 
 
 def dotted(key: Key) -> str:
-    """The key as a person writes it."""
+    """Returns the key in dotted form, as it is written in a recipe."""
     return ".".join(key)

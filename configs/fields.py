@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 MOST = 2**24
-"""Above every number that counts rows, tokens or files: a slip of the finger must not fill the memory."""
+"""Largest value of a setting that counts rows, tokens or files, so that a typing error cannot fill memory."""
 
 
 def up_to(most: int, least: int = 1) -> Meta:
@@ -25,4 +25,4 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
 class Closed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all settings share: frozen, named, closed."""
+    """The base of all settings records: frozen, keyword-only, and without unknown keys."""

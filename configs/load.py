@@ -12,7 +12,7 @@ from configs.schema import Settings, plain, settings_type
 
 FILE_KEYS: tuple[Key, ...] = (("task", "train"), ("task", "eval"), ("task", "reward"))
 NOT_FOLDERS = ("seedling", "seedling-grown")
-"""The names of Pippin's own checkpoints win over a folder of that name."""
+"""Names of Pippin's own checkpoints; they take precedence over a folder of the same name."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
@@ -27,7 +27,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
 
 
 def checkpoint(value: str, base: Path) -> str:
-    """Returns a checkpoint's absolute folder; a hub id, or the name of one of Pippin's own, as it is."""
+    """Returns a checkpoint's absolute folder; returns a hub id or a name in NOT_FOLDERS unchanged."""
     if value in NOT_FOLDERS:
         return value
     is_path = value.startswith((".", "/", "~")) or (base / value).is_dir()

@@ -13,7 +13,7 @@ class Clip(Closed, frozen=True, tag_field="name", tag="clip"):
     low: Annotated[float, Meta(gt=0, le=1)] = 0.2
     high: Positive = 0.28
     dual: Annotated[float, Meta(ge=0)] = 3.0
-    """Bound of the loss where the advantage is negative, as a ratio above 1; 0 for none."""
+    """Bound of the loss for negative advantages, as a ratio above 1; 0 for none."""
 
 
 class Cispo(Closed, frozen=True, tag_field="name", tag="cispo"):
@@ -24,7 +24,7 @@ class Cispo(Closed, frozen=True, tag_field="name", tag="cispo"):
 
 
 class Gspo(Closed, frozen=True, tag_field="name", tag="gspo"):
-    """Sequence-level ratio, the geometric mean of the tokens', and clip (2507.18071)."""
+    """A clipped ratio of the whole sequence, the geometric mean of its tokens' ratios (2507.18071)."""
 
     low: Positive = 3e-4
     high: Positive = 4e-4
@@ -42,7 +42,7 @@ class Reinforce(Closed, frozen=True, tag_field="name", tag="reinforce"):
 
 
 class Bypass(Closed, frozen=True, tag_field="name", tag="bypass"):
-    """The ratio is taken straight to what really sampled: it is the correction."""
+    """The ratio is taken to the probabilities μ of the sampler, so it is itself the correction."""
 
 
 class Truncate(Closed, frozen=True, tag_field="name", tag="truncate"):
@@ -59,23 +59,24 @@ class Mask(Closed, frozen=True, tag_field="name", tag="mask"):
 
 
 class Kl(Closed, frozen=True):
-    """Reverse KL to the reference policy, the model before training.
+    """Reverse KL to the reference policy, which is the model before training.
 
-    It acts on the trajectories that are trained on: with drop_zero_variance = false, on all.
+    Only trajectories that are trained on have it: with drop_zero_variance = false these are all.
     """
 
     coefficient: NotNegative = 0.0
     """0 switches it off."""
     placement: Literal["loss_k2", "reward_k1"] = "loss_k2"
-    """Half the squared log-ratio in the loss, or the log-ratio taken off the reward: reverse KL."""
+    """Half the squared log-ratio in the loss ("loss_k2"), or the log-ratio subtracted from the reward
+    ("reward_k1"); both estimate the reverse KL."""
 
 
 class Forward(Closed, frozen=True, tag_field="name", tag="forward"):
-    """KL(teacher‖student): covers all that the teacher would say."""
+    """KL(teacher‖student): the student covers every answer that the teacher finds likely."""
 
 
 class Reverse(Closed, frozen=True, tag_field="name", tag="reverse"):
-    """KL(student‖teacher): gives up what the student cannot do as well."""
+    """KL(student‖teacher): the student may leave out answers that it cannot give as well."""
 
 
 class Jsd(Closed, frozen=True, tag_field="name", tag="jsd"):

@@ -1,17 +1,17 @@
-"""Settings of what evolution strategies do to the weights: noise, steps, anchors."""
+"""Settings of how evolution strategies change the weights: noise, steps, anchors."""
 
 from typing import Annotated, Literal
 
 from configs.fields import Closed, Positive, up_to
 
 RANK_SPREAD = 12**-0.5
-"""Standard deviation of centred ranks; of the other shapings it is about 1."""
+"""Standard deviation of centred ranks; that of the other shapings is about 1."""
 
 
 class LowRank(Closed, frozen=True, tag_field="name", tag="low_rank"):
     """E = A·Bᵀ/√rank for each matrix (EGGROLL, 2511.16652): a population decodes in one batch.
 
-    Norms and biases, which have no low rank, are held still.
+    Norms and biases, which have no low rank, are not perturbed.
     """
 
     rank: Annotated[int, up_to(1024)] = 1
@@ -21,7 +21,7 @@ class FullRank(Closed, frozen=True, tag_field="name", tag="full_rank"):
     """Every element has noise of its own; members are evaluated one after another."""
 
     vectors: bool = True
-    """Norms and biases too. In half precision they lose most of it."""
+    """Perturbs norms and biases too. In half precision most of their noise is lost to rounding."""
 
 
 class PlainStep(Closed, frozen=True, tag_field="name", tag="plain"):
@@ -35,7 +35,7 @@ class AdamwStep(Closed, frozen=True, tag_field="name", tag="adamw"):
 
 
 class Free(Closed, frozen=True, tag_field="name", tag="none"):
-    """Nothing holds the weights near the base."""
+    """No anchor: nothing holds the weights near the base."""
 
 
 class AnchorL2(Closed, frozen=True, tag_field="name", tag="l2"):
@@ -45,13 +45,13 @@ class AnchorL2(Closed, frozen=True, tag_field="name", tag="l2"):
 
 
 class AnchorSoft(Closed, frozen=True, tag_field="name", tag="soft_threshold"):
-    """θ − θ₀ is moved towards 0 by α·strength, and stops there (2605.30148)."""
+    """θ − θ₀ moves towards 0 by α·strength after each step, and stops at 0 (2605.30148)."""
 
     strength: Positive
 
 
 class Generation(Closed, frozen=True, kw_only=True):
-    """How a generation's noise is made, scored and added up: what learner and samplers share."""
+    """How a generation's noise is made, scored and added up; learner and samplers share these settings."""
 
     population: int
     sigma: float

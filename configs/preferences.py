@@ -10,19 +10,19 @@ class Dpo(Closed, frozen=True, tag_field="name", tag="dpo"):
     label_smoothing: Share = 0.0
     """Share of labels that are taken to be wrong (cDPO)."""
     robust: bool = False
-    """Correct for wrong labels without bias (2403.00409) in place of cDPO's conservative form."""
+    """Corrects for wrong labels without bias (2403.00409) in place of cDPO's conservative form."""
     length_normalized: bool = False
-    """Divide each log-ratio by its answer's tokens (2411.15124; β is then about 5)."""
+    """Divides each log-ratio by its answer's number of tokens (2411.15124; β is then about 5)."""
     nll_weight: NotNegative = 0.0
     """Weight of the preferred answer's negative log-likelihood, mean over its tokens (2404.19733)."""
 
 
 class Ipo(Closed, frozen=True, tag_field="name", tag="ipo"):
-    """(h − 1/(2β))², h the difference of the two log-ratios (2310.12036): it cannot overfit to ∞."""
+    """(h − 1/(2β))², where h is the difference of the two log-ratios (2310.12036): h stays finite."""
 
     beta: Positive = 0.1
     length_normalized: bool = True
-    """Mean of each answer's log-ratio over its tokens; false: the sum."""
+    """Takes the mean of each answer's log-ratio over its tokens; false: the sum."""
     nll_weight: NotNegative = 0.0
 
 
@@ -53,10 +53,10 @@ PreferenceLoss = Dpo | Ipo | Simpo | Orpo | Kto
 
 
 def needs_reference(loss: PreferenceLoss) -> bool:
-    """Returns whether the loss looks at log-probabilities under the policy before training."""
+    """Returns whether the loss uses log-probabilities under the policy before training."""
     return isinstance(loss, Dpo | Ipo | Kto)
 
 
 def is_paired(loss: PreferenceLoss) -> bool:
-    """Returns whether the loss compares two answers, or judges one alone."""
+    """Returns whether the loss compares two answers; otherwise it judges each one alone."""
     return not isinstance(loss, Kto)

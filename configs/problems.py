@@ -1,4 +1,4 @@
-"""Contradictions that several algorithms share, a sentence each that names the keys."""
+"""Contradictions that several algorithms share; each sentence names the keys."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def tag(record: Struct) -> str:
 
 
 def idle_samplers(run: RunSettings, key: str, shares: int) -> Iterator[str]:
-    """Yields a sentence if there are more samplers than shares of a step's work, which `key` counts."""
+    """Yields a sentence if there are more samplers than `shares`, the value of the setting `key`."""
     if run.actors.samplers > shares:
         yield (
             f"actors.samplers = {run.actors.samplers} needs at least as many {key}, got {shares}: "
@@ -39,10 +39,10 @@ def unused_temperature(run: RunSettings, why: str) -> Iterator[str]:
         yield f"sampling.temperature has no effect{why}"
 
 
-def missing_column(run: RunSettings, column: str, who: str, what: str) -> Iterator[str]:
-    """Yields a sentence if a user's task names no such column (or reward file), which `who` needs."""
+def missing_column(run: RunSettings, column: str, needed_by: str, what: str) -> Iterator[str]:
+    """Yields a sentence if a user's task lacks the column or reward file that `needed_by` needs."""
     if isinstance(run.task, Jsonl) and not getattr(run.task, column):
-        yield f"{who} needs task.{column}, {what}"
+        yield f"{needed_by} needs task.{column}, {what}"
 
 
 def quoted(text: str) -> str:

@@ -1,8 +1,7 @@
-"""Reads any recipe: TOML with ``--set`` overrides on top becomes settings of a given type, or one sentence.
+"""Reads any recipe: TOML, with ``--set`` overrides on top, becomes settings of a given type or an error.
 
-A relative path means what its writer saw: in a recipe it starts from the recipe's folder, in an
-override from the current one. Settings hold absolute paths, so that a run can be resumed from
-anywhere.
+A relative path in a recipe starts from the recipe's folder, and one in an override from the current
+folder. Settings hold absolute paths, so that a run can be resumed from any folder.
 """
 
 import os.path
@@ -32,7 +31,7 @@ def read(
 ) -> S:
     """Returns the settings of the recipe at `path` with `overrides` ("algorithm.steps=5") on top.
 
-    `paths` names the keys of a decoded recipe that hold paths, each with what makes one absolute.
+    `paths` gives the keys of a decoded recipe that hold paths, each with the function that makes it absolute.
     Raises SettingsError with one sentence: the file or "--set", the key, what it needs, what came.
     """
     raw = _read(path)
@@ -62,7 +61,7 @@ Resolve = Callable[[str, Path], str]
 
 
 def absolute(value: str, base: Path) -> str:
-    """Returns a file's absolute path. A link that the user made, such as one to the newest data, stays."""
+    """Returns a file's absolute path; symbolic links, such as one to the newest data, are not resolved."""
     return os.path.normpath(base / Path(value).expanduser())
 
 
@@ -102,17 +101,17 @@ def _toml_reason(error: tomllib.TOMLDecodeError) -> str:
 
 
 def _override(raw: dict[str, Any], text: str, overridden: set[Key]) -> None:
-    """Put one ``a.b=value`` into `raw`, and into `overridden` what it wrote or created."""
+    """Writes one ``a.b=value`` into `raw`, and adds the keys that it wrote or created to `overridden`."""
     name, equals, value = text.partition("=")
-    key = tuple(part.strip() for part in name.split("."))
+    key = tuple(segment.strip() for segment in name.split("."))
     if not equals or not all(key):
         raise SettingsError(f"--set: needs key=value such as algorithm.steps=5, got {text!r}")
     table = raw
-    for depth, part in enumerate(key[:-1], 1):
-        if part not in table:
-            table[part] = {}
+    for depth, segment in enumerate(key[:-1], 1):
+        if segment not in table:
+            table[segment] = {}
             overridden.add(key[:depth])
-        table = table[part]
+        table = table[segment]
         if not isinstance(table, dict):
             where = ".".join(key[:depth])
             raise SettingsError(f"--set: {name.strip()}: {where} is a value, not a table")
@@ -121,7 +120,7 @@ def _override(raw: dict[str, Any], text: str, overridden: set[Key]) -> None:
 
 
 def _value(name: str, text: str) -> Any:
-    """`text` as a TOML value; what is none, such as a bare word or a path, is taken as it is."""
+    """Returns `text` as a TOML value; text that is none, such as a bare word or a path, as a string."""
     try:
         table = tomllib.loads(f"value = {text}") if "\n" not in text else {}
     except (tomllib.TOMLDecodeError, RecursionError) as error:

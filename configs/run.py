@@ -20,7 +20,7 @@ from configs.tasks import Task
 
 
 class Sampling(Closed, frozen=True):
-    """How trajectories to learn from are sampled: from the whole distribution, by design.
+    """How trajectories to learn from are sampled: always from the whole distribution.
 
     Truncated sampling (top-p, top-k, min-p) is an evaluation setting only: the learner would need
     the kept set of every token to know the probability of what was sampled.
@@ -39,7 +39,7 @@ class Optimizer(Closed, frozen=True, tag_field="name", tag="adamw"):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: Annotated[int, up_to(10**7, 0)] = 0
     final_share: Fraction = 0.0
-    """Where the schedule ends, as a share of the learning rate."""
+    """The learning rate at the end of the schedule, as a share of `learning_rate`."""
     beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
     epsilon: Positive = 1e-8
@@ -49,7 +49,7 @@ class Optimizer(Closed, frozen=True, tag_field="name", tag="adamw"):
 
 
 class Eval(Closed, frozen=True):
-    """Held-out evaluation: the base before step 1, every `every_steps`, and the last weights."""
+    """Held-out evaluation: before step 1, after every `every_steps` steps, and of the last weights."""
 
     every_steps: Annotated[int, up_to(10**7, 0)] = 0
     """0: only the base and the end."""
@@ -65,42 +65,42 @@ class Eval(Closed, frozen=True):
     max_new_tokens: Annotated[int, up_to(2**20, 0)] = 0
     """0: as in training."""
     sampled: bool = False
-    """Evaluate at temperature 1 as well, as a metric of its own. Evolution strategies move the likeliest
-    answer and hardly the others: with one number alone that is not seen."""
+    """Evaluates at temperature 1 as well, as a metric of its own. Evolution strategies change the likeliest
+    answer and hardly the others, which one number alone does not show."""
 
 
 class Checkpoint(Closed, frozen=True):
-    """Saved aside, verified, published by one rename."""
+    """When checkpoints are saved and which of them stay."""
 
     every_steps: Annotated[int, up_to(10**7)] = 1
     keep: Annotated[int, up_to(10**7)] = 2
-    """The newest that stay; the best by evaluation and the last stay as well."""
+    """Number of the newest checkpoints that stay; the best by evaluation and the last stay as well."""
     keep_every: Annotated[int, up_to(10**7, 0)] = 0
-    """Every k-th step's checkpoint stays for good; 0: none."""
+    """The checkpoints of every k-th step are never deleted; 0: none."""
 
 
 class Actors(Closed, frozen=True):
-    """How many processes play each role."""
+    """Number of processes of each role."""
 
     samplers: Annotated[int, up_to(64)] = 1
     verifiers: Annotated[int, up_to(64)] = 1
     micro_batch_tokens: Count = 16384
     """Padded tokens of one forward and backward pass: changes memory, not the result."""
     restarts: Annotated[int, up_to(1000, 0)] = 3
-    """How often a part may die before the run stops, counted between steps that worked."""
+    """How often an actor may die before the run stops, counted between steps that succeed."""
 
 
 class Verifier(Closed, frozen=True):
     """Scoring of answers."""
 
     timeout_s: Seconds = 10.0
-    """Time limit of one call of a user's reward function; its process is killed."""
+    """Time limit of one call of a user's reward function; past it the function's process is killed."""
     max_failures: Annotated[int, up_to(10**6)] = 20
     """Failures in a row after which the run stops and names the first."""
 
 
 class Deadlines(Closed, frozen=True):
-    """How long the conductor waits for each part before it calls it stuck, in seconds."""
+    """Seconds that the conductor waits for an actor's reply before it treats the actor as stuck."""
 
     start_s: Seconds = 180.0
     generate_s: Seconds = 1800.0
@@ -109,17 +109,30 @@ class Deadlines(Closed, frozen=True):
 
 
 class Power(Closed, frozen=True):
-    """When and how hard a run works on a machine that its owner also carries around and uses."""
+    """When and how hard a run works on a machine that its owner uses for other work too."""
 
     on_battery: Literal["run", "pause"] = "run"
     on_thermal_pressure: Literal["run", "pause"] = "run"
-    """From the level "serious" on."""
+    """What the run does at thermal pressure of the level "serious" or above."""
     hours: list[Text] = []
-    """When it may work, such as ["22:00-07:00"], in local time; empty: always."""
+    """Times of day when the run may work, such as ["22:00-07:00"], in local time; empty: always."""
     duty_cycle: Annotated[float, Meta(ge=0.05, le=1)] = 1.0
-    """Share of the time that the GPU works: the actors rest between tokens and micro-batches."""
+    """Share of the time that the GPU works: the throttle sleeps between tokens and micro-batches."""
     keep_awake: bool = True
-    """On macOS: the machine does not go to sleep by idling while the run goes on."""
+    """Keeps macOS from idle sleep while the run goes on."""
+
+
+class Mismatch(Closed, frozen=True):
+    """How far sampler and learner may be apart at the sampled tokens, in nats on average.
+
+    Judged at the tokens that the learner's own weights sampled, before a step's first update: staleness has
+    no part in it there, and only kernels, precision or padding differ.
+    """
+
+    warn_nats: NotNegative = 0.01
+    """From here on the run's status warns."""
+    fail_nats: Positive = 0.1
+    """From here on the run fails, and the weights before the step are kept."""
 
 
 class Dashboard(Closed, frozen=True):
@@ -131,7 +144,7 @@ class Dashboard(Closed, frozen=True):
 
 
 class RunSettings(Closed, frozen=True, kw_only=True):
-    """Everything of a run but its algorithm: what an algorithm may ask about when it checks itself."""
+    """All settings of a run but its algorithm's; an algorithm reads them when it checks its own."""
 
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     exact: bool = False
@@ -146,4 +159,5 @@ class RunSettings(Closed, frozen=True, kw_only=True):
     verifier: Verifier = Verifier()
     deadlines: Deadlines = Deadlines()
     power: Power = Power()
+    mismatch: Mismatch = Mismatch()
     dashboard: Dashboard = Dashboard()

@@ -1,11 +1,11 @@
-"""Every setting of a run: a closed schema. A key that is not here is an error, not a wish.
+"""Every setting of a run: a closed schema, in which an unknown key is an error.
 
 A tagged union picks the algorithm, the task, the surrogate and the correction, so that a setting
-which would have no effect cannot be written down. Defaults are the tested ones; a recipe holds only
+which would have no effect is an unknown key. Defaults are the tested ones; a recipe holds only
 what differs. Nothing here imports MLX or Ray: a bad recipe fails in a fraction of a second.
 
-The concerns have files of their own: `model`, `tasks`, `teachers`, `losses`, `perturbations`, `run`, and
-one for each algorithm in `algorithms/`. Here they become one.
+This file combines the settings of `model`, `tasks`, `teachers`, `losses`, `perturbations`, `run`, and those
+of each algorithm in `algorithms/`.
 """
 
 from typing import TYPE_CHECKING, Any, Union
@@ -25,23 +25,23 @@ else:
 
 
 class Settings(RunSettings, frozen=True, kw_only=True):
-    """A run."""
+    """All settings of a run."""
 
     algorithm: Algorithm
 
     @property
     def facts(self) -> Facts:
-        """What may be asked about the algorithm, whichever it is."""
+        """Returns the facts about the algorithm that the rest of Pippin uses."""
         return self.algorithm.facts(self)
 
 
 def algorithm(**table: Any) -> AlgorithmSettings:
-    """Returns an algorithm's settings, as from a recipe's `[algorithm]` table: ``algorithm(name="sft")``."""
+    """Returns the settings of an `[algorithm]` table with these keys, such as ``algorithm(name="sft")``."""
     return msgspec.convert(table, Union[registered()])  # noqa: UP007
 
 
 def settings_type() -> type[Settings]:
-    """Returns the type that a recipe is decoded as: `Settings`, with what was registered since."""
+    """Returns the type that a recipe is decoded as: `Settings`, with the algorithms registered since."""
     union: Any = Union[registered()]  # noqa: UP007
     if union == Settings.__annotations__["algorithm"]:
         return Settings
@@ -51,7 +51,7 @@ def settings_type() -> type[Settings]:
 
 
 def plain(settings: Settings) -> Settings:
-    """Returns the same settings as the importable class, which another process can be sent."""
+    """Returns the same settings as the importable class, which can be sent to another process."""
     return Settings(
         **{field.name: getattr(settings, field.name) for field in structs.fields(settings)}
     )

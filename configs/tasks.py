@@ -20,7 +20,7 @@ class Sorting(Closed, frozen=True, tag_field="name", tag="sorting"):
 
 
 class Countdown(Closed, frozen=True, tag_field="name", tag="countdown"):
-    """Reach a target with given numbers and + - *: many right answers, so a verifier decides."""
+    """A target to reach with given numbers and + - *; many answers are right, so a verifier decides."""
 
     numbers: Annotated[int, Meta(ge=2, le=6)] = 3
     largest: Annotated[int, Meta(ge=2, le=1000)] = 9
@@ -42,7 +42,7 @@ class Gsm8k(Closed, frozen=True, tag_field="name", tag="gsm8k"):
 
 
 class Jsonl(Closed, frozen=True, tag_field="name", tag="jsonl"):
-    """The user's own: prompts in JSONL, scored by a Python function or only imitated (SFT)."""
+    """The user's own task: prompts in JSONL; a Python function scores answers, or SFT imitates given ones."""
 
     train: Text
     eval: str = ""
@@ -57,9 +57,9 @@ class Jsonl(Closed, frozen=True, tag_field="name", tag="jsonl"):
     rejected: str = ""
     """Column with the rejected answer, likewise."""
     label: str = ""
-    """Column that says whether the answer in `response` is desirable: true or false (KTO)."""
+    """Column with true or false: whether the answer in `response` is desirable (KTO)."""
     teacher: str = ""
-    """Column with the name of the row's teacher, of `algorithm.teachers` (distillation)."""
+    """Column with the name of the row's teacher in `algorithm.teachers` (distillation)."""
     reward: str = ""
     """A Python file that defines ``reward(prompt, completion, row) -> float`` (needed by RL)."""
     pass_at: float = 1.0

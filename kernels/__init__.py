@@ -1,5 +1,5 @@
 """The hot loops, each with a plain reference beside it."""
 
-# Hugging Face publishes a package of this name and transformers probes its version: an answer that
-# is no version keeps the probe from raising.
+# Hugging Face publishes a package of this name, and transformers checks its version: this placeholder keeps
+# that check from raising.
 __version__ = "0"

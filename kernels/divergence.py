@@ -1,12 +1,12 @@
 """Divergences between a teacher's and a student's next token, a chunk of tokens at a time.
 
-As in `kernels.logprobs` no more than a chunk of logits exists, of student or teacher: the backward
-pass computes them again, and its gradients are in closed form (`kernels.divergence_kinds`).
+As in `kernels.logprobs`, at most one chunk of logits exists at a time, of student and of teacher: the
+backward pass computes them again, and its gradients are in closed form (`kernels.divergence_kinds`).
 
-Vocabularies of two sizes share their first ids. Those that the teacher lacks have no mass there:
-the student is compared given that it is within the shared ids, and −log of its mass there is added
-(for forward KL that is the plain definition; for reverse KL that would be infinite). Those that
-the student lacks are left out of the teacher.
+Vocabularies of two sizes share their first ids. The teacher gives no mass to ids that it lacks. So the
+distributions are compared on the shared ids, the student's conditional on them, and −log of the
+student's mass on the shared ids is added. For forward KL this is the plain definition; the plain reverse
+KL would be infinite. Ids that the student lacks are left out of the teacher's distribution.
 
 Shapes: N tokens of a batch (flat), C of a chunk, D hidden width, V vocabulary, K kept ids,
 W outcomes that are compared: V ids, or K ids and a tail.
@@ -23,12 +23,12 @@ from kernels.logprobs import Project, normalise
 from kernels.teacher import CHUNK_TOKENS, Full, Teacher, TopK, after, buckets, chunks
 
 MASS_TOLERANCE = 5e-3
-"""How far from 1 a teacher's top-k and tail may add up, stored in half precision."""
+"""Largest distance from 1 of the sum of a teacher's top-k and tail, which are stored in half precision."""
 SMALLEST_LOG_TAIL = -80.0
-"""A tail of no mass is given this much, which is finite in every divergence."""
+"""The log-mass of a tail without mass, so that every divergence is finite."""
 
 Form = Callable[[mx.array, slice], tuple[mx.array, mx.array, Callable[[], mx.array]]]
-"""(student's logits [C, V], which rows) → divergence [C], usable [C], its gradient [C, V] on demand."""
+"""(student's logits [C, V], chunk's slice) → divergence [C], usable [C], its gradient [C, V] on demand."""
 
 
 def per_token(
@@ -40,11 +40,11 @@ def per_token(
     *,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> tuple[mx.array, mx.array]:
-    """Divergence of each token, float32 [N], and whether the teacher's word on it was usable, [N].
+    """Returns each token's divergence, float32 [N], and whether its teacher output was usable, bool [N].
 
-    Differentiable in the student's `hidden_ND` and in `weights`, as `logprobs.selected` is; the
-    teacher is a constant. A token at which the teacher said NaN, an infinity, an id out of range or
-    twice, or masses that do not add up to 1, is not usable: divergence and gradient are exactly 0.
+    The result is differentiable in the student's `hidden_ND` and in `weights`, as `logprobs.selected` is;
+    the teacher is a constant. A teacher output with NaN, an infinity, an id out of range or twice, or
+    masses that do not add up to 1 is not usable: divergence and gradient of that token are exactly 0.
 
     Raises ValueError if a teacher's top-k was made at another temperature.
     """
@@ -62,7 +62,7 @@ def per_token(
         return mx.concatenate(divergences), mx.concatenate(flags)
 
     def gradient(primals: Any, cotangents_N: Any, _: Any) -> tuple[mx.array, ...]:
-        # A primal that is alone comes bare.
+        # MLX passes a single primal without a tuple around it.
         hidden_ND, *weights = primals if isinstance(primals, tuple) else (primals,)
         pull_N = cotangents_N[0] * (divergence.scale / divergence.temperature)
         pieces, done = [], []
@@ -91,7 +91,10 @@ def per_token_plain(
     teacher: Full,
     divergence: Divergence,
 ) -> mx.array:
-    """The reference of `per_token` on equal vocabularies: all logits at once, textbook formulas."""
+    """Computes `per_token` on equal vocabularies by textbook formulas, with all logits at once.
+
+    It is the reference for tests.
+    """
     a = divergence.mixture
 
     def log_softmax(logits_NV: mx.array) -> mx.array:
@@ -138,7 +141,7 @@ def _chunk(project: Project, form: Form, rows_C: slice) -> Callable[..., list[mx
     return terms
 
 
-# ── what each kind of teacher compares ───────────────────────────────────────────────────────────
+# ── the comparison for each kind of teacher ──────────────────────────────────────────────────────
 
 
 def _form(teacher: Teacher, divergence: Divergence) -> Form:
@@ -146,14 +149,14 @@ def _form(teacher: Teacher, divergence: Divergence) -> Form:
         case Full():
             return _full(teacher, divergence)
         case TopK():
-            _same_temperature(teacher.temperature, divergence)
+            _check_temperature(teacher.temperature, divergence)
             return _top_k(teacher, divergence)
 
 
-def _same_temperature(theirs: float, divergence: Divergence) -> None:
-    if theirs != divergence.temperature:
+def _check_temperature(made_at: float, divergence: Divergence) -> None:
+    if made_at != divergence.temperature:
         raise ValueError(
-            f"temperature: needed the {theirs:g} at which the teacher's log-probabilities were made, "
+            f"temperature: needed the {made_at:g} at which the teacher's log-probabilities were made, "
             f"got {divergence.temperature:g}"
         )
 
@@ -162,7 +165,7 @@ def _full(teacher: Full, divergence: Divergence) -> Form:
     hidden_ND = mx.stop_gradient(teacher.hidden_ND)
 
     def form(logits_CV: mx.array, rows_C: slice):
-        # The teacher's chunk waits for the student's, and so for the chunk before.
+        # The teacher's chunk waits for the student's, which waits for the previous chunk.
         theirs_CV = teacher.project(after(hidden_ND[rows_C], [logits_CV]))
         shared = min(logits_CV.shape[-1], theirs_CV.shape[-1])
         p = Softmax(logits_CV[:, :shared], divergence.temperature)
@@ -196,7 +199,7 @@ def _top_k(teacher: TopK, divergence: Divergence) -> Form:
         whole = k == vocabulary
         mass_C = mx.exp(logprobs_CK).sum(axis=-1) + (0.0 if whole else mx.exp(tail_C))
         usable_C = usable_C & _distinct(ids_CK) & mx.isfinite(logprobs_CK.sum(axis=-1))
-        usable_C = usable_C & (mx.abs(mass_C - 1) < MASS_TOLERANCE)  # not so for NaN
+        usable_C = usable_C & (mx.abs(mass_C - 1) < MASS_TOLERANCE)  # false for NaN
         shifted_CV, _, log_total_C = normalise(logits_CV, divergence.temperature)
         kept_CK, rest_C, conditional_CV = buckets(shifted_CV, log_total_C, ids_CK)
         if whole:
@@ -218,7 +221,7 @@ def _top_k(teacher: TopK, divergence: Divergence) -> Form:
 
 
 def _checked_ids(ids_CK: mx.array, vocabulary: int) -> tuple[mx.array, mx.array]:
-    """Ids that can be gathered (MLX does not check), and whether they were so as they came."""
+    """Returns ids that are safe to gather (MLX does not check), and whether all were in range, [C]."""
     inside_CK = (ids_CK >= 0) & (ids_CK < vocabulary)
     return mx.where(inside_CK, ids_CK, 0).astype(mx.int32), inside_CK.all(axis=-1)
 

@@ -1,7 +1,7 @@
 """The divergences by name: their parameters, values and gradients.
 
-With t the teacher, p the student and d = log p − log t, everything is written in d, so that an
-identical teacher gives exactly zero.
+With t the teacher, p the student and d = log p − log t, all formulas are written in d, so that a
+teacher equal to the student gives exactly zero.
 
     kind             divergence                              gradient per logit: p (g − Σ p g), g =
     forward          Σ t log(t/p)                            −t/p
@@ -11,12 +11,12 @@ identical teacher gives exactly zero.
     skewed_reverse   KL(p‖m), m = (1−α)t + αp                log(p/m) − α p/m
     total_variation  ½ Σ |p − t|                             ½ sign(p − t)
 
-A temperature divides the logits of both; the result is multiplied by its square (Hinton 2015), by
-itself for total variation, which keeps the gradient's scale. jsd is GKD's (Agarwal 2023, 2306.13649)
-and vanishes at both ends of β, where forward and reverse have names of their own. The skewed ones
-are DistiLLM's (Ko 2024, 2402.03898).
+A temperature divides the logits of both. The result is multiplied by the temperature squared (Hinton
+2015), or by the temperature itself for total variation, which keeps the gradient's scale. jsd is GKD's
+(Agarwal 2023, 2306.13649); it vanishes at both ends of β, so use forward or reverse there. The skewed
+kinds are DistiLLM's (Ko 2024, 2402.03898).
 
-Shapes: C tokens of a chunk, W outcomes: a vocabulary's ids, or some of them and a tail.
+Shapes: C tokens of a chunk, W events of the distributions: a vocabulary's ids, or some of them and a tail.
 """
 
 import math
@@ -36,13 +36,13 @@ DEFAULT_SKEW = 0.1
 
 
 class Divergence(Struct, frozen=True, kw_only=True):
-    """Which divergence, with its parameters. Raises ValueError for one that would be degenerate."""
+    """The kind of a divergence and its parameters. Raises ValueError for parameters that make no sense."""
 
     kind: Kind = "reverse"
     beta: float | None = None
-    """Of jsd: the teacher's share of the mixture; 0.5 unless given."""
+    """The teacher's share of the mixture in jsd; 0.5 unless given."""
     skew: float | None = None
-    """Of the skewed ones: α; 0.1 unless given."""
+    """The α of the skewed kinds; 0.1 unless given."""
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
@@ -65,19 +65,19 @@ class Divergence(Struct, frozen=True, kw_only=True):
 
     @property
     def mixture(self) -> float:
-        """β or α, whichever the kind has."""
+        """Returns β for jsd, α for the other kinds."""
         if self.kind == "jsd":
             return DEFAULT_BETA if self.beta is None else self.beta
         return DEFAULT_SKEW if self.skew is None else self.skew
 
     @property
     def scale(self) -> float:
-        """What the divergence is multiplied by, so that the temperature leaves the gradient's scale."""
+        """Returns the divergence's factor, which makes the gradient's scale independent of temperature."""
         return self.temperature ** (1 if self.kind == "total_variation" else 2)
 
 
 class Softmax:
-    """Softmax of some logits, and their log-sum-exp."""
+    """The softmax of logits, and their log-sum-exp."""
 
     def __init__(self, logits_CW: mx.array, temperature: float) -> None:
         shifted_CW, exp_CW, log_total_C = normalise(logits_CW, temperature)
@@ -100,7 +100,7 @@ Distribution = Softmax | Given
 
 
 def value(divergence: Divergence, p: Distribution, t: Distribution) -> mx.array:
-    """The divergence [C] of student p and teacher t, not yet multiplied by `scale`."""
+    """Returns the divergence [C] of student p and teacher t, not yet multiplied by `scale`."""
     d_CW, a = p.log_CW - t.log_CW, divergence.mixture
     match divergence.kind:
         case "forward":
@@ -120,9 +120,9 @@ def value(divergence: Divergence, p: Distribution, t: Distribution) -> mx.array:
 
 
 def slope(divergence: Divergence, p: Distribution, t: Distribution) -> mx.array:
-    """Its gradient [C, W] in the student's logits over the temperature.
+    """Returns the divergence's gradient [C, W] in the student's logits over the temperature.
 
-    A constant in g has no effect: it is chosen such that g is 0 where p = t.
+    Adding a constant to g has no effect; the constant here makes g 0 where p = t.
     """
     d_CW, a = p.log_CW - t.log_CW, divergence.mixture
     match divergence.kind:
@@ -143,7 +143,10 @@ def slope(divergence: Divergence, p: Distribution, t: Distribution) -> mx.array:
 
 
 def _log_mixture(d_CW: mx.array, share: float) -> tuple[mx.array, mx.array]:
-    """log(m/t) and log(m/p) of m = share·t + (1 − share)·p: no overflow, and exactly 0 where d is."""
+    """Returns log(m/t) and log(m/p) of m = share·t + (1 − share)·p.
+
+    Neither overflows, and both are exactly 0 where d is 0.
+    """
     gap_CW = mx.abs(d_CW)
     smaller_CW = mx.where(d_CW > 0, share, 1 - share)  # the share of the less likely one
     log_CW = mx.log1p(smaller_CW * mx.expm1(-gap_CW))  # of m over the more likely one

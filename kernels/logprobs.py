@@ -1,8 +1,8 @@
 """Selected log-probabilities and entropies of a language-model head, a chunk of tokens at a time.
 
-The vocabulary is the memory: [tokens, 150k] float32 logits are 0.6 MB a token. So no more than a
-chunk of logits exists at any time: the backward pass computes each chunk's again, and `mx.depends`
-keeps the scheduler from starting a chunk before the last one is done.
+Most memory goes into the vocabulary: [tokens, 150k] float32 logits take 0.6 MB for each token. So at most
+one chunk of logits exists at any time: the backward pass computes each chunk's logits again, and
+`mx.depends` keeps the scheduler from starting a chunk before the previous one is done.
 
 `normalise` is the one place where logits become probabilities. The sampler calls it too, which is
 why its log-probabilities and the learner's are equal bit for bit wherever their logits are.
@@ -20,10 +20,10 @@ Project = Callable[..., mx.array]
 
 
 def normalise(logits_CV: mx.array, temperature: float) -> tuple[mx.array, mx.array, mx.array]:
-    """Scaled logits less their maximum [C, V], their exponentials [C, V], and log of the sum [C].
+    """Returns scaled logits less their maximum [C, V], their exponentials [C, V], and log of the sum [C].
 
     A log-probability under softmax(logits / temperature) is ``shifted_CV[target] - log_total_C``.
-    All in float32, whatever the logits are; `temperature` is above 0.
+    All results are float32, whatever the logits' dtype is; `temperature` is above 0.
     """
     scaled_CV = logits_CV.astype(mx.float32)
     if temperature != 1:
@@ -43,11 +43,11 @@ def selected(
     chunk_tokens: int = 512,
     entropy_grad: bool = False,
 ) -> tuple[mx.array, mx.array]:
-    """Log-probability of each target and entropy of its distribution, in nats: float32 [N] each.
+    """Returns each target's log-probability and its distribution's entropy, in nats: float32 [N] each.
 
-    Differentiable in `hidden_ND` and in `weights`, the arrays that `project` takes after the hidden
-    states; a head that is frozen or quantised closes over its own and passes none. The entropy is
-    a constant to the gradient unless `entropy_grad`. Targets are not checked against V.
+    Both are differentiable in `hidden_ND` and in `weights`, the arrays that `project` takes after the
+    hidden states. A frozen or quantised head holds its own weights and is called with none here. The
+    entropy is a constant to the gradient unless `entropy_grad`. Targets are not checked against V.
     """
     steps = _chunks(hidden_ND.shape[0], chunk_tokens)
 
@@ -69,7 +69,7 @@ def selected(
         return mx.concatenate(logprobs), mx.concatenate(entropies)
 
     def gradient(primals: Any, cotangents_N: Any, _: Any) -> tuple[mx.array, ...]:
-        # A primal that is alone comes bare.
+        # MLX passes a single primal without a tuple around it.
         hidden_ND, *weights = primals if isinstance(primals, tuple) else (primals,)
         pieces, done = [], []
         totals = [mx.zeros(w.shape, mx.float32) for w in weights]
@@ -99,7 +99,7 @@ def score(
     temperature: float,
     chunk_tokens: int = 512,
 ) -> mx.array:
-    """The log-probabilities of `selected`, bit for bit, without the entropy or a gradient."""
+    """Returns the log-probabilities of `selected`, bit for bit, without the entropy or a gradient."""
     logprobs, done = [], []
     for rows_C in _chunks(hidden_ND.shape[0], chunk_tokens):
         logits_CV = project(_after(hidden_ND[rows_C], done))
@@ -118,7 +118,7 @@ def selected_plain(
     temperature: float,
     entropy_grad: bool = False,
 ) -> tuple[mx.array, mx.array]:
-    """The reference of `selected`: all logits at once, gradients by autograd."""
+    """Computes `selected` with all logits at once and gradients by autograd, as a reference for tests."""
     shifted_NV, exp_NV, log_total_N = normalise(project(hidden_ND, *weights), temperature)
     entropy_N = _entropy(shifted_NV, exp_NV, log_total_N)
     if not entropy_grad:

@@ -1,9 +1,10 @@
 """Noise from a key and a counter: the same bits in every process, on every backend, in every version.
 
-SplitMix64 (Steele, Lea & Flood 2014; the streams of `runtime.keys`) in MLX's integer arithmetic, which
-is exact everywhere, unlike the logarithms and cosines of a library's normal. Nothing is rounded before
-the last step, and there at most once, by a product. Signs come 64 to a word, so they are the cheap kind:
-measured on one core, 800 million a second against 100 (uniform) and 60 (normal).
+It is SplitMix64 (Steele, Lea & Flood 2014; the streams of `runtime.keys`) in MLX's integer arithmetic,
+which is exact everywhere, unlike the logarithms and cosines of a library's normal generator. Nothing is
+rounded before the last step, a product that rounds at most once. A word gives 64 signs, so "rademacher" is
+the cheapest kind: measured on one core, 800 million numbers a second against 100 million (uniform) and
+60 million (normal).
 
 Shapes: P keys, N values of each stream, W words of 64 bits.
 """
@@ -15,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["rademacher", "uniform", "normal"]
-"""±1; uniform in ±√3; the sum of four bytes, bell-shaped and within ±3.5. All of mean 0, variance 1."""
+"""±1; uniform in ±√3; or the sum of four bytes, bell-shaped within ±3.5. All have mean 0 and variance 1."""
 
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 SIGN_BIT, ONE = 0x80000000, 0x3F800000
-"""Of a float32: the sign, and the bits of 1.0."""
+"""The sign bit of a float32, and the bits of 1.0."""
 UNIFORM_SCALE = float(np.float32(3**0.5 * 2.0**-23))
 FOUR_BYTES_MEAN = 510
 NORMAL_SCALE = float(np.float32((4 * (256**2 - 1) / 12) ** -0.5))
 
 
 def noise(keys_P: NDArray[np.uint64], count: int, kind: Kind) -> mx.array:
-    """[P, `count`] float32: the first `count` values of the stream of each key."""
+    """Returns the first `count` values of each key's stream: float32 [P, `count`]."""
     if kind == "rademacher":
         words_PW = _words(keys_P, -(-count // 64)).view(mx.uint32)
         shift = mx.arange(32, dtype=mx.uint32)
@@ -44,7 +45,7 @@ def noise(keys_P: NDArray[np.uint64], count: int, kind: Kind) -> mx.array:
 
 
 def noise_plain(key: int, count: int, kind: Kind) -> NDArray[np.float32]:
-    """The reference: one stream, value by value, in Python integers."""
+    """Computes one stream of `noise` value by value in Python integers, as a reference for tests."""
     values = []
     for n in range(count):
         if kind == "rademacher":
@@ -62,7 +63,10 @@ def noise_plain(key: int, count: int, kind: Kind) -> NDArray[np.float32]:
 
 
 def _words(keys_P: NDArray[np.uint64], count: int) -> mx.array:
-    """[P, W] uint64. A view of them as uint32 has the low half first: all our machines are little-endian."""
+    """Returns the words of each key's stream: uint64 [P, W].
+
+    Viewed as uint32 the low half comes first, since all supported machines are little-endian.
+    """
     counter_W = mx.arange(1, count + 1, dtype=mx.uint64) * _constant(GOLDEN)
     z = mx.array(keys_P)[:, None] + counter_W
     z = (z ^ (z >> 30)) * _constant(FIRST)
@@ -71,7 +75,7 @@ def _words(keys_P: NDArray[np.uint64], count: int) -> mx.array:
 
 
 def _constant(value: int) -> mx.array:
-    return mx.array(np.array(value, np.uint64))  # a Python integer above 2⁶³ would not do
+    return mx.array(np.array(value, np.uint64))  # MLX takes no Python integer above 2⁶³
 
 
 def _word_plain(key: int, position: int) -> int:

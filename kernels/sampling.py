@@ -1,10 +1,10 @@
-"""Row-keyed sampling: one uniform number a row decides, so rows do not know of each other.
+"""Row-keyed sampling: one uniform number for each row decides, so rows are independent of each other.
 
-By inverting the cumulative distribution instead of adding Gumbel noise: one draw a row instead of V, and the
-exponentials that the log-probability needs anyway are used twice. The uniform comes from outside
-(`runtime.keys.uniform`), so no generator of MLX's takes part.
+The sampler inverts the cumulative distribution instead of adding Gumbel noise. That takes one draw for each
+row instead of V, and uses the exponentials that the log-probability needs anyway. The caller passes the
+uniform numbers (`runtime.keys.uniform`), so no random generator of MLX is used.
 
-Shapes: S rows (slots), V vocabulary. All arithmetic in float32.
+Shapes: S rows (slots), V vocabulary. All arithmetic is in float32.
 """
 
 import math
@@ -24,12 +24,12 @@ def sample(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> tuple[mx.array, mx.array]:
-    """Tokens [S] int32 and their log-probabilities [S] float32 under what was sampled from.
+    """Returns tokens [S] int32, and log-probabilities [S] float32 under the distribution sampled from.
 
-    `uniform_S` is in [0, 1). Temperature 0 takes the likeliest token, with log-probability 0: the
+    `uniform_S` is in [0, 1). Temperature 0 takes the likeliest token, with log-probability 0, since the
     distribution sampled from has all its mass there. Truncation keeps a set of tokens (the `top_k`
     likeliest; the fewest with mass `top_p`, Holtzman 2020; those with at least `min_p` of the largest
-    probability, 2407.01082) and the log-probability is that within the kept set.
+    probability, 2407.01082), and the log-probability is the one within the kept set.
     """
     if temperature == 0:
         tokens_S = mx.argmax(logits_SV, axis=-1).astype(mx.int32)
@@ -44,9 +44,10 @@ def sample(
 
 
 def invert(mass_SV: mx.array, uniform_S: mx.array) -> mx.array:
-    """The first token at which the cumulative mass exceeds its share `uniform_S` of the total.
+    """Returns each row's first token at which the cumulative mass exceeds `uniform_S` times the total, [S].
 
-    Never a token of mass zero, not even where a GPU's parallel sum rises by a rounding there.
+    A token of mass zero is never returned, even if the rounding of a GPU's parallel sum raises the
+    cumulative mass there.
     """
     cumulative_SV = mx.cumsum(mass_SV, axis=-1)
     threshold_S1 = uniform_S[:, None] * cumulative_SV[:, -1:]
@@ -54,7 +55,7 @@ def invert(mass_SV: mx.array, uniform_S: mx.array) -> mx.array:
 
 
 def kept(exp_SV: mx.array, top_k: int, top_p: float, min_p: float) -> mx.array:
-    """Which tokens truncation keeps: a boolean array [S, V]. Ties at the edge are all kept."""
+    """Returns which tokens truncation keeps: bool [S, V]. Ties at the edge are all kept."""
     largest_S1 = exp_SV.max(axis=-1, keepdims=True)
     keep_SV = exp_SV >= min_p * largest_S1
     vocabulary = exp_SV.shape[-1]
@@ -73,7 +74,7 @@ def kept(exp_SV: mx.array, top_k: int, top_p: float, min_p: float) -> mx.array:
 def sample_plain(
     logits_SV: mx.array, uniform_S: mx.array, *, temperature: float
 ) -> tuple[list[int], list[float]]:
-    """The reference: each row by itself, in Python floats."""
+    """Samples each row by itself in Python floats, as a reference for tests."""
     tokens, logprobs = [], []
     for row, uniform in zip(np.array(logits_SV.astype(mx.float32)), np.array(uniform_S)):
         scaled = [float(z) / temperature for z in row]

@@ -1,7 +1,7 @@
-"""What a teacher says about each token: everything, or its k likeliest.
+"""Teacher outputs for each token: the whole distribution, or the k likeliest ids.
 
-Top-k always comes with the mass of the tail, and that mass is a bucket of its own: renormalised
-top-k inflates every kept probability by 1 / (1 − tail) and trains the tail towards nothing.
+Top-k always comes with the mass of the tail, which is compared as one bucket. Renormalising the top-k
+instead would inflate every kept probability by 1 / (1 − tail) and train the tail towards zero.
 
 Shapes: N tokens of a batch (flat), C of a chunk, D hidden width, V vocabulary, K kept ids.
 """
@@ -12,7 +12,7 @@ from msgspec import Struct
 from kernels.logprobs import Project, normalise
 
 CHUNK_TOKENS = 128
-"""Of two distributions and what is made of them a chunk is some 20 arrays: 1.5 GB at V = 150k."""
+"""Tokens of a chunk. A chunk of two distributions needs about 20 arrays [C, V]: 1.5 GB at V = 150k."""
 
 
 class Full(Struct, frozen=True):
@@ -23,14 +23,14 @@ class Full(Struct, frozen=True):
 
 
 class TopK(Struct, frozen=True):
-    """Log-probabilities [N, K] of distinct ids, and of all the others together [N]."""
+    """Log-probabilities [N, K] of distinct ids, and the log-probability [N] of all other ids together."""
 
     ids_NK: mx.array
     logprobs_NK: mx.array
     tail_N: mx.array
-    """−inf where nothing is left over."""
+    """Log-probability of all other ids; −inf if there are none."""
     temperature: float = 1.0
-    """Under which these are the log-probabilities: it cannot be changed once the tail is one number."""
+    """Temperature of the log-probabilities; it cannot be changed later, since the tail is one number."""
 
 
 Teacher = Full | TopK
@@ -39,11 +39,12 @@ Teacher = Full | TopK
 def top_k(
     teacher: Full, k: int, *, temperature: float = 1.0, chunk_tokens: int = CHUNK_TOKENS
 ) -> TopK:
-    """The k likeliest ids in falling order, a chunk at a time; the tail is summed, not subtracted.
+    """Returns the k likeliest ids in falling order, computed a chunk at a time.
 
-    Raises ValueError unless k is between 1 and the vocabulary.
+    The tail is the sum of all other ids' mass, not 1 less the mass of the kept ones. Raises ValueError
+    unless k is between 1 and the vocabulary.
     """
-    parts, done = [], []
+    pieces, done = [], []
     for rows_C in chunks(teacher.hidden_ND.shape[0], chunk_tokens):
         logits_CV = teacher.project(after(teacher.hidden_ND[rows_C], done))
         vocabulary = logits_CV.shape[-1]
@@ -55,17 +56,18 @@ def top_k(
         ids_CK = mx.take_along_axis(ids_CK, order_CK, axis=-1).astype(mx.int32)
         kept_CK, tail_C, _ = buckets(shifted_CV, log_total_C, ids_CK)
         done = [ids_CK, kept_CK, tail_C]
-        parts.append(done)
-    ids, logprobs, tails = (mx.concatenate(list(column)) for column in zip(*parts))
+        pieces.append(done)
+    ids, logprobs, tails = (mx.concatenate(list(column)) for column in zip(*pieces))
     return TopK(ids, logprobs, tails, temperature)
 
 
 def buckets(
     shifted_CV: mx.array, log_total_C: mx.array, ids_CK: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Log-mass of each id [C, K] and of the rest together [C], and the rest's conditional [C, V].
+    """Returns the log-mass of each id [C, K] and of the rest together [C], and the rest's conditional [C, V].
 
-    The last are log-probabilities given that the id is none of `ids_CK`. Takes what `normalise` gives.
+    The conditional holds log-probabilities given that the id is none of `ids_CK`. `shifted_CV` and
+    `log_total_C` are results of `normalise`.
     """
     kept_CK = mx.take_along_axis(shifted_CV, ids_CK, axis=-1) - log_total_C[:, None]
     nothing_CK = mx.full(ids_CK.shape, -mx.inf, mx.float32)
@@ -77,10 +79,10 @@ def buckets(
 
 
 def after(value: mx.array, done: list[mx.array]) -> mx.array:
-    """The same array, not to be computed before `done` is: one chunk's memory at a time."""
+    """Returns the same array, computed only after `done`, so that one chunk's memory is used at a time."""
     return mx.depends([value], done)[0] if done else value
 
 
 def chunks(tokens: int, chunk_tokens: int) -> list[slice]:
-    """Slices that cover the tokens."""
+    """Returns slices of `chunk_tokens` that cover the tokens."""
     return [slice(i, min(i + chunk_tokens, tokens)) for i in range(0, max(tokens, 1), chunk_tokens)]

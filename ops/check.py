@@ -27,9 +27,10 @@ from runtime.checkpoint_files import cached, inspect
 from runtime.errors import BadInput
 
 
-def run(recipe: str, overrides: Sequence[str] = ()) -> int:
+def run(recipe: str, overrides: Sequence[str] = (), *, prompt: bool = False) -> int:
     """Prints all that can be said of `recipe` before it runs. Returns 0 if nothing speaks against it.
 
+    With `prompt`, the first prompt is printed token by token, too, which imports the tokenizer's library.
     Raises BadInput for a recipe that cannot be used, and, after printing, for a checkpoint or a data
     file that is missing or damaged.
     """
@@ -55,6 +56,12 @@ def run(recipe: str, overrides: Sequence[str] = ()) -> int:
         raise BadInput("\n".join(problems))
     for note in spelled_in_files(settings):
         say(f"\nnote: {note}")
+    if prompt:
+        from ops.check_prompt import prompt_lines
+
+        say("\n# The first prompt\n")
+        for line in prompt_lines(settings):
+            say(line)
     return 0
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Returns every command and option."""
+    """Returns the parser of every command and option."""
     parser = argparse.ArgumentParser(
         prog="pippin",
         description="Train small language models on one Mac: distillation, GRPO and its family, "
@@ -43,29 +44,36 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--root", default="runs", help="folder of the runs (default: runs/)")
         return command
 
-    def trust(command: argparse.ArgumentParser) -> None:
-        text = "also a run that another user or machine has made: it may execute code of theirs"
-        command.add_argument("--trust", action="store_true", help=text)
+    _add_start_and_end(add)
+    _add_views(add)
+    _add_products(add)
+    _add_checks(add)
+    return parser
 
-    for name, body, text in (
-        ("check", _check, "print what a recipe means and whether it fits this machine"),
-        ("launch", _launch, "start a run"),
-    ):
-        command = add(name, body, text)
-        command.add_argument(
-            "recipe", metavar="RECIPE", help="a TOML file, such as configs/quickstart.toml"
-        )
-        command.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting"
-        )
-        if name == "launch":
-            command.add_argument("--name", help="the run's name (default: the recipe's, numbered)")
-            command.add_argument("--detach", action="store_true", help="run in the background")
+
+AddCommand = Callable[..., argparse.ArgumentParser]
+"""Takes a command's name, its function and its help, and whether it is about one run."""
+
+
+def _add_start_and_end(add: AddCommand) -> None:
+    """Adds the commands that start, pause and end a run, and `check`, which reads the same recipe."""
+    check = add("check", _check, "print what a recipe means and whether it fits this machine")
+    launch = add("launch", _launch, "start a run")
+    for command in (check, launch):
+        _take_recipe(command, "configs/quickstart.toml")
+    tokens = "print the first prompt token by token, too"
+    check.add_argument("--prompt", action="store_true", help=tokens)
+    launch.add_argument("--name", help="the run's name (default: the recipe's, numbered)")
+    launch.add_argument("--detach", action="store_true", help="run in the background")
     add("pause", _pause, "free the GPU and the memory now; its process waits", named=True)
     resume = add("resume", _resume, "go on with a run that paused, stopped or died", named=True)
     resume.add_argument("--detach", action="store_true", help="run in the background")
-    trust(resume)
+    _take_trust(resume)
     add("stop", _stop, "pause a run and end its process", named=True)
+
+
+def _add_views(add: AddCommand) -> None:
+    """Adds the commands that say what runs do and did."""
     add("runs", _runs, "list the runs")
     status = add("status", _status, "say what a run is doing", named=True)
     status.add_argument("--json", action="store_true", help="one JSON object")
@@ -78,48 +86,58 @@ def build_parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", type=int, default=40, help="lines of each actor (default 40)")
     logs.add_argument("-f", "--follow", action="store_true", help="wait for more")
     add("dashboard", _dashboard, "print address and token of a run's Ray dashboard", named=True)
+
+
+def _add_products(add: AddCommand) -> None:
+    """Adds the commands that make something: a seedling, a checkpoint, a report, rows."""
     seed = add("seed", _seed, "raise the seedling, the small model of the quickstart")
     seed.add_argument("--seed", type=int, default=0, help="another seedling (default 0)")
     seed.add_argument("--again", action="store_true", help="forget the seedlings there are first")
+    newest = "of this checkpoint (default: the newest)"
     export = add("export", _export, "write a run's weights as a checkpoint", named=True)
     export.add_argument("folder", metavar="DIR", help="where to; must not exist or be empty")
-    export.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
+    export.add_argument("--step", type=int, help=newest)
     export.add_argument("--adapters", action="store_true", help="only the adapters, for mlx-lm")
     export.add_argument("--dequantize", action="store_true", help="as full-precision weights")
-    trust(export)
+    _take_trust(export)
     report = add("report", _report, "measure teacher, student before and after", named=True)
-    report.add_argument(
-        "--against",
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="runs whose students to compare, too",
-    )
-    report.add_argument(
-        "--out", metavar="DIR", help="where to (default: report/ in the run's folder)"
-    )
-    report.add_argument("--step", type=int, help="of this checkpoint (default: the newest)")
+    others = "runs whose students to compare, too"
+    report.add_argument("--against", nargs="+", default=[], metavar="RUN", help=others)
+    folder = "where to (default: report/ in the run's folder)"
+    report.add_argument("--out", metavar="DIR", help=folder)
+    report.add_argument("--step", type=int, help=newest)
     report.add_argument("--prompts", type=int, help="held-out prompts (default: the recipe's)")
-    trust(report)
+    _take_trust(report)
     make = add("make-data", _make_data, "let a teacher make rows to learn from")
-    make.add_argument(
-        "recipe", metavar="RECIPE", help="a TOML file, such as configs/data/rejection.toml"
-    )
     make.add_argument("--out", required=True, metavar="FILE", help="the JSONL that is made")
-    make.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting"
-    )
+    _take_recipe(make, "configs/data/rejection.toml")
     make.add_argument("--again", action="store_true", help="forget what was made there before")
+
+
+def _add_checks(add: AddCommand) -> None:
+    """Adds the commands that examine this machine."""
     doctor = add("doctor", _doctor, "check this machine")
-    doctor.add_argument(
-        "--durability", action="store_true", help="kill fault runs and compare, too (a minute)"
-    )
+    about = "a checkpoint's folder or hub id: how far its sampler and learner are apart"
+    doctor.add_argument("model", nargs="?", default="", metavar="MODEL", help=about)
+    faults = "kill fault runs and compare, too (a minute)"
+    doctor.add_argument("--durability", action="store_true", help=faults)
     bench = add("bench", _bench, "measure speed, memory and learning: see its list")
-    bench.add_argument(
-        "which", nargs="?", default="list", help="a benchmark's name; none lists them"
-    )
+    listed = "a benchmark's name; none lists them"
+    bench.add_argument("which", nargs="?", default="list", help=listed)
     bench.add_argument("rest", nargs=argparse.REMAINDER, help="its own options")
-    return parser
+
+
+def _take_recipe(command: argparse.ArgumentParser, example: str) -> None:
+    """Lets the command take a recipe, and settings that override the recipe's."""
+    command.add_argument("recipe", metavar="RECIPE", help=f"a TOML file, such as {example}")
+    text = "override a setting"
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def _take_trust(command: argparse.ArgumentParser) -> None:
+    """Lets the command take a run that came from another user or machine."""
+    text = "also a run that another user or machine has made: it may execute code of theirs"
+    command.add_argument("--trust", action="store_true", help=text)
 
 
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────
@@ -128,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> int:
     from ops.check import run
 
-    return run(options.recipe, options.set)
+    return run(options.recipe, options.set, prompt=options.prompt)
 
 
 def _launch(options: argparse.Namespace) -> int:
@@ -297,7 +315,7 @@ def _make_data(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from ops.doctor import examine
 
-    return FINE if examine(options.durability) else FAILED
+    return FINE if examine(options.durability, options.model) else FAILED
 
 
 def _bench(options: argparse.Namespace) -> int:

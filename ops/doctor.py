@@ -21,6 +21,7 @@ from msgspec import Struct
 from ops.terminal import say
 from runtime.blas import load_blas
 from runtime.durable import nearest_existing
+from runtime.errors import BadInput
 from runtime.home import home
 
 MISMATCH_LIMIT = 1e-4
@@ -36,12 +37,16 @@ class Finding(Struct, frozen=True):
     text: str
 
 
-def examine(durability: bool = False) -> bool:
-    """Print all findings; True if none is bad."""
+def examine(durability: bool = False, model: str = "") -> bool:
+    """Print all findings, of a checkpoint as well if one is given; True if none is bad."""
     blas = load_blas(exact=False)
     good = True
     checks = [_python, _packages, lambda: _backend(blas), _machine, _self_tests]
-    for check in [*checks, _durability] if durability else checks:
+    if durability:
+        checks.append(_durability)
+    if model:
+        checks.append(lambda: _model(model))
+    for check in checks:
         for finding in _guarded(check):
             mark = {"ok": "✓", "note": "!", "bad": "✗"}[finding.state]
             say(f" {mark} {finding.text}")
@@ -124,8 +129,20 @@ def _durability() -> Iterator[Finding]:
     return (Finding(state, text) for state, text in findings())
 
 
+def _model(path: str) -> Iterator[Finding]:
+    from ops.agreement import judged_model
+    from policies.device import gpu_lease
+
+    try:
+        with gpu_lease().hold("pippin doctor", LEASE_S):
+            yield Finding(*judged_model(path))
+    except BadInput as error:
+        yield Finding("bad", str(error))
+
+
 def _self_tests() -> Iterator[Finding]:
     from configs.model import Lora, Model
+    from ops.agreement import agreement, sample
     from policies.device import gpu_lease
     from policies.load import load_policy
     from policies.seedling import write_blank
@@ -136,11 +153,12 @@ def _self_tests() -> Iterator[Finding]:
         stack.enter_context(gpu_lease().hold("pippin doctor", LEASE_S))
         write_blank(folder, 0)
         policy = load_policy(Model(path=str(folder)), folder, 0)
-        sequences, alone = _sample(policy)
-        worst = _mismatch(policy, sequences)
+        sequences, alone = sample(policy, "31425")
+        found = agreement(policy, sequences)
+        worst = found.largest_nats
         yield Finding(
             "ok" if worst < MISMATCH_LIMIT else "note",
-            f"sampler and learner agree to {worst:.1e} nats on {sum(len(s.tokens) for s in sequences)} tokens"
+            f"sampler and learner agree to {worst:.1e} nats on {found.tokens} tokens"
             + ("" if worst < MISMATCH_LIMIT else ": use a decoupled correction (truncate or mask)"),
         )
         same = sum(a.tokens == b.tokens for a, b in zip(sequences, alone))
@@ -153,35 +171,6 @@ def _self_tests() -> Iterator[Finding]:
             size = _adapter_gradient(load_policy(settings, folder, 0))
             name = "QLoRA (4 bit)" if bits else "LoRA"
             yield Finding("ok" if 0 < size < 1e6 else "bad", f"{name} gradient: norm {size:.3g}")
-
-
-def _sample(policy):
-    from policies.decode import Decoder, Sampling, Sequence
-    from runtime.keys import derive
-
-    prompt = tuple(policy.tokenizer.prompt([{"role": "user", "content": "31425"}]))
-    decoder, sampling = Decoder(policy, slots=32), Sampling(max_new_tokens=24)
-    together = [Sequence(prompt=prompt, key=derive("doctor", i)) for i in range(32)]
-    decoder.run(together, sampling)
-    alone = [Sequence(prompt=prompt, key=derive("doctor", i)) for i in range(8)]
-    for sequence in alone:
-        decoder.run([sequence], sampling)
-    return together, alone
-
-
-def _mismatch(policy, sequences) -> float:
-    """Largest difference between the log-probability that was kept and the learner's, in nats."""
-    import mlx.core as mx
-
-    from kernels.logprobs import score
-
-    worst = 0.0
-    for sequence in sequences:
-        ids = [*sequence.prompt, *sequence.tokens]
-        hidden = policy.hidden(mx.array([ids]))[0, len(sequence.prompt) - 1 : -1]
-        learned = score(hidden, policy.project, mx.array(sequence.tokens), temperature=1.0)
-        worst = max(worst, float(mx.abs(learned - mx.array(sequence.logprobs)).max()))  # type: ignore[arg-type]
-    return worst
 
 
 def _adapter_gradient(policy) -> float:

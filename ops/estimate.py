@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from configs.schema import Settings
+from configs.tasks import judges
 from configs.teachers import LocalTeacher
 from ops.network import QUANTIZATION_GROUP, Network
 from policies.adapters.registry import adapter_for
@@ -86,7 +87,8 @@ def estimate(
     `teachers` are the networks of a distillation's local teachers, as far as they are known.
     """
     facts = settings.facts
-    samplers = settings.actors.samplers if facts.samples or settings.eval.prompts else 0
+    evaluates = settings.eval.prompts > 0 and judges(settings.task)
+    samplers = settings.actors.samplers if facts.samples or evaluates else 0
     base = base_bytes(network, settings)
     trained = trained_parameters(network, settings)
     items = [

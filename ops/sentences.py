@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from configs.run import Checkpoint, Power
 from configs.schema import Settings
+from configs.tasks import judges
 from configs.wording import count
 from ops.estimate import micro_batch
 
@@ -56,8 +57,14 @@ def _evaluation(settings: Settings) -> str:
     made = evaluations(settings)
     if not made:
         return "No evaluation: the run will not know whether it got better."
-    answers = evaluation.prompts * evaluation.samples
     when = f", every {evaluation.every_steps} steps" if evaluation.every_steps else ""
+    pairs = settings.facts.reads_pairs
+    if pairs and not judges(settings.task):
+        return (
+            f"Evaluation: {_compared(settings)}, for the base{when} and at the end = "
+            f"{count(made, 'evaluation')}; none is sampled, since nothing judges it."
+        )
+    answers = evaluation.prompts * evaluation.samples
     how = f"at temperature {evaluation.temperature:g}" if evaluation.temperature else "greedy"
     limit = evaluation.max_new_tokens or settings.sampling.max_new_tokens
     return (
@@ -65,7 +72,14 @@ def _evaluation(settings: Settings) -> str:
         f"{count(evaluation.samples, 'answer')} ({how}, up to {count(limit, 'token')}), of the "
         f"base{when} and at the end = {count(made, 'evaluation')} = "
         f"{count(made * answers, 'answer')}."
+        + (f" With each, {_compared(settings)}." if pairs else "")
     )
+
+
+def _compared(settings: Settings) -> str:
+    """Returns what an evaluation of preferences compares, in words."""
+    rows = count(settings.eval.prompts, "held-out row")
+    return f"the answers of {rows} are compared (preference_accuracy, reward_margin)"
 
 
 def _checkpoints(checkpoint: Checkpoint) -> str:

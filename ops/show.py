@@ -7,7 +7,7 @@ from typing import TextIO
 
 from ops.table import Table
 from ops.terminal import LiveText, write
-from runtime.status import PASS_AT_1, EvalResult, Status
+from runtime.status import EvalResult, Status
 
 COLOURS = {"running": "green", "finished": "green", "paused": "yellow", "failed": "red"}
 
@@ -49,7 +49,7 @@ class LiveLine:
 
 
 def progress_line(status: Status) -> str:
-    """Returns steps, reward, pass@1, tokens per second and time left, in one line."""
+    """Returns step, time left, how good the answers are, and tokens per second, in one line."""
     m = status.metrics
     if not status.steps:
         return status.doing or status.state
@@ -60,6 +60,8 @@ def progress_line(status: Status) -> str:
         parts += [f"pass@1 {m['pass_at_1']:.3f}", f"reward {m['reward_mean']:.3f}"]
     elif "loss" in m:
         parts.append(f"loss {m['loss']:.4f}")
+    if "preference_accuracy" in m:
+        parts.append(f"accuracy {m['preference_accuracy']:.3f} margin {m['reward_margin']:.3f}")
     if m.get("sampler_tokens_per_s"):
         parts.append(f"sample {m['sampler_tokens_per_s']:,.0f} tok/s")
     if m.get("learner_tokens_per_s"):
@@ -148,25 +150,31 @@ def _since(status: Status) -> str:
 
 
 def runs_table(statuses: list[Status]) -> Table:
-    """Returns a table with one row for each run."""
+    """Returns one row a run, with its first metric: pass@1, unless nothing judges its answers."""
     rows = [
         (
             s.name,
             s.state,
             f"{s.step}/{s.steps}",
-            _score(s.of_metric(PASS_AT_1)[:1]),
-            _score(s.of_metric(PASS_AT_1)[1:][-1:]),
+            _score(first_metric(s)[:1]),
+            _score(first_metric(s)[1:][-1:]),
+            first_metric(s)[0].metric if s.evals else "",
             s.doing if s.state == "running" else s.message,
         )
         for s in statuses
     ]
     return Table(
-        header=("run", "state", "step", "base", "last pass@1", "doing"),
+        header=("run", "state", "step", "base", "last", "metric", "doing"),
         rows=rows,
-        left=(0, 1, 2, 5),
-        gives_way=(5, 0),
+        left=(0, 1, 2, 5, 6),
+        gives_way=(6, 5, 0),
         colours=COLOURS,
     )
+
+
+def first_metric(status: Status) -> list[EvalResult]:
+    """Returns the evaluations by the metric that was taken first, oldest first; none without any."""
+    return status.of_metric(status.evals[0].metric) if status.evals else []
 
 
 def duration(seconds: float) -> str:

@@ -1,8 +1,8 @@
 """Advantages: how much better an answer was than its group's others, from rewards alone.
 
-Rewards come flat, with the number of the group that each belongs to. NaN is a reward that could
-not be had: it joins no mean and gets no advantage (NaN), which is not an advantage of zero. A group
-with fewer than two rewards has nothing to compare and gets none either.
+Rewards are flat arrays, with the number of each reward's group. NaN means that there is no reward: it
+enters no mean and gets no advantage (NaN), which differs from an advantage of zero. A group with fewer
+than two rewards gets no advantages either.
 
 Shapes: N trajectories, G trajectories of one group. All arithmetic in float64, in numpy.
 """
@@ -16,11 +16,11 @@ Floats = NDArray[np.float64]
 Method = Literal["group_mean", "group_std", "rloo", "batch_std"]
 
 EPSILON = 1e-4
-"""Added to a standard deviation (TRL's value): float noise in equal rewards stays small."""
+"""This is added to a standard deviation (TRL's value), so that float noise in equal rewards stays small."""
 
 
 def advantages(rewards_N: ArrayLike, group_N: ArrayLike, method: Method) -> Floats:
-    """Advantages [N] by `method`; NaN where there is none.
+    """Returns advantages [N] by `method`; NaN for a reward that gets none.
 
     Raises ValueError if a reward is infinite.
     """
@@ -35,22 +35,23 @@ def advantages(rewards_N: ArrayLike, group_N: ArrayLike, method: Method) -> Floa
 
 
 def group_mean(rewards_G: Floats) -> Floats:
-    """Reward less the group's mean: no division, so no difficulty bias (Dr. GRPO, 2503.20783)."""
+    """Returns rewards less the group's mean, without a division that biases by difficulty (Dr. GRPO,
+    2503.20783)."""
     return rewards_G - rewards_G.mean()
 
 
 def group_std(rewards_G: Floats) -> Floats:
-    """The same in units of the group's standard deviation, ddof 1 (GRPO, 2402.03300)."""
+    """Returns `group_mean` in units of the group's standard deviation, ddof 1 (GRPO, 2402.03300)."""
     return group_mean(rewards_G) / (rewards_G.std(ddof=1) + EPSILON)
 
 
 def rloo(rewards_G: Floats) -> Floats:
-    """Reward less the mean of the others: unbiased in scale as well (RLOO, 2402.14740)."""
+    """Returns each reward less the mean of the others, unbiased in scale too (RLOO, 2402.14740)."""
     return group_mean(rewards_G) * (len(rewards_G) / (len(rewards_G) - 1))
 
 
 def batch_std(rewards_N: Floats, group_N: NDArray[np.int64]) -> Floats:
-    """Reward less the group's mean, over the deviation of all compared rewards (2508.08221)."""
+    """Returns rewards less the group's mean, over the deviation of all compared rewards (2508.08221)."""
     result_N = advantages(rewards_N, group_N, "group_mean")
     compared_N = ~np.isnan(result_N)
     if not compared_N.any():
@@ -59,9 +60,9 @@ def batch_std(rewards_N: Floats, group_N: NDArray[np.int64]) -> Floats:
 
 
 def informative(rewards_G: ArrayLike, tolerance: float) -> bool:
-    """Whether a group's rewards differ by more than `tolerance`: else there is nothing to learn.
+    """Returns whether a group's rewards differ by more than `tolerance`; other groups give no gradient.
 
-    An explicit tolerance, because float noise divided by its own deviation looks like a signal.
+    The tolerance is explicit, because float noise divided by its own deviation looks like a signal.
     """
     rewards_G = np.asarray(rewards_G, np.float64)
     rewards_G = rewards_G[~np.isnan(rewards_G)]
@@ -69,10 +70,10 @@ def informative(rewards_G: ArrayLike, tolerance: float) -> bool:
 
 
 def overlong_penalty(length_tokens: int, limit_tokens: int, zone_tokens: int) -> float:
-    """DAPO's soft punishment of length (2503.14476, eq. 13), to be added to a reward: in [−1, 0].
+    """Returns DAPO's soft length penalty (2503.14476, eq. 13) in [−1, 0], to be added to a reward.
 
-    Nothing up to ``limit_tokens - zone_tokens``, then linear down to −1 at the limit and beyond
-    it. Without a zone only what exceeds the limit is punished.
+    It is 0 up to ``limit_tokens - zone_tokens``, then falls linearly to −1 at the limit, and stays −1
+    beyond it. Without a zone, only lengths above the limit have a penalty.
     """
     excess_tokens = length_tokens - (limit_tokens - zone_tokens)
     if excess_tokens <= 0:
@@ -93,7 +94,7 @@ def _checked(rewards_N: ArrayLike, group_N: ArrayLike) -> tuple[Floats, NDArray[
 
 
 def _groups(rewards_N: Floats, group_N: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The scored rows of each group that has two or more of them."""
+    """Returns the scored rows of each group that has two or more of them."""
     scored_N = ~np.isnan(rewards_N)
     groups = (np.flatnonzero(scored_N & (group_N == group)) for group in np.unique(group_N))
     return [rows for rows in groups if len(rows) > 1]

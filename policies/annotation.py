@@ -1,9 +1,9 @@
-"""The annotation of a batch: columns that say, token by token, what is learned and how much it weighs.
+"""The annotation of a batch: columns with each token's advantage and its weight in each loss term.
 
     annotated = with_annotation(batch, cross_entropy_weight=constant(batch, {0: 1.0, 3: 0.5}))
 
-Each column has one number for each token of a row, 0 where nothing is learned, and is null for a row that is
-not trained on. That is all that the learner knows of an algorithm.
+Each column has one number for each token of a row, 0 for a token that is not learned, and is null for a row
+that is not trained on. The learner knows nothing else of an algorithm.
 
 Shapes: N rows, T tokens of one row.
 """
@@ -20,7 +20,7 @@ Column = list[np.ndarray | None]
 
 
 def with_annotation(batch: pa.RecordBatch, **columns: Column) -> pa.RecordBatch:
-    """Returns the batch with these annotation columns. Raises ValueError for a name that is none."""
+    """Returns the batch with these annotation columns. Raises ValueError for an unknown column name."""
     if unknown := columns.keys() - set(ANNOTATION):
         raise ValueError(f"annotation has the columns {', '.join(ANNOTATION)}, got {unknown}")
     return with_columns(batch, columns)
@@ -32,7 +32,10 @@ def constant(batch: pa.RecordBatch, values: Mapping[int, float]) -> Column:
 
 
 def per_token(batch: pa.RecordBatch, values: Mapping[int, float | np.ndarray]) -> Column:
-    """Returns a column with the values of each row's answer tokens, one for all or one for each."""
+    """Returns a column with values on the answer tokens of the rows in `values`.
+
+    A row's value is one number for all its answer tokens, or an array with one for each.
+    """
     lengths = np.diff(batch["tokens"].offsets.to_numpy())
     positions = answer_positions(batch)
     column: Column = [None] * batch.num_rows
@@ -44,5 +47,5 @@ def per_token(batch: pa.RecordBatch, values: Mapping[int, float | np.ndarray]) -
 
 
 def kept(batch: pa.RecordBatch) -> list[int]:
-    """Returns the numbers of the rows that nothing has dropped."""
+    """Returns the numbers of the rows that were not dropped."""
     return [i for i, reason in enumerate(batch["dropped"].to_pylist()) if reason is None]

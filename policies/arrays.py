@@ -6,7 +6,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
 Arrays = dict[str, mx.array]
-"""{"model.layers.0.mlp.up_proj.weight": array}."""
+"""Arrays by dotted name, such as {"model.layers.0.mlp.up_proj.weight": array}."""
 
 
 def flat(tree: Any) -> Arrays:

@@ -1,10 +1,10 @@
-"""Trajectories as padded arrays: sorted by length, in a few sizes, cut by tokens.
+"""Trajectories as padded micro-batches, sorted by length and bounded in tokens.
 
-Right-padded under plain causal attention, which is what MLX's fused backward wants. Lengths are
-rounded up to one of 16 sizes: freed buffers fit the next micro-batch, and rows of about one length
-share one.
+Rows are right-padded under plain causal attention, which MLX's fused backward pass needs. Lengths are
+rounded up to one of 16 sizes, so that freed buffers fit the next micro-batch and rows of similar length
+share a micro-batch.
 
-Shapes: B rows of a micro-batch, T padded tokens, R tokens that a loss looks at, K kept ids of each.
+Shapes: B rows of a micro-batch, T padded tokens, R target tokens of the loss, K kept ids of each.
 """
 
 import mlx.core as mx
@@ -12,47 +12,50 @@ import numpy as np
 from msgspec import Struct
 
 BUCKETS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
-"""Padded sizes; beyond the last, its multiples."""
+"""Padded sizes in tokens; longer rows are padded to multiples of the last one."""
 
 
 class Row(Struct, frozen=True):
-    """One trajectory's share of a step, as numpy. All but `tokens` have one item per target.
+    """One trajectory of a step as numpy arrays. All but `tokens` have one item for each target.
 
     Target j is tokens[positions[j]], predicted from the position before it.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
-    """Of the tokens that a loss looks at: sampled ones, or an answer's in data."""
+    """Positions [R] of the targets: the sampled tokens, or the tokens of an answer from data."""
     columns: dict[str, np.ndarray]
-    """Per target [R], or [R, K] of a teacher's ids: log-probabilities, advantages, weights; float32,
-    or int32 for ids."""
+    """Log-probabilities, advantages and weights of the targets, float32 [R], or a teacher's ids, int32
+    [R, K], and their log-probabilities, float32 [R, K]."""
     unit: int | None = None
-    """The pair or group that it belongs to: rows of one unit share a micro-batch. None: the row alone."""
+    """Number of the row's pair or group; rows of one unit share a micro-batch. None: the row is a unit."""
     preference: int = 0
-    """1 if it is the preferred row of its unit, -1 if it is a rejected one."""
+    """1 if the row is the preferred one of its unit, -1 if it is a rejected one."""
 
 
 class MicroBatch(Struct):
-    """Rows padded together. [B, R, …] arrays are padded with zeros, `sampled_BR` says what is real."""
+    """Rows that are padded together. Arrays [B, R, …] are padded with zeros; `sampled_BR` is 1 on targets."""
 
     tokens_BT: mx.array
     sources_BR: mx.array
-    """Position whose hidden state predicts the target."""
+    """Positions whose hidden states predict the targets."""
     targets_BR: mx.array
     sampled_BR: mx.array
     columns: dict[str, mx.array]
     rows: list[int]
-    """Which rows of the step these are."""
+    """Numbers of these rows within the step."""
     unit_B: mx.array
-    """Number of the unit of each row, counted within the micro-batch."""
+    """Number of each row's unit, counted within the micro-batch."""
     preference_B: mx.array
     teacher: str = ""
-    """The teacher that is asked about all of them; "" for none."""
+    """Name of the teacher that scores all these rows; "" for none."""
 
 
 def pack(rows: list[Row], micro_batch_tokens: int) -> list[MicroBatch]:
-    """Cuts a step into micro-batches of at most so many padded tokens (at least one unit of rows each)."""
+    """Returns the micro-batches of a step, each of at most `micro_batch_tokens` padded tokens.
+
+    A micro-batch has at least one unit of rows, even if the unit has more tokens than that.
+    """
     units: dict[tuple[str, int], list[int]] = {}
     for i, row in enumerate(rows):
         key = ("row", i) if row.unit is None else ("unit", row.unit)
@@ -65,18 +68,18 @@ def pack(rows: list[Row], micro_batch_tokens: int) -> list[MicroBatch]:
             cut[-1].extend(unit)
         else:
             cut.append(list(unit))
-    return [_pad([rows[i] for i in part], part) for part in cut]
+    return [_pad([rows[i] for i in numbers], numbers) for numbers in cut]
 
 
 def bucket(length: int) -> int:
-    """The padded size of a length."""
+    """Returns the padded size of a length, in tokens."""
     for size in BUCKETS:
         if size >= length:
             return size
     return -(-length // BUCKETS[-1]) * BUCKETS[-1]
 
 
-def _pad(rows: list[Row], which: list[int]) -> MicroBatch:
+def _pad(rows: list[Row], numbers: list[int]) -> MicroBatch:
     length = bucket(max(len(row.tokens) for row in rows))
     targets = bucket(max(len(row.positions) for row in rows))
     tokens_BT = np.zeros((len(rows), length), np.int32)
@@ -101,7 +104,7 @@ def _pad(rows: list[Row], which: list[int]) -> MicroBatch:
         targets_BR=mx.array(targets_BR),
         sampled_BR=mx.array(sampled_BR),
         columns={name: mx.array(values) for name, values in columns.items()},
-        rows=which,
+        rows=numbers,
         unit_B=mx.array(_numbered(rows)),
         preference_B=mx.array(np.array([row.preference for row in rows], np.int32)),
     )

@@ -1,8 +1,8 @@
 """Key-value memory of the decoder: fixed slots, columns in the order of the tokens.
 
-All rows write their newest token into the same column, so a step is one slice update; a row's tokens
+All rows write their newest token into the same column, so a step is one slice update. A row's tokens
 are the columns from its start to the newest, in order, so that sums run in the same order as in a
-whole forward pass (exact mode rests on that). Columns that no row needs any more are cut off in front.
+whole forward pass; exact mode relies on that. Columns that no row needs any more are cut off at the front.
 
 Shapes: S slots, H key-value heads, C columns, L visible columns, D head width, P prompts, T tokens.
 """
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 Mask = Callable[[int, int | None], Any]
 COLUMNS_STEP = 64
-"""Capacity is a multiple of this: few shapes."""
+"""The number of columns is a multiple of this, so that there are few shapes."""
 
 
 class PromptCache:
@@ -29,19 +29,19 @@ class PromptCache:
         self._mask = mask
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Keep what a layer computed; it attends to just that."""
+        """Keeps a layer's keys and values, and returns them for its attention."""
         self.keys, self.values = keys, values
         return keys, values
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
     ) -> Any:
-        """Causal, within the layer's window."""
+        """Returns the causal mask, within the layer's window."""
         return self._mask(length, window_size)
 
 
 class Prefilled(Struct):
-    """A prompt that waits for free slots: its row in the prefill pass, and what comes next."""
+    """A prefilled prompt that waits for free slots: its row in the prefill pass, and its next logits."""
 
     caches: list[PromptCache]
     source: int
@@ -50,7 +50,7 @@ class Prefilled(Struct):
 
 
 class Slots:
-    """What the layers share: which column is next and where each row starts. Host state."""
+    """The state that the layers share on the host: the next column, and where each row starts."""
 
     def __init__(self, slots: int, layers: int) -> None:
         self.starts_S = np.zeros(slots, np.int32)
@@ -62,7 +62,7 @@ class Slots:
         self._masks: dict[int | None, Any] = {}
 
     def place(self, prompt: "Prefilled", row: int, count: int) -> None:
-        """Put a prompt into `count` rows from `row` on, ending at the next free column."""
+        """Puts a prompt into `count` rows from `row` on, so that it ends before the next column."""
         start = self.column - prompt.length
         for layer, cache in zip(self.layers, prompt.caches):
             layer.place(cache, row, count, prompt.source, start, prompt.length)
@@ -70,43 +70,43 @@ class Slots:
         self.first = min(self.first, start)
 
     def release(self, rows: list[int]) -> None:
-        """These rows are empty: what only they could see is not to be moved along."""
+        """Marks rows as empty, so that columns which only they could see are not moved along."""
         self.starts_S[rows] = self.column
         self.first = int(self.starts_S.min())
 
     def begin(self, active_S: np.ndarray) -> None:
-        """Prepare a step: rows that are not active see only their own new column."""
+        """Prepares a step, in which rows that are not active see only their own new column."""
         self.starts_S[~active_S] = self.column
         self.first = int(self.starts_S.min())
         self.offset_S = mx.array(self.column - self.starts_S)
         self._masks.clear()
 
     def end(self) -> None:
-        """The step has written its column."""
+        """Moves on to the next column once the step has written its own."""
         self.column += 1
 
     def make_room(self, before: int, ahead: int) -> None:
-        """Move what is still visible, so that the next column has `before` ones in front of it and
-        `ahead` free ones from it on.
+        """Moves the visible columns, so that the next column has at least `before` columns in front of it
+        and `ahead` free columns from it on.
         """
         visible = self.column - self.first
         column = max(visible, before)
         for layer in self.layers:
             layer.move(slice(self.first, self.column), column - visible, column + ahead)
-            mx.eval(layer.keys, layer.values)  # one layer at a time is there twice
+            mx.eval(layer.keys, layer.values)  # only one layer at a time is in memory twice
         self.starts_S += column - self.column
         self.first = column - visible
         self.column = column
 
     def select(self, rows: np.ndarray) -> None:
-        """Keep only these rows, in this order: a smaller batch for the last long sequences."""
+        """Keeps only these rows, in this order, as a smaller batch for the last long sequences."""
         index = mx.array(rows.astype(np.int32))
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[index], layer.values[index]
         self.starts_S = self.starts_S[rows]
 
     def mask(self, window: int | None) -> Any:
-        """[S, 1, 1, L] True where a row may look; None if all rows see all visible columns."""
+        """Returns bool [S, 1, 1, L], True for the columns that a row sees; None if all rows see all."""
         if window not in self._masks:
             visible = self.column + 1 - self.first
             if (self.starts_S == self.first).all() and (window is None or visible <= window):
@@ -121,18 +121,18 @@ class Slots:
         return self._masks[window]
 
     def free(self) -> None:
-        """Give the memory back now: slots and layers know each other, so a collector would find it late."""
+        """Frees the memory now; slots and layers refer to each other, so the collector would be late."""
         self.layers.clear()
 
     @property
     def capacity(self) -> int:
-        """Columns allocated."""
+        """Returns the number of allocated columns."""
         keys = self.layers[0].keys
         return 0 if keys is None else keys.shape[2]
 
 
 class SlotCache:
-    """One layer's keys and values [S, H, C, D], in the form that mlx-lm's attention asks for."""
+    """One layer's keys and values [S, H, C, D], with the interface of mlx-lm's caches."""
 
     def __init__(self, slots: Slots) -> None:
         self.keys: Any = None
@@ -141,11 +141,11 @@ class SlotCache:
 
     @property
     def offset(self) -> mx.array:
-        """[S] position of each row's new token, for the rotary embedding."""
+        """Returns the position [S] of each row's new token, for the rotary embedding."""
         return self._slots.offset_S
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write the new column, see from the first visible one to it."""
+        """Writes the new column, and returns the visible columns up to it."""
         first, column = self._slots.first, self._slots.column
         self.keys[:, :, column : column + 1] = keys
         self.values[:, :, column : column + 1] = values
@@ -154,25 +154,25 @@ class SlotCache:
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
     ) -> Any:
-        """The mask of one step, shared by the layers that have the same window."""
+        """Returns the mask of one step, which layers with the same window share."""
         return self._slots.mask(window_size)
 
     def place(
         self, prompt: PromptCache, row: int, count: int, source: int, start: int, length: int
     ) -> None:
-        """Copy a prompt's columns into `count` rows."""
+        """Copies a prompt's columns into `count` rows."""
         rows, columns = slice(row, row + count), slice(start, start + length)
         self.keys[rows, :, columns] = prompt.keys[source : source + 1, :, :length]
         self.values[rows, :, columns] = prompt.values[source : source + 1, :, :length]
 
     def allocate(self, like: PromptCache, slots: int) -> None:
-        """Empty memory in the shape and precision of a prompt's."""
+        """Makes empty arrays of `slots` rows in a prompt's shape and precision."""
         for name in ("keys", "values"):
             _, heads, _, width = getattr(like, name).shape
             setattr(self, name, mx.zeros((slots, heads, 0, width), getattr(like, name).dtype))
 
     def move(self, columns: slice, start: int, capacity: int) -> None:
-        """The given columns, from `start` on, in memory of at least `capacity` columns."""
+        """Moves the given columns to `start` in new arrays of at least `capacity` columns."""
         for name in ("keys", "values"):
             old = getattr(self, name)
             slots, heads, before, width = old.shape
@@ -182,3 +182,14 @@ class SlotCache:
             if count:
                 fresh[:, :, start : start + count] = old[:, :, columns]
             setattr(self, name, fresh)
+
+
+def runs(slots: list[int]) -> list[tuple[int, int]]:
+    """Returns neighbouring slots as (first, count): `Slots.place` makes one copy for each of these."""
+    found: list[tuple[int, int]] = []
+    for slot in slots:
+        if found and slot == sum(found[-1]):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((slot, 1))
+    return found

@@ -1,7 +1,7 @@
 """A character-level tokenizer with a chat template, written as Hugging Face's own files.
 
-For the seedling and for tests: printable ASCII, one id a character, roles as single tokens, so that a
-prompt of six characters costs eight tokens and a model of 100,000 weights has a vocabulary it can learn.
+The seedling and the tests use it. Printable ASCII has one id for each character, and a role is one token, so
+a prompt of six characters takes eight tokens, and a model of 100,000 weights can learn the vocabulary.
 """
 
 import json
@@ -19,7 +19,7 @@ CHAT_TEMPLATE = (
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and generation_config.json into `folder`."""
+    """Writes tokenizer.json, tokenizer_config.json and generation_config.json into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = {token: i for i, token in enumerate(SPECIAL + CHARACTERS)}
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[], unk_token="<unk>"))

@@ -7,8 +7,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from msgspec import Struct
 from numpy.typing import NDArray
+
+from runtime.status import PREFERENCE_ACCURACY, REWARD_MARGIN, EvalResult
 
 
 class Measured(Struct, frozen=True):
@@ -17,6 +20,35 @@ class Measured(Struct, frozen=True):
     mean: float
     stderr: float
     count: int
+
+
+def evaluations(
+    step: int, batch: pa.RecordBatch, rewards_N: NDArray[np.float64]
+) -> list[EvalResult]:
+    """Returns accuracy and margin of the weights of a step, from the reward of each row of a batch.
+
+    A row whose reward is NaN was not compared, and counts as failed. The tokens are those of the answers.
+    """
+    used = np.flatnonzero(~np.isnan(rewards_N))
+    columns = (batch[name].to_pylist() for name in ("prompt_index", "preference"))
+    prompts, sides = ([column[i] for i in used] for column in columns)
+    margins_M = margins(rewards_N[used], prompts, sides)
+    found = {PREFERENCE_ACCURACY: accuracy(margins_M), REWARD_MARGIN: measured(margins_M)}
+    lengths = np.diff(batch["tokens"].offsets.to_numpy()) - batch["prompt_tokens"].to_numpy()
+    return [
+        EvalResult(
+            step=step,
+            task=batch["task"][0].as_py(),
+            metric=metric,
+            score=result.mean if result.count else None,
+            n=result.count,
+            stderr=result.stderr if result.count else 0.0,
+            mean_tokens=float(lengths.mean()),
+            truncated=0.0,
+            failed=batch.num_rows - len(used),
+        )
+        for metric, result in found.items()
+    ]
 
 
 def margins(

@@ -1,17 +1,17 @@
 """Continuous-batching decoder over a fixed number of slots: the rollout engine.
 
-A prompt that several samples share is prefilled once. Each sequence has its own key, and token n takes
-draw n of it, so what is sampled depends on the key and the weights and not on who shares the batch (bit
+A prompt that several samples share is prefilled once. Each sequence has its own key, and token n takes draw n
+of it, so sampled tokens depend on the key and the weights and not on the other sequences in the batch (bit
 for bit in exact mode; up to the rounding of the backend's matrix product otherwise). The log-probability
-kept is that of the distribution really sampled from; the stop token is kept too. Decoding can be stopped
-between any two tokens; what was sampled stays in the `Sequence`, which goes on from there when it is given
-to `run` again. One step is always in flight: the host reads a step's tokens while the next is computed.
+that is kept is that of the distribution really sampled from; the stop token is kept too. Decoding can be
+stopped between any two tokens: the `Sequence` keeps its sampled tokens, and `run` continues it later. One
+step is always in flight: the host reads a step's tokens while the next step is computed.
 
     sequences = [Sequence(prompt=ids, key=k) for k in keys]
     Decoder(policy, slots=64).run(sequences, Sampling(temperature=1.0, max_new_tokens=64), version=3)
 
-A population decodes in one batch where something in the network answers for each row (`RowsOf`): a
-prompt is then prefilled once for each member that reads it.
+A population decodes in one batch if the network computes each row with its own member (`RowsOf`). A prompt
+is then prefilled once for each member that reads it.
 
 Shapes: S slots in use, N slots sampled for, P prompts prefilled together, T tokens, D hidden
 width, V vocabulary.
@@ -19,7 +19,7 @@ width, V vocabulary.
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 
 import mlx.core as mx
@@ -27,57 +27,48 @@ import numpy as np
 from msgspec import Struct, field
 
 from kernels.sampling import sample
-from policies.cache import Prefilled, PromptCache, Slots
+from policies.cache import Prefilled, PromptCache, Slots, runs
 from policies.mlx_lm_port import causal_mask
 from policies.policy import Policy
+from policies.sampling import Sampling
 from runtime.keys import uniform
 from runtime.trajectory import StopReason
 
 PREFILL_TOKENS = 8192
 """Padded prompt tokens of one prefill pass."""
 MEMBERS_PREFILL_TOKENS = 512
-"""The same where each member reads the prompt for itself: as many prompts as slots, not a few."""
+"""Padded prompt tokens of one prefill pass of a population, in which each slot has a prompt of its own."""
 BATCH_MULTIPLE = 4
-"""A tail is gathered into batches that are multiples of this: few shapes."""
+"""The last sequences are gathered into batches of a multiple of this, so that there are few shapes."""
 SHRINK_SHARE = 1 / 8
-"""Empty slots stay until they are this share of all: gathering copies the key-value memory."""
+"""Share of empty slots from which on the batch shrinks, since gathering copies the key-value memory."""
 REFILL_SHARE = 1 / 8
-"""Free slots wait until they are this share of all."""
-
-
-class Sampling(Struct, frozen=True, kw_only=True):
-    """What is sampled from, and for how long."""
-
-    temperature: float = 1.0
-    max_new_tokens: int = 64
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+"""Share of free slots from which on they are filled, while other rows still decode."""
 
 
 class Sequence(Struct, kw_only=True):
-    """One sequence: what to continue, and what was sampled so far. All token lists have one length."""
+    """One sequence: its prompt, and the tokens sampled so far. All token lists have one length."""
 
     prompt: tuple[int, ...]
     key: int
     member: int = 0
-    """Of a population: whose weights are to sample it."""
+    """Index of the population's member whose weights sample it."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     """The weights version that computed each token's distribution."""
     stop_reason: StopReason | None = None
-    """None before it was ever run; INTERRUPTED if it can go on."""
+    """None before the first run; INTERRUPTED if the sequence can be continued."""
     seconds: float = 0.0
 
     @property
     def finished(self) -> bool:
-        """Nothing more will be sampled."""
+        """Returns whether no more tokens will be sampled."""
         return self.stop_reason in (StopReason.STOP, StopReason.LENGTH)
 
 
 class Counts(Struct):
-    """What a decoder did, for tokens per second."""
+    """Totals of a decoder's work, from which tokens per second are computed."""
 
     sampled_tokens: int = 0
     prefilled_tokens: int = 0
@@ -86,7 +77,7 @@ class Counts(Struct):
 
 
 class _Step(Struct):
-    """A step in flight: whose tokens it computes, under which weights."""
+    """A step in flight: the tokens that it computes, their sequences, and the weights version."""
 
     tokens_N: mx.array
     logprobs_N: mx.array
@@ -95,16 +86,16 @@ class _Step(Struct):
 
 
 BetweenTokens = Callable[[], "int | None"]
-"""Asked before each step: None to stop, else the weights version now in the model."""
+"""Called before each step; returns None to stop, else the weights version now in the model."""
 RowsOf = Callable[[np.ndarray], None]
-"""Told which member each row of the next pass through the network belongs to. A prefill's passes have
-rows of those members only that it was told of just before it, when it was told of all slots."""
+"""Called with the member of each row of the next pass through the network. Before a prefill it is first
+called with the members of all slots; the passes of the prefill have rows of these members only."""
 _Context = tuple[int, tuple[int, ...]]
-"""The member that reads it, and the tokens."""
+"""The member that reads a prompt, and the prompt's tokens."""
 
 
 class Decoder:
-    """Decodes with the weights that are in `policy` at each step, and with what `rows_of` adds to them."""
+    """Decodes with the weights in `policy` at each step, and with each row's member set by `rows_of`."""
 
     def __init__(
         self,
@@ -113,7 +104,7 @@ class Decoder:
         rows_of: RowsOf | None = None,
         stop_tokens: frozenset[int] | None = None,
     ) -> None:
-        """`stop_tokens` are the checkpoint's own unless given; with none, all go on to the limit."""
+        """Takes the checkpoint's stop tokens unless given; with none, sequences run to the limit."""
         self.counts = Counts()
         self._rows_of = rows_of
         self._policy = policy
@@ -128,11 +119,22 @@ class Decoder:
         version: int = 0,
         between_tokens: BetweenTokens | None = None,
     ) -> None:
-        """Continue every sequence to its end, or to where `between_tokens` says to stop.
+        """Continues every sequence to its end, or until `between_tokens` returns None.
 
-        Raises ValueError for an empty prompt, a token outside the vocabulary (a gather would return
-        garbage unchecked) or a sequence that cannot fit the context.
+        Raises ValueError for an empty prompt, a token outside the vocabulary (MLX's gather does not check
+        it) or a sequence that cannot fit the context.
         """
+        for _ in self.ended(sequences, sampling, version, between_tokens):
+            pass
+
+    def ended(
+        self,
+        sequences: Items[Sequence],
+        sampling: Sampling,
+        version: int = 0,
+        between_tokens: BetweenTokens | None = None,
+    ) -> Iterator[Sequence]:
+        """Does what `run` does, and yields each sequence between the tokens where it ended."""
         began = time.perf_counter()
         for sequence in sequences:
             self._check(sequence, sampling)
@@ -140,7 +142,7 @@ class Decoder:
         if queue:
             wave = _Wave(self, queue, sampling, version, between_tokens or (lambda: version), began)
             try:
-                wave.run()
+                yield from wave.run()
             finally:
                 wave.slots.free()
         self.counts.seconds += time.perf_counter() - began
@@ -151,8 +153,8 @@ class Decoder:
             raise ValueError("a sequence needs at least one prompt token, got none")
         if length + sampling.max_new_tokens > self._policy.context_length:
             raise ValueError(
-                f"prompt of {length} tokens and {sampling.max_new_tokens} new ones exceed the model's "
-                f"context of {self._policy.context_length}"
+                f"a prompt of {length} tokens and {sampling.max_new_tokens} new tokens exceed the model's "
+                f"context of {self._policy.context_length} tokens"
             )
         vocabulary = self._policy.vocabulary
         for token in (min(sequence.prompt), max(sequence.prompt)):
@@ -161,7 +163,7 @@ class Decoder:
 
 
 class _Wave:
-    """One call of `run`: the slots, and who is in them."""
+    """One call of `run`: the slots, and the sequences in them."""
 
     def __init__(
         self,
@@ -184,25 +186,30 @@ class _Wave:
         size = min(decoder._slot_count, len(queue))
         self.rows: list[Sequence | None] = [None] * size
         self.launched = np.zeros(size, np.int64)
-        """[S] tokens of each row that are sampled or in flight."""
+        """Number of tokens of each row that are sampled or in flight, [S]."""
         self.keys = np.zeros(size, np.uint64)
         self.members = np.zeros(size, np.int64)
-        """[S] of an empty slot: the last one's that was there."""
+        """The member of each row, [S]; an empty slot keeps that of its last sequence."""
         self.slots = Slots(size, self.policy.layer_count())
         self.current_S = mx.zeros(size, mx.int32)
         self.flight: deque[_Step] = deque()
         self.prefilled: dict[_Context, Prefilled] = {}
         self.waiting = Counter(map(_context, queue))
-        """How many sequences still need each prompt."""
+        """Number of sequences that still need each prompt."""
+        self.ended: deque[Sequence] = deque()
+        """Sequences that have ended and were not yet given to the caller."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Sequence]:
         while True:
+            while self.ended:
+                yield self.ended.popleft()
             version = self.between_tokens()
             if version is None:
                 self.interrupt()
+                yield from self.ended
                 return
             if version != self.version:
-                self.prefilled.clear()  # the next samples of these prompts are the new weights'
+                self.prefilled.clear()  # the next samples of these prompts need the new weights
                 self.version = version
             self.fill()
             self.launch()
@@ -213,14 +220,14 @@ class _Wave:
             self.shrink()
 
     def runnable(self) -> np.ndarray:
-        """[S] rows whose next token may still be wanted, as far as the host knows yet."""
+        """Returns which rows may still need a next token as far as the host knows, bool [S]."""
         occupied = np.array([row is not None for row in self.rows])
         return occupied & (self.launched < self.sampling.max_new_tokens)
 
     # ── filling slots ────────────────────────────────────────────────────────────────────────────
 
     def fill(self) -> None:
-        """Fill free slots from the queue, a few at a time: each time costs a pass over the layers."""
+        """Fills free slots from the queue, several at once, since it costs a pass over the layers."""
         free = [i for i, row in enumerate(self.rows) if row is None]
         few = len(free) < len(self.rows) * REFILL_SHARE and self.runnable().any()
         if not free or not self.queue or few:
@@ -245,7 +252,7 @@ class _Wave:
         logits: list[mx.array] = []
         for context, slots in readers.items():
             prompt = self.prefilled[context]
-            for row, count in _runs(slots):
+            for row, count in runs(slots):
                 self.slots.place(prompt, row, count)
             logits += [prompt.logits_V] * len(slots)
             self.waiting[context] -= len(slots)
@@ -254,7 +261,7 @@ class _Wave:
         self.sample(mx.stack(logits), np.array([slot for s in readers.values() for slot in s]))
 
     def prefill(self, contexts: list[_Context]) -> None:
-        """Run prompts through the network, several in one pass, right-padded."""
+        """Runs prompts through the network, several in one pass, right-padded."""
         most_tokens = MEMBERS_PREFILL_TOKENS if self.rows_of else PREFILL_TOKENS
         while contexts:
             count, longest = 0, 0
@@ -274,7 +281,9 @@ class _Wave:
             hidden_PTD = self.policy.hidden(mx.array(tokens_PT), caches)
             last_PD = hidden_PTD[mx.arange(count), mx.array(lengths - 1)]
             logits_PV = self.policy.project(last_PD)
-            if self.rows_of:  # pass after pass, not the activations of all at once
+            if (
+                self.rows_of
+            ):  # evaluated pass by pass, so that one pass's activations exist at a time
                 mx.eval(logits_PV, [(cache.keys, cache.values) for cache in caches])
             for i, context in enumerate(together):
                 self.prefilled[context] = Prefilled(caches, i, int(lengths[i]), logits_PV[i])
@@ -286,7 +295,7 @@ class _Wave:
     # ── steps ────────────────────────────────────────────────────────────────────────────────────
 
     def launch(self) -> None:
-        """Begin the next step of every row that may want one."""
+        """Begins the next step of every row that may need one."""
         active_S = self.runnable()
         if not active_S.any():
             return
@@ -304,9 +313,9 @@ class _Wave:
     def sample(
         self, logits_NV: mx.array, slots_N: np.ndarray, wanted_S: np.ndarray | None = None
     ) -> None:
-        """Sample the next token of the given slots, from one row of logits each.
+        """Samples the next token of the given slots, from one row of logits each.
 
-        Where `wanted_S` is False the result is not: the row was computed only because it was there.
+        Tokens of rows where `wanted_S` is False are discarded; the batch has a fixed size.
         """
         with np.errstate(over="ignore"):
             draws_N = uniform(self.keys[slots_N], self.launched[slots_N].astype(np.uint64))
@@ -334,7 +343,7 @@ class _Wave:
         self.flight.append(_Step(tokens_N, logprobs_N, rows, self.version))
 
     def read(self) -> None:
-        """Take in the oldest step in flight: append its tokens, free the rows that ended."""
+        """Reads the oldest step in flight, appends its tokens, and frees the rows that ended."""
         step = self.flight.popleft()
         tokens = np.array(step.tokens_N).tolist()
         logprobs = np.array(step.logprobs_N).tolist()
@@ -353,12 +362,13 @@ class _Wave:
     def finish(self, sequence: Sequence, reason: StopReason) -> None:
         sequence.stop_reason = reason
         sequence.seconds = time.perf_counter() - self.began
+        self.ended.append(sequence)
         for slot, row in enumerate(self.rows):
             if row is sequence:
                 self.rows[slot] = None
 
     def interrupt(self) -> None:
-        """Keep what is in flight: it was sampled, so it counts."""
+        """Keeps the tokens in flight, which are sampled already, and marks sequences as interrupted."""
         while self.flight:
             self.read()
         for sequence in (*self.rows, *self.queue):
@@ -367,10 +377,7 @@ class _Wave:
                 sequence.seconds = time.perf_counter() - self.began
 
     def shrink(self) -> None:
-        """When nothing waits any more and some rows are empty, go on with a smaller batch.
-
-        A step in flight is not waited for: it knows whose tokens it computes.
-        """
+        """Goes on with a smaller batch once the queue and enough rows are empty; steps in flight go on."""
         busy = [i for i, row in enumerate(self.rows) if row is not None]
         size = -(-len(busy) // BATCH_MULTIPLE) * BATCH_MULTIPLE
         if self.queue or not busy or len(self.rows) - size < len(self.rows) * SHRINK_SHARE:
@@ -382,17 +389,6 @@ class _Wave:
         self.keys, self.launched = self.keys[keep], self.launched[keep]
         self.members = self.members[keep]
         self.current_S = self.current_S[mx.array(keep)]
-
-
-def _runs(slots: list[int]) -> list[tuple[int, int]]:
-    """Neighbouring slots as (first, count): one copy each instead of one a slot."""
-    runs: list[tuple[int, int]] = []
-    for slot in slots:
-        if runs and slot == sum(runs[-1]):
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((slot, 1))
-    return runs
 
 
 def _context(sequence: Sequence) -> _Context:

@@ -1,8 +1,8 @@
-"""A teacher: a policy that is never trained and is asked how likely tokens would have been.
+"""A teacher: a policy that is never trained, and gives probabilities of given tokens.
 
-A token is known to it where it lies within its context and behind ids of its vocabulary only: a student
-with a larger vocabulary may have sampled others. Elsewhere it says NaN, which trains nothing and is
-counted; it never says zero.
+The teacher knows a position if it lies within the teacher's context and follows only ids of the teacher's
+vocabulary; a student with a larger vocabulary may have sampled other ids. Teacher outputs at other positions
+are NaN, never zero; they train nothing and are counted.
 
 Shapes: B rows of a micro-batch, T padded tokens, R targets, N = B·R, D hidden width, K kept ids.
 """
@@ -23,26 +23,26 @@ from policies.policy import Policy
 
 
 class Frozen:
-    """Scores micro-batches with its own weights."""
+    """Scores micro-batches with a teacher's weights."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
     def full(self, micro: MicroBatch) -> Full:
-        """Its distribution at each of the N targets: hidden states, and the head to be applied."""
+        """Returns the distribution at each of the N targets as hidden states and the head to apply."""
         hidden_ND, known_N = self._hidden(micro)
         nothing = mx.array(mx.nan, hidden_ND.dtype)
         return Full(mx.where(known_N[:, None], hidden_ND, nothing), self.policy.project)
 
     def top_k(self, micro: MicroBatch, k: int, temperature: float) -> TopK:
-        """Its k likeliest ids at each of the N targets; NaN where the target is not known to it."""
+        """Returns the k likeliest ids at each of the N targets, with NaN at unknown positions."""
         hidden_ND, known_N = self._hidden(micro)
-        said = top_k(Full(hidden_ND, self.policy.project), k, temperature=temperature)
-        logprobs_NK = mx.where(known_N[:, None], said.logprobs_NK, mx.nan)
-        return TopK(said.ids_NK, logprobs_NK, said.tail_N, temperature)
+        likeliest = top_k(Full(hidden_ND, self.policy.project), k, temperature=temperature)
+        logprobs_NK = mx.where(known_N[:, None], likeliest.logprobs_NK, mx.nan)
+        return TopK(likeliest.ids_NK, logprobs_NK, likeliest.tail_N, temperature)
 
     def logprobs(self, micro: MicroBatch, temperature: float) -> mx.array:
-        """Log-probability [N] of each target; NaN where it is not known to it."""
+        """Returns the log-probability [N] of each target; NaN at unknown positions."""
         hidden_ND, known_N = self._hidden(micro)
         targets_N = micro.targets_BR.reshape(-1)
         inside_N = (targets_N >= 0) & (targets_N < self.policy.vocabulary)
@@ -55,10 +55,10 @@ class Frozen:
         return mx.where(known_N & inside_N, logprobs_N, mx.nan)
 
     def _hidden(self, micro: MicroBatch) -> tuple[mx.array, mx.array]:
-        """Hidden states [N, D] that predict the targets, and which of them stand for something [N]."""
+        """Returns the hidden states [N, D] that predict the targets, and which positions are known, [N]."""
         tokens_BT, sources_BR = micro.tokens_BT, micro.sources_BR
         inside_BT = (tokens_BT >= 0) & (tokens_BT < self.policy.vocabulary)
-        # Bit for bit what a learner of the same weights computes, where all ids are known.
+        # If all ids are known, the result is bit for bit that of a learner with the same weights.
         hidden_BTD = self.policy.hidden(mx.where(inside_BT, tokens_BT, 0))
         hidden_BRD = mx.take_along_axis(hidden_BTD, sources_BR[..., None], axis=1)
         foreign_BT = mx.cumsum(mx.logical_not(inside_BT).astype(mx.int32), axis=1)
@@ -68,12 +68,12 @@ class Frozen:
 
 
 def load_teacher(teacher: LocalTeacher) -> Frozen:
-    """Load a local one. Raises BadInput for a checkpoint that cannot be used."""
+    """Loads a local teacher. Raises BadInput for a checkpoint that cannot be used."""
     return Frozen(load_frozen(model_of(teacher), Path(teacher.path)))
 
 
 def model_of(teacher: LocalTeacher) -> Model:
-    """Its checkpoint's settings, as those of a model."""
+    """Returns a teacher's settings as those of a model."""
     return Model(
         path=teacher.path,
         quantize_bits=teacher.quantize_bits,
@@ -84,7 +84,7 @@ def model_of(teacher: LocalTeacher) -> Model:
 
 
 def hosted(settings: Settings) -> Mapping[str, Frozen]:
-    """Returns the teachers that the learner's process has to load, by name; none for most runs."""
+    """Loads the teachers that the learner's process hosts and returns them by name; most runs have none."""
     facts = settings.facts
     if not facts.hosts_teachers:
         return {}

@@ -1,4 +1,4 @@
-"""A gradient before an optimiser steps along it: its norm over all arrays, and how far it is scaled down."""
+"""The norm of a gradient over all arrays, and the factor by which it is scaled down before a step."""
 
 import math
 

@@ -1,7 +1,7 @@
-"""From an annotated batch to the rows that a loss looks at.
+"""Turns an annotated batch into the rows that the loss uses.
 
-A row is trained on if its annotation gives any of its tokens a weight in any term; no algorithm's name
-decides that. The learner's own tokens are those that were sampled, or the answers of data.
+A row is trained on if its annotation gives any of its tokens a weight in any term, whatever the algorithm is.
+The targets of a row are its sampled tokens, or the tokens of an answer from data.
 
 Shapes: R tokens of one trajectory's answer, K kept ids of a teacher.
 """
@@ -21,30 +21,32 @@ TEACHER_TOP_K = ("teacher_ids", "teacher_id_logprobs", "teacher_tail")
 
 
 class LearnedRows(Struct, frozen=True):
-    """A step's rows, with what stands beside each."""
+    """A step's rows, with the group, teacher and number of each."""
 
     rows: list[Row]
     groups: list[int]
-    """The prompt of each row: updates share out whole groups."""
+    """The prompt of each row; a group is never split over several updates."""
     teachers: list[str]
-    """The teacher that the learner's process asks about each row; "" for none."""
+    """The teacher that the learner's process runs on each row; "" for none."""
     numbers: list[int]
-    """Which rows of the batch these are."""
+    """Positions of these rows in the batch."""
 
 
 def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) -> LearnedRows:
-    """Returns the rows that are trained on, in the batch's order; `hosted` if teachers are asked here.
+    """Returns the rows that are trained on, in the batch's order.
 
-    Raises ValueError for a weight in a term that is not among `terms`, which would be dropped silently, and
-    for a term whose weight is no column of the record.
+    `hosted` is True if the learner's process runs the teachers. Raises ValueError for a weight of a term that
+    is not among `terms`, since it would be dropped silently, and for a term whose weight is no column of the
+    record.
     """
     _check(batch, terms)
     tokens, logprobs = lists(batch, "tokens"), lists(batch, "logprobs")
     positions = answer_positions(batch)
     known = {name: batch[name].is_valid().to_pylist() for name in (*ANNOTATION, "teacher_ids")}
     annotated = {name: lists(batch, name) for name in ANNOTATION}
-    names = ("prompt_index", "teacher", "pair", "preference")
-    prompts, teachers, pairs, preferences = (batch[name].to_pylist() for name in names)
+    names = ("prompt_index", "teacher", "pair", "preference", "step")
+    prompts, teachers, pairs, preferences, steps = (batch[name].to_pylist() for name in names)
+    versions = lists(batch, "weights_version")
     found = LearnedRows([], [], [], [])
     for i, where in enumerate(positions):
         columns = {
@@ -54,6 +56,7 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
         if not any(columns[term.weight].any() for term in terms):
             continue
         columns["behaviour"] = logprobs[i][where]
+        columns["fresh"] = (versions[i][where] == steps[i] - 1).astype(np.float32)
         if known["teacher_ids"][i]:
             columns |= _top_k(batch, i)
         pair, preference = pairs[i], preferences[i]
@@ -62,7 +65,7 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
                 tokens[i],
                 where,
                 columns,
-                unit=pair,
+                unit=_unit(terms, pair, prompts[i]),
                 preference=0 if preference is None else preference,
             )
         )
@@ -72,6 +75,14 @@ def learned_rows(batch: pa.RecordBatch, terms: Sequence[Term], *, hosted: bool) 
     return found
 
 
+def _unit(terms: Sequence[Term], pair: int | None, prompt: int) -> int | None:
+    """Returns the number that rows share which must not be cut apart; None for a row that stands alone."""
+    units = {term.unit for term in terms}
+    if "group" in units:
+        return prompt
+    return pair if "pair" in units else None
+
+
 def _check(batch: pa.RecordBatch, terms: Sequence[Term]) -> None:
     for term in terms:
         if term.weight not in WEIGHTS:
@@ -79,15 +90,15 @@ def _check(batch: pa.RecordBatch, terms: Sequence[Term]) -> None:
                 f"the term {type(term).__name__} needs one of the weights {', '.join(WEIGHTS)}, "
                 f"got {term.weight}"
             )
-    looked_at = {term.weight for term in terms}
+    used = {term.weight for term in terms}
     for name in WEIGHTS:
-        # `flatten` leaves out what a slice shares memory with; `values` would not.
-        if name not in looked_at and batch[name].flatten().to_numpy().any():
-            raise ValueError(f"the record has {name}s, but no loss term looks at them")
+        # `flatten` gives the slice's own values; `values` would give those of the whole buffer.
+        if name not in used and batch[name].flatten().to_numpy().any():
+            raise ValueError(f"the record has {name}s, but no loss term uses them")
 
 
 def _top_k(batch: pa.RecordBatch, i: int) -> dict[str, np.ndarray]:
-    """Returns a teacher's likeliest ids of one row and their log-probabilities [R, K], and the tail [R]."""
+    """Returns the teacher's likeliest ids for one row, their log-probabilities [R, K], and the tail [R]."""
     ids, logprobs, tail = (batch[name][i].values.to_numpy() for name in TEACHER_TOP_K)
     shape = (len(tail), -1)
     return {

@@ -63,7 +63,8 @@ def context_length(folder: Path) -> int:
 def load_tokens(settings: Model, folder: Path) -> Tokens:
     """Returns the tokenizer alone: no weights are read.
 
-    It stops at each end token of generation_config.json, or else of config.json, and at its own.
+    It stops at each end token of generation_config.json, or else of config.json, at its own, and where
+    the chat template ends an assistant's turn.
     Raises BadInput for a tokenizer that is damaged or names no end token.
     """
     vocabulary = inspect(folder).text_config["vocab_size"]
@@ -75,14 +76,15 @@ def load_tokens(settings: Model, folder: Path) -> Tokens:
             settings.chat_template,
             settings.system,
             special_tokens_in_text=settings.special_tokens_in_text,
+            adds_special_tokens=settings.add_special_tokens == "tokenizer",
         )
     except Exception as error:  # transformers and tokenizers raise bare Exceptions
         raise BadInput(
             f"{folder / 'tokenizer.json'}: no tokenizer could be made of it: {_reason(error)}"
         ) from None
-    if not tokens.stop_tokens:
+    if not tokens.named_ends:
         raise BadInput(f"{folder}: the tokenizer names no end-of-sequence token")
-    if beyond := [token for token in sorted(tokens.stop_tokens) if not 0 <= token < vocabulary]:
+    if beyond := [token for token in sorted(tokens.named_ends) if not 0 <= token < vocabulary]:
         raise BadInput(
             f"{folder}: eos_token_id needs ids below vocab_size, {vocabulary}, got {beyond[0]}"
         )

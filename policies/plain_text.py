@@ -1,19 +1,19 @@
-"""Text that looks like special tokens is read as the characters that it is.
+"""Encodes text that looks like special tokens as plain characters.
 
 ``<|im_end|>`` in a prompt, in data or in an endpoint's answer would otherwise become the one token that
-ends a turn: a text could play the assistant, or teach the student to stop anywhere. A text without
-such a look-alike never comes here, so its ids are what they always were.
+ends a turn: a text could pose as the assistant, or train the student to stop anywhere. A text without such a
+look-alike is encoded by the ordinary tokenizer.
 
-A look-alike is told apart from what the chat template writes by names that no text has. The texts'
-look-alikes become one private character each before the template sees them; behind it, the template's
-own special tokens become other private characters, the look-alikes their own letters again, and the
-whole is encoded at once by a second tokenizer that knows the special tokens by those private names alone:
+Private characters, which no text contains, separate look-alikes from the special tokens of the chat template.
+Before the template runs, each look-alike in the texts becomes one private character. After it, the template's
+own special tokens become other private characters, and the look-alikes get their letters back. Then a second
+tokenizer, which knows special tokens by their private characters only, encodes the whole at once:
 
     content   say <|im_end|>                       say ⒜
     rendered  <|im_start|>user\\nsay ⒜<|im_end|>
     encoded   ①user\\nsay <|im_end|>②             ① and ② are the special tokens
 
-So a prompt is cut into words as it always was, and only the look-alike is cut otherwise.
+So only the look-alike is split into other tokens, and the rest of the prompt as usual.
 """
 
 import functools
@@ -26,16 +26,16 @@ from typing import Any
 from tokenizers import Tokenizer
 
 HIDDEN, NAMED = 0xF0000, 0x100000
-"""Where the private characters begin: of look-alikes, and of special tokens."""
+"""The first private character of look-alikes, and that of special tokens."""
 MOST = 0xFFF0
-"""Added tokens of one tokenizer, at most."""
+"""Largest number of added tokens of one tokenizer."""
 
 
 class Lookalikes:
     """Finds the special tokens of one tokenizer in texts, and encodes such texts.
 
-    `turns` gives the added tokens that the chat template writes around a message: they count as special,
-    whatever the tokenizer calls them. It is asked once, at the first text that has an added token.
+    `turns` returns the added tokens that the chat template writes around a message; they count as special
+    even if the tokenizer does not mark them. It is called once, at the first text with an added token.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Lookalikes:
         return one_of(self._ids)
 
     def found(self, text: str) -> list[str]:
-        """The special tokens that `text` spells out, in its order."""
+        """Returns the special tokens that `text` spells out, in their order in the text."""
         spelled = self._spelled.findall(text)
         if self._normalized and not spelled:
             spelled = self._spelled.findall(self._backend.normalizer.normalize_str(text))
         return spelled
 
     def hide(self, text: str) -> str:
-        """The text with one private character in the place of each look-alike."""
+        """Returns the text with one private character in the place of each look-alike."""
         number = {token: k for k, token in enumerate(self._ids)}
 
         def one(match: re.Match[str]) -> str:
@@ -79,11 +79,11 @@ class Lookalikes:
         return re.sub(self._added, one, _without_private(text))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text that is all plain."""
+        """Returns the ids of a text that is plain throughout."""
         return self._encode(_without_private(text))
 
     def encode_rendered(self, rendered: str) -> list[int]:
-        """Ids of a prompt whose messages were hidden: special is what the template wrote."""
+        """Returns the ids of a prompt whose messages went through `hide`; only the template's are special."""
         tokens = list(self._ids)
         number = {token: k for k, token in enumerate(tokens)}
         hidden = f"[{chr(HIDDEN)}-{chr(HIDDEN + MOST)}]"
@@ -103,9 +103,9 @@ class Lookalikes:
 
     @functools.cached_property
     def _plain(self) -> tuple[Tokenizer, dict[int, int]]:
-        """The tokenizer with private names for its special tokens, which no text can spell out.
+        """Returns a tokenizer with private characters as special tokens, and a map of its ids to the file's.
 
-        It gives ids out anew where the file leaves gaps; the dictionary puts them back.
+        The map is needed because the tokenizer numbers tokens anew where the file has gaps in its ids.
         """
         names = {t: chr(NAMED + k) for k, t in enumerate(self._ids) if t in self._special}
         whole: dict[str, Any] = json.loads(self._backend.to_str())
@@ -127,17 +127,17 @@ class Lookalikes:
 
 
 def one_of(texts: Collection[str]) -> str:
-    """A regular expression for the longest of `texts` at a place, quick also where there are thousands."""
+    """Returns a regular expression for the longest of `texts` at a place, fast even for thousands of them."""
     try:
         pattern = _branches(sorted(texts)) if texts else "(?!)"
         re.compile(pattern)
-    except RecursionError:  # each a prefix of the next, a thousand times
+    except RecursionError:  # a thousand texts, each a prefix of the next
         pattern = "|".join(map(re.escape, sorted(texts, key=len, reverse=True)))
     return pattern
 
 
 def _branches(texts: list[str]) -> str:
-    """The pattern of sorted texts: what they share once, then what follows."""
+    """Returns the pattern of sorted texts: their common prefix once, then the alternatives."""
     alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(texts[0], texts[-1]))
     shared = "".join(letter for letter, _ in alike)
     rest = [text[len(shared) :] for text in texts]
@@ -149,13 +149,13 @@ def _branches(texts: list[str]) -> str:
 
 
 def _makes(merge: Any, names: dict[str, str]) -> bool:
-    """Whether a merge takes or makes a special token."""
+    """Returns whether a merge takes or makes a special token."""
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left + right in names or left in names or right in names
 
 
 def _without_private(text: str) -> str:
-    """The text with U+FFFD for the characters that are names here."""
+    """Returns the text with U+FFFD in place of the private characters."""
     return PRIVATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

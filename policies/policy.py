@@ -1,8 +1,8 @@
-"""A network that is loaded, split into its trunk (tokens → hidden states) and its head (hidden states →
-logits, with whatever the architecture does there).
+"""A loaded network, split into its trunk (tokens → hidden states) and its head (hidden states → logits).
 
-So nothing ever has to hold [tokens, vocabulary]. The split is checked against the unsplit model when it
-is loaded (`policies.load`); what is trained of the network, its adapter decides (`policies.adapters`).
+Because of the split no array [tokens, vocabulary] is needed. The head includes everything that the
+architecture does after the trunk. `policies.load` checks the split against the unsplit model. The adapter
+decides which weights are trained (`policies.adapters`).
 
 Shapes: B sequences, T tokens in each, D hidden width, C tokens of a chunk, V vocabulary.
 """
@@ -24,8 +24,8 @@ from policies.tokens import Tokens
 class Policy:
     """The network, its tokenizer and which of its weights are trained.
 
-    `project(hidden_CD, *head_weights)` is the head as a pure function; `head_weights()` are its
-    trained arrays (none where the head is frozen).
+    `project(hidden_CD, *head_weights)` is the head as a pure function; `head_weights()` returns its
+    trained arrays (none if the head is frozen).
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class Policy:
         self.tokenizer = tokenizer
         self.folder = folder
         self.adapter: Adapter | None = None
-        """None where nothing is trained: a teacher."""
+        """The adapter; None for a teacher, of which nothing is trained."""
         self.recompute = False
-        """Gradient checkpointing: blocks keep their inputs and are computed again backwards."""
+        """True for gradient checkpointing: the backward pass computes each block again from its inputs."""
         self.context_length = context_length
         self.vocabulary = int(config.get("text_config", config)["vocab_size"])
         self._outer = language_model(model)
@@ -52,14 +52,14 @@ class Policy:
     # ── forward ──────────────────────────────────────────────────────────────────────────────────
 
     def hidden(self, tokens_BT: mx.array, cache: list[Any] | None = None) -> mx.array:
-        """Returns hidden states [B, T, D] before the head. Rows are right-padded: attention is causal."""
+        """Returns hidden states [B, T, D] before the head. Rows are right-padded, attention is causal."""
         if self.recompute and cache is None:
             with _recomputed({type(layer) for layer in self._trunk.layers}):
                 return self._trunk(tokens_BT, cache=cache)
         return self._trunk(tokens_BT, cache=cache)
 
     def project(self, hidden_CD: mx.array, *head_weights: mx.array) -> mx.array:
-        """Returns logits [C, V] of hidden states, through everything that the architecture does there."""
+        """Returns the logits [C, V] of hidden states, with all that the architecture does after the trunk."""
         names = self._head_names() if head_weights else []
         before = [self._parameter(name) for name in names]
         object.__setattr__(self._outer, "model", _Given(self._trunk, hidden_CD[None]))
@@ -73,12 +73,12 @@ class Policy:
                 self._assign(name, weight)
 
     def head_weights(self) -> tuple[mx.array, ...]:
-        """Returns the trained arrays of the head, in the order that `project` takes them."""
+        """Returns the trained arrays of the head, in the order of `project`'s arguments."""
         return tuple(self._parameter(name) for name in self._head_names())
 
     @contextlib.contextmanager
     def first_block_alone(self) -> Iterator[None]:
-        """The network has only its first block for the time of a `with` block."""
+        """Reduces the network to its first block for a `with` block."""
         layers = self._trunk.layers
         self._trunk.layers = layers[:1]
         try:
@@ -87,13 +87,13 @@ class Policy:
             self._trunk.layers = layers
 
     def layer_count(self) -> int:
-        """Returns the number of blocks of the trunk: one key-value cache each."""
+        """Returns the number of blocks of the trunk, each of which has one key-value cache."""
         return len(self._trunk.layers)
 
     # ── weights ──────────────────────────────────────────────────────────────────────────────────
 
     def trained(self) -> Arrays:
-        """Returns the weights that are trained, sorted by name: the whole network, or an adapter's."""
+        """Returns the trained weights, sorted by name: those of the whole network, or of an adapter."""
         return flat(self.model.trainable_parameters())
 
     def load_trained(self, weights: Arrays) -> None:
@@ -106,12 +106,12 @@ class Policy:
         mx.eval(self.model.parameters())
 
     def remember_reference(self) -> None:
-        """Keeps what the reference policy needs: called before the first step."""
+        """Keeps what the reference policy needs; it is called before the first step."""
         self._attached().remember_reference(self.model)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Has the model before training, for the time of a `with` block: evaluate what it gives inside."""
+        """Puts the model before training into place for a `with` block; evaluate its results inside."""
         with self._attached().reference(self.model):
             yield
 
@@ -119,7 +119,7 @@ class Policy:
 
     def _attached(self) -> Adapter:
         if self.adapter is None:
-            raise RuntimeError("nothing of this policy is trained: it has no reference")
+            raise RuntimeError("this policy is not trained, so it has no reference")
         return self.adapter
 
     def _head_names(self) -> list[str]:
@@ -130,20 +130,20 @@ class Policy:
     def _parameter(self, name: str) -> mx.array:
         *path, leaf = name.split(".")
         module = self._outer
-        for part in path:
-            module = module[part]
+        for attribute in path:
+            module = module[attribute]
         return module[leaf]
 
     def _assign(self, name: str, weight: mx.array) -> None:
         *path, leaf = name.split(".")
         module = self._outer
-        for part in path:
-            module = module[part]
+        for attribute in path:
+            module = module[attribute]
         module[leaf] = weight
 
 
 class _Given:
-    """Stands where the trunk was and gives hidden states that are computed already."""
+    """Takes the place of the trunk and returns hidden states that are computed already."""
 
     def __init__(self, trunk: Any, hidden_BTD: mx.array) -> None:
         self._trunk = trunk
@@ -158,9 +158,9 @@ class _Given:
 
 @contextlib.contextmanager
 def _recomputed(classes: set[type]) -> Iterator[None]:
-    """While a graph is built, blocks of these classes keep nothing but their inputs for backwards.
+    """Makes blocks of these classes keep only their inputs for the backward pass, for a `with` block.
 
-    mlx-lm's own patches the class for good, for every model of that class in the process.
+    mlx-lm's own function patches a class permanently, for every model of that class in the process.
     """
     whole = {cls: cls.__call__ for cls in classes}
 

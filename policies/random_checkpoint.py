@@ -1,4 +1,4 @@
-"""A random network as a checkpoint: where a seedling, a benchmark or a test begins."""
+"""Writes a random network as a checkpoint, for the seedling, benchmarks and tests."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ from policies.mlx_lm_port import new_network
 from runtime.keys import derive
 
 DEVIATION = 0.02
-"""Of a matrix's elements, as in GPT-2."""
+"""Standard deviation of a matrix's elements, as in GPT-2."""
 
 
 def create_checkpoint(folder: Path, config: dict[str, Any], seed: int) -> None:
     """Writes a random network of any mlx-lm architecture, in the Hugging Face layout (no tokenizer).
 
-    Matrices are normal, from explicit keys; norms stay as they are created. A "quantization" entry
-    {group_size, bits} in `config` quantises it.
+    Matrices are normally distributed, from explicit keys; norms stay as mlx-lm creates them. With an entry
+    "quantization" {group_size, bits} in `config` the network is quantised.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = new_network(config)

@@ -1,7 +1,8 @@
-"""The seedling: a small Qwen3-architecture checkpoint that Pippin raises itself.
+"""The seedling: a small checkpoint of the Qwen3 architecture that Pippin trains itself.
 
-A random network and a character tokenizer, warmed up by the real supervised loop on the recipe
-configs/seedling.toml, until it is right now and then. The same seed and recipe give the same weights.
+It begins as a random network with a character tokenizer. The ordinary supervised loop warms it up on the
+recipe configs/seedling.toml until some of its answers are right. The same seed and recipe give the same
+weights.
 """
 
 from pathlib import Path
@@ -29,6 +30,6 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def write_blank(folder: Path, seed: int) -> None:
-    """The seedling before its warm start."""
+    """Writes the seedling's checkpoint as it is before the warm start."""
     create_checkpoint(folder, ARCHITECTURE, seed)
     write_tokenizer(folder)

@@ -1,13 +1,13 @@
-"""A teacher's opinion of what the student sampled, as advantages: reverse KL by policy gradient.
+"""Advantages from a teacher's log-probabilities of sampled tokens: reverse KL by policy gradient.
 
 With r = log t − log p on a token that p sampled, the gradient of −E[r] is that of KL(p‖t) at the
-position, without bias (Thinking Machines, "On-policy distillation", 2025); a return of later r's as
-well gives the KL of whole sequences (MiniLLM, Gu 2023, 2306.08543). It needs one number a token of
-the teacher, where the divergences need a distribution.
+position, without bias (Thinking Machines, "On-policy distillation", 2025). Returns that include later r's
+give the KL of whole sequences (MiniLLM, Gu 2023, 2306.08543). The teacher outputs are one number for each
+token, whereas the divergences need a distribution.
 
-NaN is an advantage that could not be had, which is not one of zero: `annotated` gives it weight 0.
+NaN means that there is no advantage, which differs from an advantage of zero: `annotated` gives it weight 0.
 
-Shapes: T sampled tokens of one trajectory. All arithmetic in float64, in numpy.
+Shapes: T sampled tokens of one trajectory. All arithmetic is in float64, in numpy.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from policies.advantages import EPSILON, Floats
 from runtime.keys import derive, uniform
 
 LARGEST_LOGPROB = 1e-3
-"""Above this it is not a log-probability that was rounded, but something else."""
+"""Largest value of a log-probability after rounding; larger numbers are none."""
 
 
 def per_token(teacher_logprobs_T: ArrayLike, student_logprobs_T: ArrayLike) -> Floats:
-    """r [T] = log t − log p of the sampled tokens; NaN where one of them is no log-probability."""
+    """Returns r [T] = log t − log p of the sampled tokens; NaN where one of the two is no log-probability."""
     teacher_T, student_T = (
         np.asarray(a, np.float64) for a in (teacher_logprobs_T, student_logprobs_T)
     )
@@ -39,10 +39,11 @@ def per_token(teacher_logprobs_T: ArrayLike, student_logprobs_T: ArrayLike) -> F
 def reward_to_go(
     rewards_T: ArrayLike, *, discount: float = 1.0, length_normalized: bool = False
 ) -> Floats:
-    """R_t = Σ γ^(t'−t) r_t' over this token and all later ones [T].
+    """Returns R_t = Σ γ^(t'−t) r_t' over each token and all later ones [T].
 
-    Length-normalised it is divided by Σ γ^(t'−t), so that early tokens do not count for more
-    (MiniLLM). A `discount` of 0 leaves each token alone. NaN makes every return that it enters NaN.
+    With `length_normalized` it is divided by Σ γ^(t'−t), so that early tokens do not count for more
+    (MiniLLM). With a `discount` γ of 0 a token's return is its own r. A NaN makes every return that includes
+    it NaN.
     """
     if not 0 <= discount <= 1:
         raise ValueError(f"discount: needed a number in [0, 1], got {discount}")
@@ -58,7 +59,10 @@ def reward_to_go(
 
 
 def whitened(trajectories: Sequence[Floats]) -> list[Floats]:
-    """Less the mean and over the deviation of all tokens of a batch (MiniLLM); NaN joins neither."""
+    """Returns advantages less the mean, over the deviation, of all tokens of a batch (MiniLLM).
+
+    NaN enters neither mean nor deviation.
+    """
     known = np.concatenate([r[~np.isnan(r)] for r in trajectories]) if trajectories else np.empty(0)
     if len(known) < 2:
         return [np.full_like(r, np.nan) for r in trajectories]
@@ -67,10 +71,11 @@ def whitened(trajectories: Sequence[Floats]) -> list[Floats]:
 
 
 def combined(task_advantage: ArrayLike, teacher_T: Floats, coefficient: float) -> Floats:
-    """Task reward and teacher at once [T]: the task's advantage, plus coefficient × the teacher's.
+    """Returns the task's advantage plus coefficient × the teacher's advantages [T].
 
-    The gradient is that of E[reward] − coefficient · KL(p‖t). A task's NaN (no reward could be had,
-    nothing to compare) makes all NaN: such a trajectory is not silently trained on another aim.
+    The gradient is that of E[reward] − coefficient · KL(p‖t). If the task's advantage is NaN (there is no
+    reward, or no other to compare with), all are NaN, so that the trajectory is not silently trained on the
+    teacher alone.
     """
     if not 0 < coefficient < np.inf:
         raise ValueError(f"coefficient: needed a number above 0, got {coefficient}")
@@ -78,16 +83,16 @@ def combined(task_advantage: ArrayLike, teacher_T: Floats, coefficient: float) -
 
 
 def annotated(advantages_T: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Advantages and policy-gradient weights [T] as a record holds them: 0 and 0 where it is NaN."""
+    """Returns advantages and policy-gradient weights [T] for the record; both are 0 where one is NaN."""
     known_T = ~np.isnan(advantages_T)
     return np.where(known_T, advantages_T, 0).astype(np.float32), known_T.astype(np.float32)
 
 
 def from_student(mixture: float, *identity: int | str) -> bool:
-    """Whether the student samples here, else the data speaks: true with GKD's probability λ.
+    """Returns whether the student answers a prompt instead of the data, with GKD's probability λ.
 
-    Decided by key, such as ``from_student(0.5, seed, "gkd", step, prompt)``: the same after a resume.
-    Raises ValueError unless λ is in [0, 1].
+    The key decides, such as ``from_student(0.5, seed, "gkd", step, prompt)``, so the result is the same
+    after a resume. Raises ValueError unless λ (`mixture`) is in [0, 1].
     """
     if not 0 <= mixture <= 1:
         raise ValueError(f"mixture: needed a probability in [0, 1], got {mixture}")

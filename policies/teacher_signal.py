@@ -1,6 +1,6 @@
-"""What a teacher's distributions say of a micro-batch, beside the learner's own outputs.
+"""The divergence of a micro-batch from its teacher's distributions.
 
-A hosted teacher is asked here, outside the gradient; the top-k of a teacher actor came with the rows.
+A hosted teacher runs here, outside of the gradient; the top-k outputs of a teacher actor come with the rows.
 
 Shapes: B rows of a micro-batch, R padded targets, N = B·R, D hidden width, K kept ids.
 """
@@ -19,7 +19,7 @@ from policies.terms import Divergence, Term
 
 
 class TeacherSignal:
-    """Computes the divergence from a teacher, where one of the loss terms is a divergence."""
+    """Computes the divergence from a teacher if one of the loss terms is a divergence."""
 
     def __init__(
         self, policy: Policy, terms: Sequence[Term], teachers: Mapping[str, Frozen]
@@ -30,11 +30,11 @@ class TeacherSignal:
         self._teacher: Teacher | None = None
 
     def prepare(self, micro: MicroBatch) -> None:
-        """Has the teacher's half ready before the gradient of a micro-batch is taken."""
+        """Computes the teacher outputs of a micro-batch before its gradient is taken."""
         self._teacher = None if self._term is None else self._of(micro, self._term)
 
     def compared(self, micro: MicroBatch, hidden_ND: mx.array) -> Signal | None:
-        """Returns the divergence at each target; None where no term asks for one."""
+        """Returns the divergence at each target; None if no term needs one."""
         if self._term is None or self._teacher is None:
             return None
         kind = Kind(

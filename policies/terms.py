@@ -1,10 +1,9 @@
-"""The loss terms that an algorithm can ask for, as data: which column weighs its tokens, in which unit.
+"""The loss terms of algorithms, as data: the column that weighs their tokens, and their unit.
 
-The arithmetic of a term is in `policies/objectives`, found there by the class. The learner adds up the terms
-of a list and refuses a weight that no term of the list looks at: nothing is dropped silently.
+The arithmetic of a term is in `policies/objectives`, looked up by the term's class. The learner adds up the
+terms of a list, and refuses a weight that no term of the list uses, so that nothing is dropped silently.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from msgspec import Struct
@@ -14,7 +13,7 @@ from configs.preferences import PreferenceLoss, is_paired
 
 Normalizer = Literal["token_mean", "sequence_mean", "constant"]
 Unit = Literal["token", "sequence", "group", "pair"]
-"""What a term's loss is defined on. Rows that share a unit are never cut into different micro-batches."""
+"""The unit on which a term's loss is defined. Rows of one unit are always in the same micro-batch."""
 
 
 class Term(Struct, frozen=True, kw_only=True):
@@ -23,12 +22,10 @@ class Term(Struct, frozen=True, kw_only=True):
     weight: ClassVar[str]
     """Column of the record with each token's weight in this term."""
     unit: ClassVar[Unit] = "token"
-    needs_reference: ClassVar[bool] = False
-    """Log-probabilities under the policy before training are needed."""
 
 
 class PolicyGradient(Term, frozen=True, kw_only=True):
-    """−A·log π in one of its forms, with KL to the reference and an entropy bonus."""
+    """The policy gradient, −A·log π in one of its forms, with KL to the reference and an entropy bonus."""
 
     weight: ClassVar[str] = "policy_gradient_weight"
     surrogate: Surrogate = Clip()
@@ -37,7 +34,7 @@ class PolicyGradient(Term, frozen=True, kw_only=True):
     kl_coefficient: float = 0.0
     """Coefficient of k2 to the reference in the loss; 0 for none."""
     entropy_bonus: float = 0.0
-    """Coefficient of the mean entropy of the term's tokens; entropies are then differentiable."""
+    """Coefficient of the mean entropy of the term's tokens; unless it is 0, entropies are differentiable."""
 
 
 class CrossEntropy(Term, frozen=True, kw_only=True):
@@ -45,8 +42,8 @@ class CrossEntropy(Term, frozen=True, kw_only=True):
 
     weight: ClassVar[str] = "cross_entropy_weight"
     counted: str = "cross_entropy_weight"
-    """Column whose tokens the mean is over: with a divergence beside it, that term's, so that the two are
-    shares of one mean over all rows."""
+    """Column whose tokens the mean is taken over. Beside a divergence it is that term's column, so that the
+    two terms are shares of one mean over all rows."""
 
 
 class Divergence(Term, frozen=True, kw_only=True):
@@ -62,7 +59,7 @@ class Divergence(Term, frozen=True, kw_only=True):
 
 
 class Preference(Term, frozen=True, kw_only=True):
-    """Preferred answers are to become likelier than rejected ones; averaged over pairs or judged answers."""
+    """Preference loss, by which preferred answers become likelier than rejected ones; averaged over units."""
 
     weight: ClassVar[str] = "preference_weight"
     unit: ClassVar[Unit] = "pair"
@@ -70,20 +67,15 @@ class Preference(Term, frozen=True, kw_only=True):
 
     @property
     def paired(self) -> bool:
-        """A unit is a pair of rows; false: one row."""
+        """Returns whether a unit is a pair of rows; otherwise it is one row."""
         return is_paired(self.settings)
 
     @property
     def needs_baseline(self) -> bool:
-        """The mean log-ratio of mismatched rows is needed before the gradient is taken."""
+        """Returns whether the mean log-ratio of mismatched rows is needed before the gradient is taken."""
         return not self.paired
 
 
 def needs_temperature(terms: list[Term]) -> bool:
-    """Returns whether log-probabilities are those at the sampling temperature."""
+    """Returns whether the terms need log-probabilities at the sampling temperature."""
     return any(isinstance(term, PolicyGradient) for term in terms)
-
-
-def by_weight(terms: list[Term]) -> Mapping[str, Term]:
-    """Returns the terms by the column that weighs their tokens."""
-    return {term.weight: term for term in terms}

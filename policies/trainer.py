@@ -1,9 +1,11 @@
-"""What the learner drives, whatever the algorithm: annotated trajectories in, a new weights version out.
+"""The protocols of trainers and weight loaders, and the loader of whole weights.
+
+A trainer turns annotated trajectories into a new weights version, in the learner's process:
 
     Updater            gradients: every version is published as whole weights
-    EvolutionTrainer   evolution strategies: a version is published as what it adds to the one before
+    EvolutionTrainer   evolution strategies: a version is published as the terms that it adds
 
-and, on the sampler's side, what takes its model to a published version.
+A weight loader brings a sampler's model to a published version.
 """
 
 import importlib
@@ -22,38 +24,41 @@ from policies.policy import Policy
 from runtime.versions import WeightsVersion
 
 MayGoOn = Callable[[bool], bool]
-"""Asked between two parts of a step, with whether it has changed the weights already."""
+"""Called before a micro-batch with whether the step has changed the weights; returns whether to go on."""
 
 
 class Trainer(Protocol):
     """Changes a policy's weights, step by step."""
 
     def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The batch with its advantages, where the algorithm has any."""
+        """Returns the batch with the algorithm's annotation."""
         ...
 
     def step(self, batch: pa.RecordBatch, may_go_on: MayGoOn = ...) -> dict[str, float]:
-        """Train on an annotated batch; what is to be reported. Raises Interrupted if it may not go on."""
+        """Trains on an annotated batch and returns metrics. Raises Interrupted if it may not go on."""
         ...
 
-    def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Returns what a preference loss takes the reward of each row [N] to be."""
+    def implied_rewards(self, batch: pa.RecordBatch, may_go_on: MayGoOn = ...) -> np.ndarray:
+        """Returns the reward of each row [N] that is implied by the preference loss.
+
+        Raises Interrupted if `may_go_on` says no between two micro-batches.
+        """
         ...
 
     def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:
-        """Write a version for the samplers; `whole` if they may know none of those before it."""
+        """Writes a version for the samplers; with `whole` it does not depend on earlier versions."""
         ...
 
     def state(self) -> Arrays:
-        """What a checkpoint needs besides the trained weights, by name."""
+        """Returns the arrays by name that a checkpoint needs besides the trained weights."""
         ...
 
     def put(self, folder: Path) -> None:
-        """Write what else a checkpoint needs, as files."""
+        """Writes the other files that a checkpoint needs."""
         ...
 
     def restore(self, state: Arrays, folder: Path) -> None:
-        """Go on from a checkpoint whose weights are loaded."""
+        """Continues from a checkpoint whose weights are loaded."""
         ...
 
 
@@ -63,10 +68,10 @@ def trainer_for(policy: Policy, settings: Settings) -> Trainer:
 
 
 class WeightLoader(Protocol):
-    """Takes a sampler's model to the versions that are published."""
+    """Brings a sampler's model to the versions that are published."""
 
     def load(self, version: WeightsVersion) -> None:
-        """Have a version in the model. Raises Damaged if the files are not what was published."""
+        """Loads a version into the model. Raises Damaged if the files are not what was published."""
         ...
 
 
@@ -76,7 +81,7 @@ def weight_loader_for(policy: Policy, settings: Settings) -> WeightLoader:
 
 
 def _named(path: str) -> Any:
-    """Returns what a path such as "policies.update:Updater" names."""
+    """Returns the object that a path such as "policies.update:Updater" names."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -89,8 +94,10 @@ class WholeWeightLoader:
         self._digest = ""
 
     def load(self, version: WeightsVersion) -> None:
-        """Load a version, unless it is there. Raises Damaged if the file is not what was published."""
-        if version.digest == self._digest:  # a number alone may be of a step that was done anew
+        """Loads a version unless it is loaded already. Raises Damaged if the file was changed."""
+        if (
+            version.digest == self._digest
+        ):  # the number is not enough: a step may be repeated after a crash
             return
         self._policy.load_trained(weights.load(Path(version.path), version.digest))
         self._digest = version.digest

@@ -1,8 +1,8 @@
-"""One optimiser step: annotated trajectories in, new weights out, blind to the algorithm.
+"""One optimiser step: annotated trajectories in, new weights out, the same for every algorithm.
 
-A step is cut into micro-batches of a bounded number of tokens; every denominator is the whole step's,
-so the cut changes memory and nothing else. The record's annotation says what is learned, and a list of
-terms says which losses are added up.
+A step is cut into micro-batches of a bounded number of tokens. Every denominator is the whole step's, so the
+cut changes memory and nothing else. The record's annotation holds the weights of the tokens, and the
+algorithm's list of terms the losses that are added up.
 
 Shapes: B rows of a micro-batch, T padded tokens, R padded targets, N = B·R, D hidden width, K kept ids.
 """
@@ -31,20 +31,29 @@ from policies.objectives.preference_term import baseline_sums, implied_rewards
 from policies.objectives.terms import Counts, add_up, counts_of, loss, summary, to_floats
 from policies.optimizers.registry import optimizer_for
 from policies.policy import Policy
+from policies.reference import ReferenceLogprobs
 from policies.teacher_signal import TeacherSignal
 from policies.terms import PolicyGradient, Preference, needs_temperature
 from policies.trainer import MayGoOn
 from runtime.errors import Interrupted, RunFailed
+from runtime.mismatch import check_mismatch
 from runtime.trajectory import lists
 from runtime.versions import WeightsVersion
 
 REPORTED = {
     "loss": "loss",
+    "pg_loss": "policy_gradient_loss",
+    "kl_loss": "kl_loss",
+    "ce_loss": "cross_entropy_loss",
+    "divergence_loss": "divergence_loss",
+    "preference_loss": "preference_loss",
     "entropy": "entropy",
     "mismatch_k3": "mismatch_kl",
+    "mean_mismatch": "mismatch_mean",
     "max_mismatch": "mismatch_max",
     "ratio": "ratio_mean",
     "bounded": "clipped_share",
+    "corrected": "corrected_share",
     "ess": "importance_ess",
     "kl_reference": "kl_reference",
     "ce_nats": "cross_entropy",
@@ -55,7 +64,7 @@ REPORTED = {
     "chosen_reward": "chosen_reward",
     "rejected_reward": "rejected_reward",
 }
-"""What a step reports, under the names of `runtime.metrics`."""
+"""Metrics of a step by their name in `objectives.terms.summary`, with their name in `runtime.metrics`."""
 
 
 class Updater:
@@ -64,7 +73,7 @@ class Updater:
     def __init__(
         self, policy: Policy, settings: Settings, teachers: Mapping[str, Frozen] | None = None
     ) -> None:
-        """`teachers` are those that are asked here, by name; the recipe's where none are given."""
+        """Loads the recipe's hosted teachers unless `teachers`, by name, are given."""
         facts = settings.facts
         self._policy = policy
         self._settings = settings
@@ -81,6 +90,8 @@ class Updater:
             (term for term in self._terms if isinstance(term, PolicyGradient)), None
         )
         self._reference_needed = facts.reference
+        # Rows of data come again, in the next epoch or evaluation; sampled answers do not.
+        self._kept = ReferenceLogprobs(self._score_by_reference) if facts.reads_data else None
         if facts.reference:
             policy.remember_reference()
         self._may_go_on: MayGoOn = lambda updated: True
@@ -89,24 +100,24 @@ class Updater:
         self.optimizer = optimizer_for(settings.optimizer, policy.trained(), steps)
 
     def state(self) -> Arrays:
-        """Returns the optimiser's state by name: what a checkpoint needs besides the weights."""
+        """Returns the optimiser's state by name, which a checkpoint needs besides the weights."""
         return self.optimizer.state()
 
     def put(self, folder: Path) -> None:
-        """Writes nothing: there is nothing else."""
+        """Writes nothing, because `state` is all that a checkpoint needs."""
 
     def restore(self, state: Arrays, folder: Path) -> None:
-        """Goes on from a saved state."""
+        """Continues from a saved state."""
         self.optimizer.restore(state)
 
     def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:
-        """Writes the trained weights; every version is whole."""
+        """Writes the trained weights; every version is published whole."""
         path = folder / f"v{version:06d}.safetensors"
         digest = weights.save(path, self._policy.trained())
         return WeightsVersion(version=version, path=str(path), digest=digest)
 
     def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Returns the batch with what the algorithm has to say about each token."""
+        """Returns the batch with the algorithm's annotation."""
         if self._settings.facts.reward_kl:
             return self._algorithm.annotate(batch, self.reward_kl(batch))
         return self._algorithm.annotate(batch)
@@ -114,11 +125,12 @@ class Updater:
     def step(
         self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True
     ) -> dict[str, float]:
-        """Trains on an annotated batch and returns what is to be reported; without rows nothing changes.
+        """Trains on an annotated batch and returns metrics; without rows nothing changes.
 
-        Before each micro-batch `may_go_on(updated)` is asked, where `updated` says that this step has
-        changed the weights already; if it answers no, Interrupted is raised.
-        Raises RunFailed if a gradient is not finite; the weights are then those before the update.
+        Before each micro-batch it calls `may_go_on(updated)`, where `updated` is True once this step has
+        changed the weights, and raises Interrupted if the result is False.
+        Raises RunFailed if a gradient is not finite, or if sampler and learner are too far apart with the
+        same weights; the weights are then those before the update.
         """
         self._may_go_on = may_go_on
         learned = learned_rows(batch, self._terms, hosted=self._hosts_teachers)
@@ -137,14 +149,14 @@ class Updater:
     def gradients(self, batch: pa.RecordBatch) -> Arrays:
         """Returns the gradient of an annotated batch's loss by name, float32; changes nothing."""
         learned = learned_rows(batch, self._terms, hosted=self._hosts_teachers)
-        micros = [micro for part in self._packed(learned) for micro in part]
+        micros = [micro for update in self._packed(learned) for micro in update]
         total, _ = self._gradients(micros, [self._before_update(micro) for micro in micros])
         return total
 
     def reward_kl(self, batch: pa.RecordBatch) -> np.ndarray:
         """Returns the log-ratio [N] of the sampler to the reference, summed over each row's tokens (k1).
 
-        Taken off the reward it makes the policy gradient that of reverse KL as well (2506.09477).
+        Subtracted from the reward, it adds the gradient of reverse KL to the policy gradient (2506.09477).
         """
         tokens, sampled = lists(batch, "tokens"), lists(batch, "sampled")
         logprobs = lists(batch, "logprobs")
@@ -159,10 +171,13 @@ class Updater:
                 sums[micro.rows] = np.array(gap_BR.sum(axis=-1))
         return sums
 
-    def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
+    def implied_rewards(
+        self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True
+    ) -> np.ndarray:
         """Returns the reward [N] that the preference loss takes each row of an annotated batch to have; NaN
-        for a row without a weight in it. Changes nothing.
+        for a row without a weight in it. Changes nothing; raises Interrupted if it may not go on.
         """
+        self._may_go_on, self._updated = may_go_on, False
         term = next(t for t in self._terms if isinstance(t, Preference))
         learned = learned_rows(batch, self._terms, hosted=False)
         rewards_N = np.full(batch.num_rows, np.nan)
@@ -176,35 +191,40 @@ class Updater:
     # ── one update ───────────────────────────────────────────────────────────────────────────────
 
     def _packed(self, learned: LearnedRows) -> list[list[MicroBatch]]:
-        """Returns the micro-batches of each update; those of a hosted teacher's rows are of one teacher."""
+        """Returns the micro-batches of each update; rows of one micro-batch have the same hosted teacher."""
         limit = self._settings.actors.micro_batch_tokens
         order = {group: i for i, group in enumerate(dict.fromkeys(learned.groups))}
-        parts: list[dict[str, list[Row]]] = [{} for _ in range(self._updates)]
+        updates: list[dict[str, list[Row]]] = [{} for _ in range(self._updates)]
         for row, group, teacher in zip(learned.rows, learned.groups, learned.teachers):
-            parts[order[group] % self._updates].setdefault(teacher, []).append(row)
+            updates[order[group] % self._updates].setdefault(teacher, []).append(row)
         return [
             [
                 msgspec.structs.replace(micro, teacher=teacher)
-                for teacher, rows in sorted(part.items())
+                for teacher, rows in sorted(update.items())
                 for micro in pack(rows, limit)
             ]
-            for part in parts
-            if part
+            for update in updates
+            if update
         ]
 
     def _before_update(self, micro: MicroBatch) -> dict[str, mx.array]:
-        """Returns log-probabilities that stay fixed during the step: the learner's own, the reference's."""
+        """Returns log-probabilities that stay fixed during the step: the learner's and the reference's."""
         self._ask()
         known: dict[str, mx.array] = {}
         term = self._policy_gradient
         if term is not None and not isinstance(term.correction, Bypass):
             known["old"] = self._score(micro)
         if self._reference_needed:
-            with self._policy.reference():
-                known["reference"] = self._score(micro)
-                mx.eval(known)
+            of = self._kept.of if self._kept is not None else self._score_by_reference
+            known["reference"] = of(micro)
         mx.eval(known)
         return known
+
+    def _score_by_reference(self, micro: MicroBatch) -> mx.array:
+        with self._policy.reference():
+            logprobs_BR = self._score(micro)
+            mx.eval(logprobs_BR)
+        return logprobs_BR
 
     def _ask(self) -> None:
         if not self._may_go_on(self._updated):
@@ -229,6 +249,9 @@ class Updater:
                 f"the teacher gave no usable distribution for any of {report['unusable_tokens']:.0f} "
                 f"tokens at update {self.optimizer.updates + 1}; the weights before it are kept"
             )
+        if not self._updated:
+            mean_nats = summary(report).get("mean_mismatch")
+            check_mismatch(mean_nats, self._settings.mismatch, self.optimizer.updates + 1)
         try:
             new, norm, rate = self.optimizer.step(self._policy.trained(), total)
         except FloatingPointError as error:
@@ -243,7 +266,7 @@ class Updater:
     def _gradients(
         self, micros: list[MicroBatch], known: list[dict[str, mx.array]]
     ) -> tuple[Arrays, list[dict[str, float]]]:
-        """Returns gradients summed over the micro-batches of one update, and the sums that each reports."""
+        """Returns gradients summed over one update's micro-batches, and each micro-batch's metrics."""
         counts = self._counts(micros)
         baseline = self._baseline(micros, known)
         total: Arrays = {}
@@ -265,7 +288,7 @@ class Updater:
         return total, sums
 
     def _outputs(self, micro: MicroBatch) -> Outputs:
-        """Returns what the policy says of a micro-batch's targets, differentiable."""
+        """Returns the policy's differentiable outputs for a micro-batch's targets."""
         hidden_ND = _at_sources(self._policy.hidden(micro.tokens_BT), micro.sources_BR)
         term = self._policy_gradient
         logprobs_N, entropy_N = selected(
@@ -284,7 +307,7 @@ class Updater:
         )
 
     def _baseline(self, micros: list[MicroBatch], known: list[dict[str, mx.array]]) -> float:
-        """Returns KTO's baseline over the whole update, where a term needs one; else 0."""
+        """Returns KTO's baseline over the whole update if a term needs it, else 0."""
         term = next((t for t in self._terms if isinstance(t, Preference)), None)
         if term is None or not term.needs_baseline:
             return 0.0
@@ -303,6 +326,7 @@ class Updater:
             weights={term.weight: columns[term.weight] for term in self._terms},
             advantages_BT=columns["token_advantage"],
             behaviour_logprobs_BT=columns["behaviour"],
+            fresh_BT=columns["fresh"],
             old_logprobs_BT=known.get("old"),
             reference_logprobs_BT=known.get("reference"),
             unit_B=micro.unit_B,
@@ -311,7 +335,7 @@ class Updater:
         )
 
     def _counts(self, micros: list[MicroBatch]) -> Counts:
-        """Returns what each term is divided by: counts of this whole update."""
+        """Returns each term's denominators, counts of this whole update."""
         names = {term.weight for term in self._terms}
         names |= {getattr(term, "counted", term.weight) for term in self._terms}
         lengths = {

@@ -1,4 +1,4 @@
-"""Named arrays on disk: written aside, checked when read."""
+"""Named arrays on disk, written under a temporary name and checked when read."""
 
 import os
 from pathlib import Path
@@ -13,19 +13,20 @@ from runtime.durable import full_disk_explained
 from runtime.errors import Damaged
 
 UNABLE = "Unable to write"
-"""What MLX says of a full disk, after the file was opened."""
+"""The text in MLX's error for a full disk, after the file was opened."""
 
 
 def digest(arrays: Arrays) -> str:
-    """Canonical SHA-256 of the values. Evaluates them."""
+    """Returns the canonical SHA-256 of the values, which it evaluates."""
     mx.eval(list(arrays.values()))
     return canonical((name, str(a.dtype), tuple(a.shape), _bytes(a)) for name, a in arrays.items())
 
 
 def save(path: Path, arrays: Arrays, *, need_bytes: int = 0) -> str:
-    """Write a safetensors file in one step and return the digest of what is in it.
+    """Writes a safetensors file in one step and returns the digest of its arrays.
 
-    A full disk is RunFailed, and says to free what this file takes, or `need_bytes` if that is more.
+    Raises RunFailed if the disk is full, with the space to free: this file's size, or `need_bytes` if that
+    is more.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
     own_bytes = sum(array.nbytes for array in arrays.values())
@@ -46,7 +47,7 @@ def save(path: Path, arrays: Arrays, *, need_bytes: int = 0) -> str:
 
 
 def load(path: Path, expected: str) -> Arrays:
-    """The arrays of a file, evaluated. Raises Damaged unless they have the expected digest."""
+    """Returns the arrays of a file, evaluated. Raises Damaged unless they have the expected digest."""
     try:
         loaded = mx.load(str(path))
         arrays: Arrays = dict(loaded)  # type: ignore[arg-type]
@@ -54,7 +55,7 @@ def load(path: Path, expected: str) -> Arrays:
     except (RuntimeError, ValueError, OSError) as error:
         raise Damaged(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
     if found != expected:
-        raise Damaged(f"{path}: needs digest {expected[:12]}…, has {found[:12]}…")
+        raise Damaged(f"{path}: needs digest {expected[:12]}…, got {found[:12]}…")
     return arrays
 
 

@@ -1,1 +1,1 @@
-"""What a run is made of: records, journal, stores, lease, tasks. No ray, no mlx."""
+"""Records, journal, stores, lease and tasks of a run; nothing here imports Ray or MLX."""

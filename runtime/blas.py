@@ -1,7 +1,7 @@
-"""Which BLAS MLX computes with on Linux: a choice that can only be made before MLX is imported.
+"""Chooses the BLAS that MLX computes with on Linux, which is possible only before MLX is imported.
 
 MLX's stock Linux wheel links the reference BLAS: 6 GFLOP/s, but bit-reproducible and independent of
-the batch (exact mode). OpenBLAS, loaded into the process first, answers the same symbols at 80–200
+the batch (exact mode). OpenBLAS, loaded into the process first, provides the same symbols at 80–200
 GFLOP/s and agrees to 1e-6 (fast mode). On macOS the GPU computes and this file does nothing.
 """
 
@@ -14,16 +14,16 @@ from pathlib import Path
 LIBRARY = "libopenblas.so.0"
 
 EXACT_VARIABLE = "PIPPIN_EXACT"
-"""Set to 1 by whoever starts worker processes that are to be in exact mode."""
+"""Environment variable that is 1 for worker processes in exact mode; their parent process sets it."""
 
 _loaded = ""
 
 
 def load_blas(exact: bool) -> str:
-    """Prepare this process for MLX; call it before the first ``import mlx.core``.
+    """Prepares this process for MLX; it must be called before the first ``import mlx.core``.
 
     Returns "metal", "reference" or "openblas". In fast mode on Linux without OpenBLAS it is
-    "reference": everything works, slowly. The first call decides for the life of the process.
+    "reference": everything works, but slowly. The first call decides for the life of the process.
     """
     if platform.system() == "Darwin":
         return "metal"
@@ -37,7 +37,7 @@ def load_blas(exact: bool) -> str:
 
 
 def load_for_worker() -> None:
-    """The same for a worker process, as whoever started it asked; in others, nothing."""
+    """Calls `load_blas` in a worker process with its parent's choice of mode; does nothing in others."""
     if EXACT_VARIABLE in os.environ:
         load_blas(os.environ[EXACT_VARIABLE] == "1")
 

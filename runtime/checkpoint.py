@@ -1,17 +1,18 @@
-"""Checkpoints: published whole, verified when read, retired by renaming away first.
+"""Checkpoints: published whole, verified when read, and renamed before they are deleted.
 
     checkpoints/step-000012/
-      weights.safetensors     what is trained
-      optimizer.safetensors   its moments (and full-precision masters)
-      v000011.safetensors     older weights, where sampling lags behind
-      state.json              where the run stands
+      weights.safetensors     the trained weights
+      optimizer.safetensors   the optimiser's moments (and full-precision masters)
+      v000011.safetensors     older weights, if sampling lags behind
+      state.json              the state of the run
       manifest.json           SHA-256 of each of the others, and of itself
     checkpoints/step-000012.1/
                               the same step, published again
 
 A checkpoint is acknowledged only after its folder has been renamed and the parent synced; from then on
-nothing touches it until a newer one is published. A damaged one is named and passed over for the one
-before; a run that goes on from there sets it aside, for it is of a history that the run has left.
+nothing changes it until a newer one is published. A damaged checkpoint is reported, and the previous one is
+used. A run that continues from there renames the damaged one to `damaged-…`, because the run repeats those
+steps and may compute them differently.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ from runtime.durable import (
 from runtime.errors import BadInput, Damaged
 
 SCHEMA_VERSION = 1
-"""Of state.json. The manifest's form is older than any version and stays."""
+"""Version of state.json. The form of the manifest has no version and does not change."""
 MANIFEST = "manifest.json"
 STATE = "state.json"
 DAMAGED = "damaged-"
@@ -52,15 +53,15 @@ Identity = tuple[int, int]
 
 
 class Checkpoint(Struct, frozen=True):
-    """A published checkpoint whose files are what was written."""
+    """A published checkpoint with verified files."""
 
     step: int
     revision: int
-    """0, and one more for each time that the step was published again."""
+    """Number of times that the step was published again."""
     path: Path
     state: dict[str, Any]
     files: dict[str, str]
-    """SHA-256 by name."""
+    """SHA-256 of each file by name."""
 
 
 class _Manifest(Struct):
@@ -68,7 +69,7 @@ class _Manifest(Struct):
     revision: int
     files: dict[str, str]
     sha256: str
-    """Of the other fields."""
+    """SHA-256 of the other fields."""
 
 
 def publish(
@@ -78,10 +79,10 @@ def publish(
     write: Callable[[Path], None],
     known: Mapping[str, str] = _NONE_KNOWN,
 ) -> Checkpoint:
-    """Publish a checkpoint: `write(folder)` puts its files, the rest follows.
+    """Publishes a checkpoint, whose files `write(folder)` writes, and returns it.
 
     Publishing a step again makes a new revision. `known` has the SHA-256 of files that were verified
-    already. Later steps that are there are of a history that the run has left: they are set aside.
+    already. Checkpoints of later steps are set aside, because the run repeats those steps.
     """
     clear_leftovers(root)
     there = (*_published(root), *_published(root, DAMAGED))
@@ -117,18 +118,18 @@ def publish(
 
 
 def steps(root: Path) -> list[int]:
-    """Steps of the published checkpoints, oldest first."""
+    """Returns the steps of the published checkpoints, oldest first."""
     return sorted({step for step, _ in _published(root)})
 
 
 def size_bytes(root: Path) -> int:
-    """What the newest published checkpoint takes: about what the next one will."""
+    """Returns the size of the newest published checkpoint, an estimate of the next one's."""
     published = _published(root)
     return _bytes(published[max(published)]) if published else 0
 
 
 def read(root: Path, step: int) -> Checkpoint:
-    """The newest revision of a step, every file verified.
+    """Returns the newest revision of a step after verifying every file.
 
     Raises Damaged, naming the file; BadInput if a newer Pippin wrote it.
     """
@@ -141,10 +142,11 @@ def read(root: Path, step: int) -> Checkpoint:
 def newest(
     root: Path, accept: Callable[[Checkpoint], object] | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest good checkpoint, or None; and a sentence for each damaged one passed over.
+    """Returns the newest good checkpoint, or None, and a sentence for each damaged one.
 
-    `accept` may raise Damaged for what a checkpoint names elsewhere, such as the log; then it is passed
-    over too. Raises BadInput if a newer Pippin wrote it: to pass it over would be to lose work.
+    `accept` may raise Damaged for files elsewhere that a checkpoint refers to, such as the log; then the
+    checkpoint counts as damaged. Raises BadInput if a newer Pippin wrote a checkpoint, because using an older
+    one would lose work.
     """
     passed_over = []
     for identity in sorted(_published(root), reverse=True):
@@ -159,9 +161,9 @@ def newest(
 
 
 def set_aside(root: Path, step: int, revision: int) -> None:
-    """Rename what is newer to `damaged-…`, durably: the run goes on from here, on another history.
+    """Renames newer checkpoints to `damaged-…`, durably, because the run continues from this one.
 
-    To be called before anything that such a checkpoint names is cut off or replaced.
+    It must be called before files that such checkpoints refer to are truncated or replaced.
     """
     newer = {i: path for i, path in _published(root).items() if i > (step, revision)}
     for path in newer.values():
@@ -171,17 +173,17 @@ def set_aside(root: Path, step: int, revision: int) -> None:
 
 
 def retire(root: Path, keep: int, also: Iterable[int] = (), every: int = 0) -> None:
-    """Delete checkpoints, and what was set aside once the run is past it.
+    """Deletes old checkpoints, and those set aside whose step the run has passed.
 
-    Of the newest `keep` steps (at least one), of those in `also` and of the multiples of `every`
-    (0: none), the newest revision stays.
+    The newest revision stays of the newest `keep` steps (at least one), of the steps in `also`, and of
+    multiples of `every` (0: none).
     """
     published = _published(root)
     if not published:
         return
     present = steps(root)
     spared = {*present[-max(keep, 1) :], *also}
-    latest = dict(sorted(published))  # a step's last revision is what stays of its pairs
+    latest = dict(sorted(published))  # the last pair of a step wins: its newest revision
     for (step, revision), path in sorted(published.items()):
         stays = step in spared or (every and step and step % every == 0)
         if not stays or revision != latest[step]:
@@ -195,7 +197,7 @@ def retire(root: Path, keep: int, also: Iterable[int] = (), every: int = 0) -> N
 
 
 def clear_leftovers(root: Path) -> None:
-    """Delete what a writer that was killed left."""
+    """Deletes unfinished folders of killed writers."""
     for leftover in (*root.glob(".writing-*"), *root.glob(".trash-*")):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -253,7 +255,7 @@ def _name(step: int, revision: int) -> str:
 
 
 def _published(root: Path, prefix: str = "") -> dict[Identity, Path]:
-    """Folders by identity; with a prefix, those that were renamed."""
+    """Returns the checkpoints' folders by identity; with a prefix, those renamed to begin with it."""
     found = {}
     for path in root.glob(f"{prefix}step-*"):
         if named := _NAME.fullmatch(path.name.removeprefix(prefix)):

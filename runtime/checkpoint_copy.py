@@ -1,9 +1,9 @@
-"""The small files of a checkpoint: which there may be, where a link may lead, and their copy.
+"""The small files of a checkpoint: the allowed names, the allowed links, and their copy.
 
-A checkpoint may come from a stranger, so a name in its folder says nothing about what is behind it: a
-link can lead to a private key, to /dev/zero or to a pipe at which a reader waits for ever. Only known
-names are opened or copied, only regular files of a bounded size, and a link only within the folder or
-into the blobs that the Hugging Face cache keeps beside it.
+A checkpoint may come from an untrusted source, so a file in its folder may be anything: a link can lead to a
+private key, to /dev/zero or to a pipe at which a reader waits for ever. Only known names are opened or
+copied, only regular files of a bounded size, and a link only if it leads into the folder or into the blobs
+that the Hugging Face cache keeps beside it.
 
     hub/models--org--name/blobs/3f…          the files
     hub/models--org--name/snapshots/<commit>  links to them: the checkpoint's folder
@@ -32,14 +32,14 @@ COPIED = frozenset({
     "vocab.json",
     "vocab.txt",
 })  # fmt: skip
-"""Names that an exported checkpoint takes over as they are."""
+"""Names of files that an export copies unchanged."""
 READ = COPIED | {"config.json", "hf_quant_config.json", "model.safetensors.index.json"}
-"""Names that Pippin or the libraries below it open."""
+"""Names of files that Pippin or its libraries open."""
 TEMPLATES = "additional_chat_templates"
-"""A folder of further templates, which transformers reads."""
+"""Name of a folder with further templates, which transformers reads."""
 MAX_BYTES = 64 << 20
 MAX_VOCABULARY_BYTES = 256 << 20
-"""The largest tokenizers have a vocabulary of 262,144 tokens in 35 MB."""
+"""Largest size of a vocabulary file; the largest tokenizers have 262,144 tokens in 35 MB."""
 VOCABULARIES = frozenset(
     {"merges.txt", "tekken.json", "tokenizer.json", "tokenizer.model", "vocab.json"}
 )
@@ -47,7 +47,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def check_small_files(folder: Path) -> None:
-    """Raises BadInput for the first known name in `folder` behind which is no plain, bounded file."""
+    """Raises BadInput for the first known name in `folder` that is not a regular file of bounded size."""
     for name in sorted(READ):
         path = folder / name
         if os.path.lexists(path):
@@ -75,7 +75,7 @@ def check_plain(path: Path, folder: Path, limit: int) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Raises BadInput unless `path` leads to a regular file; weights may lie on another disk."""
+    """Raises BadInput unless `path` leads to a regular file, which may be on another disk."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -85,9 +85,9 @@ def check_weights(path: Path) -> None:
 
 
 def copy_small_files(source: Path, target: Path) -> list[str]:
-    """Copy the tokenizer's files and the template from one checkpoint's folder to another; their names.
+    """Copies tokenizer files and templates from one checkpoint's folder to another; returns their names.
 
-    Raises BadInput for a known name that is no plain file of the checkpoint's own.
+    Raises BadInput for a known name that is not a regular file of the checkpoint.
     """
     copied = []
     for name in sorted(COPIED):
@@ -101,9 +101,9 @@ def copy_small_files(source: Path, target: Path) -> list[str]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file for reading. Opening never waits, even if a pipe has just taken the file's place.
+    """Opens a file for reading without ever waiting, even if a pipe has just replaced the file.
 
-    Raises BadInput if it is not regular.
+    Raises BadInput if the file is not regular.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:

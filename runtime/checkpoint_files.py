@@ -1,9 +1,8 @@
-"""What lies in a checkpoint's folder, before anything opens it: whole, safe, and fitting together.
+"""Checks that a checkpoint's folder is whole, safe and consistent before any library opens it.
 
-Reads JSON and the headers of safetensors files by hand, so that a folder is judged in milliseconds
-without MLX, and a damaged one is named before a process starts.
-Safetensors only: a pickle can run code when it is read, and so can a Python file that a config asks
-for; both are refused.
+It reads JSON and the headers of safetensors files by hand, so that a folder is checked in milliseconds
+without MLX, and a damaged one is reported before a process starts. Only safetensors are accepted: a pickle
+can run code when it is read, and so can a Python file that a config refers to; both are refused.
 """
 
 import hashlib
@@ -24,18 +23,18 @@ from runtime.tokenizer_growth import check_growth
 
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model[\w.-]*\.safetensors")
-"""A weights file's name as mlx-lm looks for it: no folder in it."""
+"""Matches the names of weights files that mlx-lm reads, without a folder."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 REMOTE_CODE = ("auto_map", "model_file")
-"""Keys of config.json by which a checkpoint brings its own Python (transformers, mlx-lm)."""
+"""Keys of config.json that refer to a checkpoint's own Python code (transformers, mlx-lm)."""
 
 MAX_SPECIAL_TOKENS = 20_000
-"""A tokenizer with more was made to be slow: each is looked for in every text."""
+"""Largest number of added tokens, since each one is searched for in every text."""
 MAX_TOKEN_CHARACTERS = 4_096
 
 
 class CheckpointFiles(Struct, frozen=True):
-    """A checkpoint folder that was found whole."""
+    """A checkpoint folder that passed the checks."""
 
     folder: Path
     config: dict[str, Any]
@@ -44,17 +43,17 @@ class CheckpointFiles(Struct, frozen=True):
 
     @property
     def text_config(self) -> dict[str, Any]:
-        """The language model's part of the configuration, which multimodal ones nest."""
+        """Returns the language model's configuration, which multimodal checkpoints nest."""
         return {**self.config, **self.config.get("text_config", {})}
 
     @property
     def quantized(self) -> bool:
-        """Whether the weights are stored in mlx-lm's quantised form."""
+        """Returns whether the weights are stored in mlx-lm's quantised form."""
         return bool(self.config.get("quantization") or self.config.get("quantization_config"))
 
     @property
     def weights_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Returns the size of all tensors in bytes."""
         return sum(tensor.size_bytes for tensor in self.tensors.values())
 
 
@@ -68,7 +67,7 @@ class _AddedToken(Struct):
 
 
 class _Tokenizer(Struct):
-    """As much of tokenizer.json as says which ids there are."""
+    """The fields of tokenizer.json that contain token ids."""
 
     model: _TokenizerModel
     added_tokens: list[_AddedToken] = []
@@ -79,7 +78,7 @@ class _Index(Struct):
 
 
 def inspect(folder: str | Path) -> CheckpointFiles:
-    """The checkpoint in `folder`, judged by its small files and by the headers of its large ones.
+    """Returns the checkpoint in `folder` after checking its small files and the headers of its weights.
 
     Raises BadInput with one sentence that names the file, what it needs and what it has.
     """
@@ -94,7 +93,7 @@ def inspect(folder: str | Path) -> CheckpointFiles:
     for shard in shards:
         listed = read_header(shard)
         if twice := tensors.keys() & listed.keys():
-            raise BadInput(f"{shard}: {min(twice)} is in another weights file, too; needs it once")
+            raise BadInput(f"{shard}: {min(twice)} is in another weights file too; needs it once")
         tensors |= listed
     files = CheckpointFiles(folder, config, shards, tensors)
     _check_index(files)
@@ -104,7 +103,7 @@ def inspect(folder: str | Path) -> CheckpointFiles:
 
 
 def cached(hub_id: str) -> Path | None:
-    """The folder of a hub id in this machine's Hugging Face cache, or None; nothing is fetched."""
+    """Returns the folder of a hub id in this machine's Hugging Face cache, or None; downloads nothing."""
     home = os.environ.get("HF_HOME") or Path(
         os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"
     )
@@ -202,7 +201,7 @@ def _json(path: Path, kind: Any, what: str) -> Any:
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
-    """The weights files as mlx-lm finds them (``model*.safetensors``), once the index is served."""
+    """Returns the weights files that mlx-lm reads (``model*.safetensors``), with all that the index names."""
     present = sorted(folder.glob("model*.safetensors"))
     for path in present:
         check_weights(path)
@@ -248,10 +247,10 @@ def _check_index(files: CheckpointFiles) -> None:
 
 
 def fingerprint(files: CheckpointFiles) -> str:
-    """A digest of what the checkpoint is: its config, and every tensor's name, kind, shape and place.
+    """Returns a digest of the checkpoint's config, and of every tensor's name, dtype, shape and offsets.
 
-    Headers only: it takes milliseconds, and notices another model, not a changed number.
+    It reads headers only, which takes milliseconds, so it detects another model but not a changed weight.
     """
     tensors = sorted((n, t.dtype, t.shape, t.data_offsets) for n, t in files.tensors.items())
-    told = json.dumps([files.config, tensors, files.weights_bytes], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    summary = json.dumps([files.config, tensors, files.weights_bytes], sort_keys=True)
+    return hashlib.sha256(summary.encode()).hexdigest()

@@ -1,8 +1,7 @@
-"""Whether a checkpoint's config.json and its tensors speak of one network.
+"""Checks that a checkpoint's config.json and its tensors describe the same network.
 
-Judged by the headers, before anything is built of either: a config that asks for a billion layers would
-otherwise build them. What only the architecture's own code can tell is checked when it is built, by
-`policies.load.check_loads`.
+The check uses the headers, before a network is built: a config with a billion layers would otherwise build
+them. `policies.load.check_loads` builds the network and checks what only the architecture's code knows.
 """
 
 import re
@@ -14,12 +13,12 @@ from runtime.errors import BadInput
 from runtime.safetensors_header import Tensor
 
 LARGEST_SIZE = 1 << 24
-"""The largest vocabularies have 2¹⁸ entries, the widest layers fewer."""
+"""Largest allowed size; the largest vocabularies have 2¹⁸ entries, the widest layers fewer."""
 MOST_LAYERS = 1_000
-"""The deepest networks have some 130."""
+"""Largest allowed number of layers; the deepest networks have about 130."""
 SIZES = re.compile(r"num_\w+|n_(?:layer|head|embd)s?|\w+_(?:size|dim|rank)")
 COUNTED = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-"""Sizes that may not be null either, where they are named."""
+"""Sizes that may not be null if config.json has them."""
 LAYER = re.compile(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?layers\.(\d+)\.")
 EMBEDDINGS = (
     "model.embed_tokens.weight",
@@ -27,7 +26,7 @@ EMBEDDINGS = (
     "language_model.model.embed_tokens.weight",
 )
 PLAIN = frozenset({"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"})
-"""Architectures whose projections have the sizes that their names say."""
+"""Architectures whose projections have the usual shapes, so that these can be checked."""
 FLOATS = frozenset({"F32", "F16", "BF16"})
 
 
@@ -48,9 +47,9 @@ def check_sizes(
     for name, shape, meaning in _expected(config, tensors, quantized):
         found = tensors[name].shape
         if any(want is not None and want != got for want, got in zip(shape, found, strict=False)):
-            told = "×".join("…" if n is None else str(n) for n in shape)
+            needed = "×".join("…" if n is None else str(n) for n in shape)
             raise BadInput(
-                f"{path}: {meaning} makes {name} {told}, but the weights file has "
+                f"{path}: {meaning} makes {name} {needed}, but the weights file has "
                 f"{'×'.join(map(str, found))}: they do not belong together"
             )
     if not quantized:
@@ -58,7 +57,7 @@ def check_sizes(
             if name.endswith((".weight", ".bias")) and tensor.dtype not in FLOATS:
                 raise BadInput(
                     f"{path.parent}: {name} is stored as {tensor.dtype}, needs F32, F16 or BF16 "
-                    "where config.json names no quantization"
+                    "if config.json names no quantization"
                 )
 
 
@@ -80,24 +79,24 @@ def _check_number(path: Path, key: str, value: Any) -> None:
 
 
 def _check_layers(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    told = config.get("num_hidden_layers")
-    if not isinstance(told, int):
+    layers = config.get("num_hidden_layers")
+    if not isinstance(layers, int):
         return
     found = {
         int(match[1]) for name in tensors if (match := LAYER.match(name)) and len(match[1]) < 9
     }
-    if found and told > len(found):
+    if found and layers > len(found):
         raise BadInput(
-            f"{path}: num_hidden_layers is {told}, but the weights have {len(found)} layers"
+            f"{path}: num_hidden_layers is {layers}, but the weights have {len(found)} layers"
         )
-    if told > MOST_LAYERS:
-        raise BadInput(f"{path}: num_hidden_layers needs at most {MOST_LAYERS:,}, got {told:,}")
+    if layers > MOST_LAYERS:
+        raise BadInput(f"{path}: num_hidden_layers needs at most {MOST_LAYERS:,}, got {layers:,}")
 
 
 def _expected(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], quantized: bool
 ) -> Iterator[tuple[str, tuple[int | None, ...], str]]:
-    """Tensors with the shape that the config gives them, and the keys that say so."""
+    """Yields tensors' names with their shapes by the config, and the keys that determine these."""
     size = {key: n for key, n in config.items() if type(n) is int}
     vocabulary, hidden = size.get("vocab_size"), size.get("hidden_size")
     width = None if quantized else hidden  # packed
@@ -126,6 +125,6 @@ def _expected(
     }
     for name in tensors:
         if (match := LAYER.match(name)) and name.endswith(".weight"):
-            part = name[match.end() :].removesuffix(".weight")
-            if part in shapes:
-                yield name, *shapes[part]
+            module = name[match.end() :].removesuffix(".weight")
+            if module in shapes:
+                yield name, *shapes[module]

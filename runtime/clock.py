@@ -1,9 +1,9 @@
 """Time-outs that count only time in which this process was awake.
 
-A laptop sleeps, a process tree is frozen, a monotonic clock jumps: then nobody was late, because
-nobody could work. So time is counted in looks, and a look never counts more than a short tick,
-however long ago the one before was. Whoever waits must look at least every LONGEST_TICK_S seconds,
-and twice within the limit: what lies further apart counts as sleep.
+While a laptop sleeps or a process tree is frozen, no process can work, so that time must not count; nor must
+a jump of the monotonic clock. A deadline therefore adds up the time between its checks, and one check never
+adds more than a short tick. A waiting process must check at least every LONGEST_TICK_S seconds, and twice
+within the limit; longer gaps count as sleep.
 
     deadline = Deadline(limit_s=60)
     while not ready():
@@ -19,22 +19,22 @@ LONGEST_TICK_S = 2.0
 
 
 class Deadline:
-    """`limit_s` seconds from now, of those that this process lives through."""
+    """A limit of `limit_s` seconds from now, counting only time in which this process is awake."""
 
     def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last = clock()
         self._left_s = limit_s
-        # Half a short limit, or one sleep would use all of it up.
+        # Half of a short limit, because one sleep would otherwise use all of it up.
         self._longest_tick_s = min(LONGEST_TICK_S, limit_s / 2)
 
     def left_s(self) -> float:
-        """Seconds left, 0 if none are; this is a look at the clock."""
+        """Returns the seconds left, at least 0; it counts as a check."""
         now = self._clock()
         self._left_s -= min(max(now - self._last, 0.0), self._longest_tick_s)
         self._last = now
         return max(self._left_s, 0.0)
 
     def expired(self) -> bool:
-        """Whether the limit is used up; this is a look at the clock."""
+        """Returns whether the limit is used up; it counts as a check."""
         return self.left_s() <= 0

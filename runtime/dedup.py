@@ -1,9 +1,9 @@
 """De-duplication of text rows: equal ones, then near ones by Jaccard similarity of their shingles.
 
-MinHash (Broder 1997) in bands only proposes pairs; each is then decided by the exact similarity, so
-what is dropped is never a collision. A row is compared with the rows that are kept, in order: the
-first stays, and the result depends on nothing but texts, settings and seed. A pair just at the
-threshold is overlooked with a chance below `LARGEST_MISS`, a more similar one with less.
+MinHash (Broder 1997) in bands only proposes pairs. The exact similarity then decides each pair, so no row is
+dropped for a hash collision. A row is compared with the kept rows before it: the first one stays, and the
+result depends on nothing but texts, settings and seed. A pair exactly at the threshold is missed with a
+probability below `LARGEST_MISS`, a more similar pair with a smaller one.
 
 Shapes: S shingles of a row, H hashes of its signature.
 """
@@ -23,17 +23,17 @@ from runtime.keys import GOLDEN, derive, mix
 Hashes = NDArray[np.uint64]
 LARGEST_MISS = 1e-3
 PIECE = 1 << 16
-"""Shingles that are hashed at once: 64 MB with 128 hashes."""
+"""Number of shingles that are hashed at once: 64 MB with 128 hashes."""
 
 
 class Dedup(Struct, frozen=True, kw_only=True):
-    """What counts as a near duplicate. Raises ValueError for settings without sense."""
+    """The definition of a near duplicate. Raises ValueError for settings out of range."""
 
     threshold: float = 0.8
-    """Jaccard similarity from which on a row is one."""
+    """Smallest Jaccard similarity of a near duplicate."""
     unit: Literal["word", "char"] = "word"
     shingle: int = 3
-    """Units in a row that are one element of the set; a shorter text is one element."""
+    """Number of consecutive units that form one shingle; a shorter text is one shingle."""
     hashes: int = 128
     seed: int = 0
 
@@ -51,24 +51,24 @@ class Dedup(Struct, frozen=True, kw_only=True):
 
 
 class Duplicate(Struct, frozen=True):
-    """A row that is dropped, the kept one that it repeats, and how similar they are."""
+    """A dropped row, the kept row that it repeats, and their similarity."""
 
     row: int
     of: int
     similarity: float
-    """1 for equal shingles; then `exact` says whether the texts are equal too."""
+    """Jaccard similarity; 1 for equal shingles, and then `exact` is True if the texts are equal too."""
     exact: bool
 
 
 class Result(Struct, frozen=True):
-    """Rows that stay, in order, and those that do not."""
+    """The kept rows in order, and the dropped ones."""
 
     kept: list[int]
     duplicates: list[Duplicate]
 
 
 def deduplicate(texts: Iterable[str], settings: Dedup) -> Result:
-    """Which rows are new. A near duplicate names the first kept row that it is similar enough to."""
+    """Returns the kept and dropped rows. A near duplicate names the first kept row that is similar enough."""
     bands = band_count(settings)
     seen: dict[str, Duplicate] = {}
     buckets: dict[tuple[int, bytes], list[int]] = {}
@@ -80,34 +80,34 @@ def deduplicate(texts: Iterable[str], settings: Dedup) -> Result:
         if text in seen:
             duplicates.append(msgspec.structs.replace(seen[text], row=row))
             continue
-        mine = shingles(text, settings, words)
-        places = _places(signature(mine, settings), bands)
+        own = shingles(text, settings, words)
+        places = _places(signature(own, settings), bands)
         candidates = sorted({other for place in places for other in buckets.get(place, ())})
         found = next(
             (
                 Duplicate(row, other, similarity, exact=False)
                 for other in candidates
-                if (similarity := jaccard(mine, sets[other])) >= settings.threshold
+                if (similarity := jaccard(own, sets[other])) >= settings.threshold
             ),
             None,
         )
-        # What a repetition of this text will be: of this row, or of the one that this row repeats.
+        # A later row with the same text repeats this row, or the row that this one repeats.
         seen[text] = found or Duplicate(row, row, 1.0, exact=True)
         if found:
             duplicates.append(found)
             continue
         kept.append(row)
-        sets[row] = mine
+        sets[row] = own
         for place in places:
             buckets.setdefault(place, []).append(row)
     return Result(kept, duplicates)
 
 
 def shingles(text: str, settings: Dedup, words: dict[str, int] | None = None) -> Hashes:
-    """The distinct shingles of a text as sorted keyed hashes [S], at least one.
+    """Returns the distinct shingles of a text as sorted keyed hashes [S], at least one.
 
-    Case, compatible forms (NFKC) and the amount of white space do not count. `words` remembers the
-    hashes of words from one text to the next.
+    Case, compatible forms (NFKC) and the amount of white space do not count. `words` caches the hashes of
+    words from one text to the next.
     """
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     if settings.unit == "char":
@@ -129,7 +129,7 @@ def shingles(text: str, settings: Dedup, words: dict[str, int] | None = None) ->
 
 
 def signature(shingles_S: Hashes, settings: Dedup) -> Hashes:
-    """The smallest value [H] that each of the keyed hash functions takes on the set."""
+    """Returns the smallest value [H] of each keyed hash function on the set of shingles."""
     keys_H = np.array(
         [derive(settings.seed, "minhash", h) for h in range(settings.hashes)], np.uint64
     )
@@ -141,13 +141,13 @@ def signature(shingles_S: Hashes, settings: Dedup) -> Hashes:
 
 
 def jaccard(a_S: Hashes, b_S: Hashes) -> float:
-    """Shared shingles over all of either: 1 for equal sets."""
+    """Returns the number of shared shingles over the number of all: 1 for equal sets."""
     shared = len(np.intersect1d(a_S, b_S, assume_unique=True))
     return shared / (len(a_S) + len(b_S) - shared)
 
 
 def band_count(settings: Dedup) -> int:
-    """The fewest bands, and so the fewest pairs to look at, that overlook no more than they may."""
+    """Returns the smallest number of bands, and so of pairs to compare, that keeps to `LARGEST_MISS`."""
     counts = sorted({settings.hashes // rows for rows in range(1, settings.hashes + 1)})
     for bands in counts:
         if _miss(settings.threshold, settings.hashes // bands, bands) <= LARGEST_MISS:
@@ -156,7 +156,7 @@ def band_count(settings: Dedup) -> int:
 
 
 def _miss(similarity: float, rows: int, bands: int) -> float:
-    """Chance that a pair agrees in all rows of no band."""
+    """Returns the probability that a pair of this similarity agrees in no band."""
     return math.pow(1 - similarity**rows, bands)
 
 

@@ -1,4 +1,4 @@
-"""Canonical digests of named arrays: equal values, equal digest, whatever the file they came from.
+"""Canonical digests of named arrays: equal values have equal digests, whatever file they come from.
 
 A safetensors file of the same arrays can differ in its bytes, because their order is not fixed.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 def canonical(arrays: Iterable[tuple[str, str, tuple[int, ...], memoryview | bytes]]) -> str:
-    """SHA-256 over (name, dtype, shape, bytes), in the order of the names."""
+    """Returns the SHA-256 over (name, dtype, shape, bytes) of all arrays, in the order of their names."""
     out = hashlib.sha256()
     for name, dtype, shape, data in sorted(arrays, key=lambda entry: entry[0]):
         out.update(f"{name}\0{dtype}\0{shape}\0".encode())

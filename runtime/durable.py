@@ -1,6 +1,6 @@
-"""Files that are whole or absent: written aside, synced, published by one rename.
+"""Files that are whole or absent: written under a temporary name, synced, and published by one rename.
 
-On macOS `fsync` leaves data in the drive's cache; F_FULLFSYNC is what survives a power cut.
+On macOS `fsync` leaves data in the drive's cache; only F_FULLFSYNC makes it survive a power cut.
 """
 
 import contextlib
@@ -19,21 +19,22 @@ from runtime import failpoints
 from runtime.errors import RunFailed
 
 RESERVE_BYTES = 64 << 20
-"""Room for logs and small files, beside what a write needs itself."""
+"""Free space in bytes for logs and small files, in addition to a write's own size."""
 PRIVATE_FILE, ORDINARY_FILE = 0o600, 0o666
-"""Modes of a file that is its owner's alone, and of what a person asked to be written for them."""
+"""Modes of a file that only its owner can read, and of a file that a user asked for."""
 GO_ON = "a run with pippin resume, make-data with the same command"
 
 _numbers = itertools.count()
-"""For names aside: a signal may come in the middle of a write, and its handler write the same file."""
+"""Numbers for temporary names, since a signal's handler may write the same file during a write."""
 _unsure: set[tuple[int, int]] = set()
-"""Device and inode of what a failed sync left: the kernel calls the next one a success, wrongly."""
+"""Device and inode of files whose sync failed: the kernel would wrongly report the next sync as a success."""
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, survive a power cut.
+    """Makes a file's content, or a folder's list of names, survive a power cut.
 
-    Raises OSError if it fails, and from then on for that file in this process: write it anew.
+    Raises OSError if the sync fails, and for every later sync of that file in this process; the file must
+    then be written again under a new name.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -53,9 +54,9 @@ def sync(path: Path) -> None:
 def write_file(
     path: Path, content: bytes, *, durable: bool = True, mode: int = PRIVATE_FILE
 ) -> None:
-    """Replace a file in one step: a reader sees the old content or the new, never a part.
+    """Replaces a file in one step, so that a reader sees the old content or the new, never a fragment.
 
-    It is its owner's alone unless `mode`, which the umask narrows, says else.
+    Only its owner can read the file unless `mode`, which the umask restricts, allows more.
     """
     aside = path.with_name(f".{path.name}.{next(_numbers)}.{os.getpid()}")
     with _cleared_on_failure(aside), full_disk_explained(path, len(content)):
@@ -70,33 +71,33 @@ def write_file(
 
 
 def write_new(path: Path, content: bytes, mode: int = PRIVATE_FILE) -> None:
-    """Write a file that nobody reads yet."""
+    """Writes a file that no process reads yet."""
     failpoints.hit("disk.write")
     path.touch(mode)
     path.write_bytes(content)
 
 
 def publish_folder(aside: Path, target: Path) -> None:
-    """Publish a finished folder under its name: every file synced, one rename, the parent synced."""
+    """Publishes a finished folder under its name: syncs every file, renames once, syncs the parent."""
     sync_folder(aside)
     os.rename(aside, target)
     sync(target.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a folder's files and their names survive a power cut."""
+    """Makes a folder's files and their names survive a power cut."""
     for file in sorted(folder.iterdir()):
         sync(file)
     sync(folder)
 
 
 def retire_folder(folder: Path) -> None:
-    """Delete a published folder: it is renamed away first, so that no half of it is ever seen."""
+    """Deletes a published folder, which is renamed first so that no reader sees a half-deleted one."""
     shutil.rmtree(rename_away(folder), ignore_errors=True)
 
 
 def rename_away(folder: Path) -> Path:
-    """Take a folder's name from it, durably; returns where it is now, for deletion."""
+    """Renames a folder durably, so that its name is free, and returns its new path for deletion."""
     trash = folder.with_name(f".trash-{folder.name}-{os.getpid()}")
     shutil.rmtree(trash, ignore_errors=True)
     os.rename(folder, trash)
@@ -105,28 +106,28 @@ def rename_away(folder: Path) -> Path:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete what `write_file` left aside in processes that are gone."""
+    """Deletes temporary files of `write_file` in processes that have ended."""
     for path in folder.glob(".*.*"):
         if path.suffix[1:].isdecimal() and not is_alive(int(path.suffix[1:])):
             path.unlink(missing_ok=True)
 
 
 def nearest_existing(path: Path) -> Path:
-    """The path, or the closest folder above it that is there: whose disk and rights will count."""
+    """Returns the path or the closest existing folder above it, whose disk and permissions count."""
     return next(p for p in (path, *path.absolute().parents) if p.exists())
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Returns the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def full_disk_explained(path: Path, need_bytes: int | Callable[[], int] = 0) -> Iterator[None]:
-    """Turn "no space left" into a sentence that says where, and how much to free.
+    """Turns "no space left" into RunFailed with a sentence that names the path and the space to free.
 
-    `need_bytes` is what the whole piece of work will take, or what tells it once the disk is full.
+    `need_bytes` is the size of the whole piece of work, or a function that returns it.
     """
     try:
         yield
@@ -156,7 +157,7 @@ def _flush(descriptor: int) -> None:
         try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]
             return
-        except OSError as error:  # a network volume has no drive cache that we could flush
+        except OSError as error:  # a network volume has no drive cache to flush
             if error.errno not in (errno.ENOTSUP, errno.EINVAL):
                 raise
     os.fsync(descriptor)

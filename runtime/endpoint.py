@@ -3,13 +3,13 @@
     with Client(Endpoint(url="http://127.0.0.1:8080/v1", model="teacher")) as teacher:
         for index, outcome in teacher.ask_all(asks):    # as they come, at most `concurrency` at once
             match outcome:
-                case Answer(): ...                      # store it now: it has been paid for
+                case Answer(): ...                      # store it at once: it has been paid for
                 case Failure(): ...                     # count it by kind
 
-Chat completions only (LM Studio, mlx_lm.server, vllm-mlx, llama.cpp and others have them). The key
-comes from an environment variable and goes into one header: not into a record, a reason or an answer,
-whatever the server sends back. Waits grow and are spread by the ask's own key, never shorter than the
-server's Retry-After, which holds for all asks of the client.
+It uses chat completions only (LM Studio, mlx_lm.server, vllm-mlx, llama.cpp and others have them). The key
+comes from an environment variable and goes into one header. It never gets into a record, a reason or an
+answer, whatever the server sends back. Waits grow with each attempt and are spread by the ask's own key. They
+are never shorter than the server's Retry-After, which holds for all asks of the client.
 """
 
 import ipaddress
@@ -32,38 +32,41 @@ from runtime.exchange import Address, Exchanges, Reply, Stopped, address
 from runtime.keys import derive, uniform
 
 TRANSIENT = {"refused", "timed_out", "dropped", "rate_limited", "server_error", "malformed"}
-"""Worth another attempt. The others would only be paid for twice."""
+"""Kinds of failure that get another attempt; a retry after any other kind would only cost twice."""
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-"""A name in capitals: a key that was put in its place is hardly ever one, and is not repeated."""
-STOPPED = Failure(kind="stopped", reason="it was ended on request")
+"""Matches a variable's name. A key that is set by mistake instead of a name does not match, and errors do
+not quote it."""
+LOOK_S = 0.1
+"""Seconds between two looks at whether another attempt is still wanted."""
+STOPPED = Failure(kind="stopped", reason="the request was cancelled")
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """Where the teacher is and how it is to be treated."""
+    """The address of an endpoint, and the limits of requests to it."""
 
     url: str
-    """Up to and including the version: "http://127.0.0.1:8080/v1"."""
+    """The address up to and including the version, such as "http://127.0.0.1:8080/v1"."""
     model: str
     key_variable: str = ""
     """Name of the environment variable that holds the key; none is sent without it."""
     concurrency: int = 4
     timeout_s: float = 300.0
-    """Of one attempt, from connecting to the last byte."""
+    """Time limit of one attempt, from connecting to the last byte."""
     attempts: int = 5
     first_wait_s: float = 1.0
     longest_wait_s: float = 60.0
-    """A server that asks for more is not waited for."""
+    """Longest wait before an attempt; if a server asks for a longer one, the ask fails."""
     max_bytes: int = 4 << 20
-    """Of one response."""
+    """Largest size of one response."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """What else goes into each request's body."""
+    """Further fields of each request's body."""
 
 
 class Client:
-    """Asks one endpoint. Any number of threads may ask; `close` ends all that is under way."""
+    """Sends asks to one endpoint, from any number of threads; `close` ends all asks under way."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Raises BadInput for settings that cannot be used, and for a key that is not there."""
+        """Raises BadInput for settings that cannot be used, and for a missing key."""
         _check(endpoint)
         self._endpoint = endpoint
         to = _chat_address(endpoint)
@@ -71,6 +74,7 @@ class Client:
         self._exchanges = Exchanges(to)
         self._places = anyio.Semaphore(endpoint.concurrency)
         self._open_at = 0.0
+        self._winding_down = False
 
     def __enter__(self) -> "Client":
         return self
@@ -82,14 +86,22 @@ class Client:
         """Ends every ask, waiting or under way, as a failure "stopped"; later ones fail likewise."""
         self._exchanges.stop()
 
+    def wind_down(self) -> None:
+        """Lets attempts under way come to their end and makes no other.
+
+        An ask that would have had another attempt, or its first, ends as a failure "stopped". So all
+        has ended after `timeout_s`.
+        """
+        self._winding_down = True
+
     def ask(self, ask: Ask) -> Outcome:
-        """Returns the answer, or why there is none after all attempts. Raises nothing."""
+        """Returns the answer, or the failure of the last attempt. Raises nothing."""
         return self._start(ask).result()
 
     def ask_all(self, asks: Iterable[Ask]) -> Generator[tuple[int, Outcome], None, None]:
-        """Yields outcomes with the number of their ask, in the order in which they come.
+        """Yields outcomes with the number of their ask, in the order of their arrival.
 
-        `asks` is read only as fast as there are places, so it may be endless.
+        `asks` is read only as requests finish, so it may be endless.
         """
         running: dict[Future[Outcome], int] = {}
         try:
@@ -104,7 +116,10 @@ class Client:
                 future.cancel()
 
     def backoff_s(self, key: int, attempts: int) -> float:
-        """Seconds to wait after so many attempts: doubled each time, then between half and all of it."""
+        """Returns the seconds to wait after `attempts` attempts.
+
+        The wait doubles with each attempt; the result is between half of it and all of it, by `key`.
+        """
         grown_s = self._endpoint.first_wait_s * 2.0 ** min(attempts - 1, 60)
         stream, position = np.array([derive(key, "backoff"), attempts], np.uint64).reshape(2, 1)
         with np.errstate(over="ignore"):
@@ -131,8 +146,10 @@ class Client:
                 result = await self._attempt(body)
                 passing = isinstance(result, Failure) and result.kind in TRANSIENT
                 if passing and attempts < self._endpoint.attempts:
-                    result = result if await self._wait(ask.key, attempts) else None
-        except anyio.get_cancelled_exc_class():  # by `close`: this is the end of its task
+                    hindrance = await self._wait(ask.key, attempts)
+                    if hindrance is None or hindrance is STOPPED:
+                        result = hindrance
+        except anyio.get_cancelled_exc_class():  # `close` cancels the task, which ends here
             result = STOPPED
         seconds = time.monotonic() - began
         return msgspec.structs.replace(result, attempts=attempts, seconds=seconds)
@@ -141,7 +158,7 @@ class Client:
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
-            "Accept-Encoding": "identity",  # a bound of bytes is one of what is kept
+            "Accept-Encoding": "identity",  # so that `max_bytes` bounds the decoded size too
             "User-Agent": "pippin",
         }
         if self._secret:
@@ -161,10 +178,10 @@ class Client:
         return result
 
     async def _wait(self, key: int, attempts: int) -> Failure | None:
-        """Sleeps until another attempt may be made, or says why there is to be none."""
+        """Sleeps until another attempt may be made; returns a failure if the server asks for too long."""
         longest_s = self._endpoint.longest_wait_s
         ready_at = time.monotonic() + (self.backoff_s(key, attempts) if attempts else 0.0)
-        while True:
+        while not self._winding_down:
             now = time.monotonic()
             if self._open_at - now > longest_s:
                 held_s = self._open_at - now
@@ -173,7 +190,8 @@ class Client:
             left_s = max(self._open_at, ready_at) - now
             if left_s <= 0:
                 return None
-            await anyio.sleep(left_s)
+            await anyio.sleep(min(left_s, LOOK_S))
+        return STOPPED
 
 
 def _finished(running: dict[Future[Outcome], int]) -> Iterator[tuple[int, Outcome]]:

@@ -1,21 +1,21 @@
 """The exceptions of Pippin.
 
     PippinError
-    ├── BadInput      what the user gave cannot be used; exit code 2, nothing was written
+    ├── BadInput      the user's input cannot be used; exit code 2, nothing was written
     ├── RunFailed     a run cannot go on; exit code 1, the message is the first cause
     ├── Interrupted   the user asked to stop; exit code 130
-    └── Damaged       a file is not what was written; recovery names it and uses the one before
+    └── Damaged       a file has changed since it was written; recovery names it and uses an older one
 
-Each takes one string, so that it crosses process boundaries unchanged.
+Each exception takes one string, so that it crosses process boundaries unchanged.
 """
 
 
 class PippinError(Exception):
-    """Anything that Pippin itself reports: shown as one sentence, never as a traceback."""
+    """The base of Pippin's own errors, which are shown as one sentence and never as a traceback."""
 
 
 class BadInput(PippinError):
-    """A setting, file or argument cannot be used. Names the file, the key, needed and came."""
+    """A setting, file or argument cannot be used; the message names the file, the key, needed and came."""
 
 
 class RunFailed(PippinError):

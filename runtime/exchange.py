@@ -1,13 +1,13 @@
-"""HTTP exchanges with one server, with a bound on everything: seconds, bytes, and who may end them.
+"""HTTP exchanges with one server, bounded in seconds and bytes; any thread can cancel them.
 
     exchanges = Exchanges(address("http://127.0.0.1:8080/v1"))
     future = exchanges.start(work, ...)    # a coroutine function, which awaits exchanges.post(...)
     exchanges.stop()                       # cancels everything that was started
 
-httpx2 speaks HTTP. Its time-outs count from the last byte, so a server that drips is never late: here
-one deadline holds from connecting to the last byte. Only its transport is used, which follows no
-redirect, keeps no cookie and asks neither proxies nor the environment: what is sent goes to the
-address that was given.
+httpx2 implements HTTP. Its time-outs restart with each byte received, so a server that sends slowly is never
+late; here one deadline holds from connecting to the last byte. Only httpx2's transport is used, which follows
+no redirect, keeps no cookie and reads neither proxies nor the environment, so a request goes to the given
+address only.
 """
 
 import logging
@@ -24,14 +24,14 @@ import anyio
 from anyio.from_thread import BlockingPortal
 from msgspec import Struct
 
-if TYPE_CHECKING:  # it takes a tenth of a second to import: only a process that asks a server does
+if TYPE_CHECKING:  # the import takes a tenth of a second, so only a process that uses it imports it
     import httpx2
 
 CONNECT_S = 10.0
 IDLE_S = 2.0
-"""For so long an idle connection is kept for the next request: servers close theirs after 5 s or more."""
+"""Seconds that an idle connection is kept for the next request; servers close theirs after 5 s or more."""
 STOP_S = 1.0
-"""`stop` waits so long for connections to be closed; the look-up of a host's name cannot be cut short."""
+"""Seconds that `stop` waits for connections to close; the look-up of a host's name cannot be cancelled."""
 
 BrokenKind = Literal["refused", "timed_out", "dropped", "too_long", "malformed", "stopped"]
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class Address(Struct, frozen=True):
-    """Where an exchange goes: host and port, by TLS or not."""
+    """The address of a server: host, port, TLS or not, and path."""
 
     host: str
     port: int
@@ -48,13 +48,13 @@ class Address(Struct, frozen=True):
 
     @property
     def url(self) -> str:
-        """The address as a URL; an IPv6 address is put in brackets."""
+        """Returns the address as a URL, with an IPv6 address in brackets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.path}"
 
 
 class Reply(Struct, frozen=True):
-    """What came back, whatever the status."""
+    """The server's reply, whatever its status."""
 
     status: int
     retry_after: str | None
@@ -62,14 +62,14 @@ class Reply(Struct, frozen=True):
 
 
 class Broken(Struct, frozen=True):
-    """Why nothing came back: no address or no listener, too late, cut off, too much, not HTTP."""
+    """The reason for which there is no reply: not reachable, too late, cut off, too large, or not HTTP."""
 
     kind: BrokenKind
     reason: str
 
 
 class Stopped(Exception):
-    """Nothing can be started any more."""
+    """Raised by `start` after `stop`."""
 
 
 def address(url: str) -> Address:
@@ -92,7 +92,7 @@ def address(url: str) -> Address:
 
 
 class Exchanges:
-    """Exchanges that run in an event loop in a thread of its own, and can all be ended from any thread."""
+    """Runs exchanges in an event loop in a thread of its own; any thread can end them all."""
 
     def __init__(self, to: Address) -> None:
         self._to = to
@@ -125,9 +125,9 @@ class Exchanges:
     async def post(
         self, body: bytes, headers: dict[str, str], *, timeout_s: float, max_bytes: int
     ) -> Reply | Broken:
-        """Sends a body and returns the reply: all of it within `timeout_s`, and of at most `max_bytes`.
+        """Sends a body and returns the reply, or Broken if it is not whole in time or exceeds `max_bytes`.
 
-        Raises nothing but cancellation: neither from the network nor from what a server answers.
+        Raises nothing but cancellation, whatever the network or the server does.
         """
         import httpx2
 
@@ -163,7 +163,7 @@ class Exchanges:
     def _open(self) -> BlockingPortal:
         import httpx2
 
-        # What it logs for debugging has a server's headers in it, and those may repeat a key.
+        # Its debug log contains the server's headers, which may repeat a key.
         logging.getLogger("httpcore2").setLevel(logging.WARNING)
         self._transport = httpx2.AsyncHTTPTransport(
             # Reading the system's certificates takes 30 ms; without them no server is trusted.
@@ -197,7 +197,7 @@ def _broken(error: Exception, to: Address) -> Broken:
         case httpx2.TimeoutException():
             return Broken("timed_out", f"{where} did not answer in time")
         case httpx2.ConnectError() | OSError():
-            reasons = [said for cause in causes if (said := _system_reason(cause))]
+            reasons = [reason for cause in causes if (reason := _system_reason(cause))]
             return Broken("refused", f"{where} cannot be reached: {(reasons or ['no reason'])[-1]}")
         case httpx2.NetworkError():
             return Broken("dropped", f"{where} closed the connection before the answer was whole")
@@ -207,12 +207,12 @@ def _broken(error: Exception, to: Address) -> Broken:
 
 
 def _is_end(message: str) -> bool:
-    """Whether the message of a protocol error is that of h11 or httpcore2 for a connection that ended."""
+    """Returns whether a protocol error's message is that of h11 or httpcore2 for an ended connection."""
     return "closed connection" in message or "disconnected" in message
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it was raised from, inwards; of a group, the first of its errors."""
+    """Yields the error, its cause, that one's cause, and so on; of a group, the first of its errors."""
     while error is not None:
         yield error
         if isinstance(error, BaseExceptionGroup):
@@ -222,7 +222,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _system_reason(error: BaseException) -> str:
-    """What the operating system says of an error; asyncio writes the address in its place."""
+    """Returns the operating system's text for an error, which asyncio replaces by the address; or ""."""
     if isinstance(error, socket.gaierror):
         return error.strerror or ""
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""

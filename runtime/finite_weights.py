@@ -1,8 +1,8 @@
-"""Whether all weights of a checkpoint are numbers: one NaN makes every answer of the model NaN.
+"""Checks that all weights of a checkpoint are finite: one NaN makes every output of the model NaN.
 
-Read in pieces and judged by the bits of the exponent, without a GPU and without holding the model: a run
-would otherwise find out when its first actor has loaded it. A file that was found good is not read again
-until it changes.
+The file is read in pieces, and the bits of the exponents are checked, without a GPU and without the model in
+memory. Otherwise a run would fail only when its first actor has loaded the model. A file that passed is not
+read again until it changes.
 """
 
 import hashlib
@@ -17,17 +17,17 @@ from runtime.home import home
 from runtime.safetensors_header import Tensor, read_header
 
 CHUNK_BYTES = 256 << 10
-"""Fits a processor's cache: five times as fast as 8 MiB."""
+"""Size of a piece, which fits a processor's cache: five times as fast as 8 MiB."""
 EXPONENTS = {
     "F32": (np.uint32, 0x7F80_0000),
     "BF16": (np.uint16, 0x7F80),
     "F16": (np.uint16, 0x7C00),
 }
-"""Of an infinite number or NaN all bits of the exponent are set."""
+"""Integer type and exponent bits by dtype; in an infinity or NaN all bits of the exponent are set."""
 
 
 def check_finite(shard: Path) -> None:
-    """Raises BadInput for the first tensor of a weights file that has a NaN or an infinity in it."""
+    """Raises BadInput for the first tensor of a weights file that contains a NaN or an infinity."""
     seen = _marker(shard)
     if seen.exists():
         return
@@ -55,8 +55,8 @@ def _finite(content: bytes, tensor: Tensor) -> bool:
 
 
 def _marker(shard: Path) -> Path:
-    """Where it is noted that this very file was found good."""
+    """Returns the path of the marker file, which exists if this very file has passed."""
     real = shard.resolve()
     found = os.stat(real)
-    told = f"{real}\0{found.st_dev}\0{found.st_ino}\0{found.st_size}\0{found.st_mtime_ns}"
-    return home() / "finite" / hashlib.sha256(told.encode()).hexdigest()[:32]
+    identity = f"{real}\0{found.st_dev}\0{found.st_ino}\0{found.st_size}\0{found.st_mtime_ns}"
+    return home() / "finite" / hashlib.sha256(identity.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The environment that foreign code gets: ours without what is a secret by its name or by its value."""
+"""The environment of foreign code: Pippin's own without variables whose name or value looks secret."""
 
 import os
 import re
@@ -20,9 +20,9 @@ NEVER_SECRET = re.compile(r"PATH|HOME|LANG|LC_\w+|PYTHON[A-Z]+|TOKENIZERS_PARALL
 
 
 def environment(ours: Mapping[str, str], root: str) -> dict[str, str]:
-    """Returns what foreign code sees of `ours`, with `root` first among the folders that it imports from.
+    """Returns the variables of `ours` for foreign code, with `root` first among the folders of its imports.
 
-    String hashes are fixed, so that foreign code which iterates over a set repeats itself.
+    String hashes are fixed, so that foreign code that iterates over a set is reproducible.
     """
     kept = {n: value for n, value in unsealed(ours).items() if not is_secret(n, value)}
     path = [root, *filter(None, [ours.get("PYTHONPATH")])]
@@ -30,7 +30,7 @@ def environment(ours: Mapping[str, str], root: str) -> dict[str, str]:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable looks like one that opens something."""
+    """Returns whether a variable's name or value looks like a secret."""
     if NEVER_SECRET.fullmatch(name):
         return False
     return bool(SECRET_NAME.search(name) or SECRET_VALUE.search(value))

@@ -1,15 +1,16 @@
-"""The guard of one foreign process: a small process that starts it, limits it, and ends all that it started.
+"""The guard of one foreign process: a small process that starts it, limits it, and ends its whole tree.
 
-    us ── "?" look ───▶ guard ── starts, stops, kills ──▶ foreign process ──▶ whatever it starts
-       ── (closed) ───▶           ends them all, and then itself
-       ◀── a report ──            "started 71", then how it ended: "exit 3", "signal 9", "memory 4400000000"
+    Pippin ── "?" look ───▶ guard ── starts, stops, kills ──▶ foreign process ──▶ its descendants
+           ── (closed) ───▶           ends them all, and then itself
+           ◀── a report ──            "started 71", then "exit 3", "signal 9" or "memory 4400000000"
 
-It is a process of its own because it must outlive both sides: when we die, by whatever death, the pipe closes
-and it kills; when the foreign process dies first, what that left behind becomes a child of the guard (Linux:
-PR_SET_CHILD_SUBREAPER), however often it forked and whatever session it moved to. Elsewhere the guard knows
-the foreign process's group, its descendants, and those that it saw as descendants in an earlier look.
+The guard is a process of its own because it must outlive both sides. When Pippin's process dies in any way,
+the pipe closes and the guard kills. When the foreign process dies first, its descendants become children of
+the guard (Linux: PR_SET_CHILD_SUBREAPER), however often they forked and whatever session they moved to. On
+other systems the guard knows the foreign process's group, its descendants, and its descendants in an earlier
+look.
 
-A script that imports little, to start fast: python -I -S guard.py REQUESTS REPLIES OUTPUT MEMORY COMMAND
+The script imports little, to start fast: python -I -S guard.py REQUESTS REPLIES OUTPUT MEMORY COMMAND
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 ORDERS, REPORT = 0, 1
 MOST_PROCESSES = 512
-"""A fork bomb is over when it has so many; a machine has room for thousands."""
+"""Largest number of processes, at which a fork bomb is ended; a machine has room for thousands."""
 ENDING_S = 5.0
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, of <sys/prctl.h>
 LINUX = sys.platform == "linux"
@@ -32,18 +33,18 @@ COLUMNS = "pid=,ppid=,pgid=,rss=,stat=,lstart="
 
 
 class Process(NamedTuple):
-    """A process as one look shows it."""
+    """A process in one look at the process table."""
 
     parent: int
     group: int
     memory_bytes: int
-    """Resident; pages that several processes share count in each."""
+    """Resident memory; pages that several processes share count in each."""
     dead: bool
     started: str
 
 
 def main(arguments: list[str]) -> None:
-    """Guard one process from its start until all that it started is gone."""
+    """Guards one process from its start until it and all its descendants are gone."""
     requests, replies, output, memory_bytes = map(int, arguments[:4])
     if LINUX:
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _start(descriptors: tuple[int, int, int], memory_bytes: int, command: list[str]) -> int:
-    """Start the command in a session of its own, with its limits, and give its process id."""
+    """Starts the command in a session of its own, with its limits, and returns its process id."""
     if pid := os.fork():
         return pid
     try:
@@ -74,10 +75,10 @@ def _start(descriptors: tuple[int, int, int], memory_bytes: int, command: list[s
 
 
 def limit(memory_bytes: int) -> None:
-    """Limit this process for good: no core files, and on Linux so much private memory.
+    """Limits this process permanently: no core files, and on Linux `memory_bytes` of private memory.
 
-    RLIMIT_DATA counts what can be written and is not shared, and so not the gigabytes of addresses that a
-    library reserves. macOS accepts no such limit: there the looks alone find too much memory.
+    RLIMIT_DATA counts memory that is writable and not shared, and so not the gigabytes of addresses that a
+    library reserves. macOS accepts no such limit, so only the looks find too much memory there.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if LINUX:
@@ -86,7 +87,7 @@ def limit(memory_bytes: int) -> None:
 
 
 def _watch(tree: "Tree", memory_bytes: int) -> str:
-    """Wait for the end of the process, of our parent or of a limit; gives the report's last line."""
+    """Waits until the process or the parent ends, or a limit is passed; returns the report's last line."""
     woken, wake = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
@@ -107,15 +108,15 @@ def _watch(tree: "Tree", memory_bytes: int) -> str:
 
 
 class Tree:
-    """The process, and everything that it started."""
+    """The guarded process and its descendants."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._known: dict[int, str] = {}
-        """Start times of those that were descendants in some look, where orphans are not ours."""
+        """Start times of the descendants in the last look, for systems on which orphans leave the guard."""
 
     def reap(self) -> str:
-        """Bury what is dead; gives how the process itself ended, "" while it lives."""
+        """Reaps dead children; returns how the guarded process ended, or "" while it lives."""
         ending = ""
         with contextlib.suppress(ChildProcessError):
             while (found := os.waitpid(-1, os.WNOHANG))[0]:
@@ -125,7 +126,7 @@ class Tree:
         return ending
 
     def excess(self, memory_bytes: int) -> str:
-        """The report's line if there are too many of them or they hold too much; "" otherwise."""
+        """Returns the report's line if there are too many processes or they hold too much memory, else ""."""
         found = self.look()
         if len(found) > MOST_PROCESSES:
             return f"processes {len(found)}"
@@ -135,7 +136,7 @@ class Tree:
         return f"memory {held}" if held > memory_bytes else ""
 
     def look(self) -> dict[int, Process]:
-        """Those that live now: our descendants, the group, and what was one of these in an earlier look."""
+        """Returns the live processes: descendants, the group, and those found in an earlier look."""
         table = _linux_table() if LINUX else ps_table()
         found = {os.getpid()} | {
             pid for pid, process in table.items()
@@ -149,7 +150,7 @@ class Tree:
         return live
 
     def end(self) -> None:
-        """Stop them all, so that none can fork, then kill them; until none is left, or for ENDING_S."""
+        """Stops all processes, so that none can fork, then kills them, until none is left or for ENDING_S."""
         until = time.monotonic() + ENDING_S
         stopped: set[int] = set()
         self.reap()
@@ -165,7 +166,7 @@ class Tree:
 
 
 def _signal(processes: dict[int, Process], number: int) -> None:
-    """Signal whole groups, which no fork slips through, and then each process for itself."""
+    """Signals whole groups, from which a fork cannot escape, and then each process by itself."""
     for group in {process.group for process in processes.values()} - {os.getpgrp()}:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, number)
@@ -175,7 +176,7 @@ def _signal(processes: dict[int, Process], number: int) -> None:
 
 
 def _linux_table() -> dict[int, Process]:
-    """Every process that Linux shows."""
+    """Returns every process in Linux's /proc."""
     table: dict[int, Process] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError, ValueError, IndexError):  # it has just ended
@@ -190,7 +191,7 @@ def _linux_table() -> dict[int, Process]:
 
 
 def _proportional_bytes(pid: int) -> int:
-    """Resident memory of a process on Linux, a page that n processes share as one nth."""
+    """Returns a process's resident memory on Linux; a page that n processes share counts as one nth."""
     ended = contextlib.suppress(OSError, ValueError, IndexError)
     with ended, open(f"/proc/{pid}/smaps_rollup") as sizes:
         for line in sizes:
@@ -200,8 +201,8 @@ def _proportional_bytes(pid: int) -> int:
 
 
 def ps_table() -> dict[int, Process]:
-    """Every process of the machine but the `ps` that shows them."""
-    import subprocess  # here, because it takes as long to import as all the rest
+    """Returns every process of the machine except the `ps` that lists them."""
+    import subprocess  # imported here, because the import takes as long as all the rest
 
     asked = subprocess.Popen(
         ["/bin/ps", "-axo", COLUMNS],
@@ -220,7 +221,7 @@ def ps_table() -> dict[int, Process]:
 
 
 def _report(line: str) -> None:
-    with contextlib.suppress(OSError):  # our parent is gone
+    with contextlib.suppress(OSError):  # the parent is gone
         os.write(REPORT, line.encode() + b"\n")
 
 

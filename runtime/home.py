@@ -1,6 +1,6 @@
-"""Where Pippin keeps what outlives a run: seedlings, the teacher cache, the lock of the GPU.
+"""The folder for files that outlive a run: seedlings, the teacher cache, the lock of the GPU.
 
-Nobody else on the machine may look in: the folder and what is made in it is its owner's alone.
+Other users of the machine have no access: the folder and everything made in it is for its owner alone.
 """
 
 import os
@@ -12,13 +12,12 @@ PRIVATE_UMASK = 0o077
 
 
 def home() -> Path:
-    """`$PIPPIN_HOME`, or ~/.pippin. Not created here."""
+    """Returns `$PIPPIN_HOME`, or ~/.pippin; does not create it."""
     return Path(os.environ.get("PIPPIN_HOME") or "~/.pippin").expanduser().absolute()
 
 
 def private_folder(path: Path) -> Path:
-    """Returns the folder, which is made if it is not there, with every folder above it that is
-    missing, for its owner alone."""
+    """Makes the folder and missing folders above it, for their owner alone, and returns the folder."""
     missing = []
     while not path.is_dir():
         missing.append(path)
@@ -29,7 +28,7 @@ def private_folder(path: Path) -> Path:
 
 
 def is_private(path: Path) -> bool:
-    """Whether the path is a folder itself, no link, that belongs to this user and to nobody else."""
+    """Returns whether the path is a folder, no link, that belongs to this user and is closed to others."""
     found = os.lstat(path)
     return (
         stat.S_ISDIR(found.st_mode)
@@ -39,15 +38,15 @@ def is_private(path: Path) -> bool:
 
 
 def tighten_home() -> str:
-    """Close ~/.pippin to others where it is open; returns the sentence to be said, or "".
+    """Closes ~/.pippin to other users if it is open to them; returns a sentence for the user, or "".
 
-    A folder that $PIPPIN_HOME names stays as it is: it may hold more than ours.
+    A folder that $PIPPIN_HOME names is left as it is, because it may hold other files too.
     """
     return "" if os.environ.get("PIPPIN_HOME") else tighten(home())
 
 
 def tighten(folder: Path) -> str:
-    """Close a folder of this user's to others where it is open; returns the sentence to be said, or ""."""
+    """Closes a folder of this user to others if it is open; returns a sentence for the user, or ""."""
     try:
         found = folder.stat()
     except OSError:

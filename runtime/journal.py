@@ -1,9 +1,9 @@
 """An append-only file of framed records that survives a torn write.
 
-Each record is `PIPN`, its length, two links and the payload. A record's link is the CRC-32 of its length
-and payload, seeded with the link of the record before it, which is written next to it: what is damaged,
-lost, repeated or out of place is noticed by reading once. What a crash left half-written at the end is
-cut off when the file is opened for writing; damage anywhere else is reported, never skipped.
+Each record is `PIPN`, its length, two links and the payload. A record's own link is the CRC-32 of its length
+and payload, seeded with the link of the previous record; both links are written. So one pass detects records
+that are damaged, lost, repeated or out of place. A half-written record at the end, left by a crash, is cut
+off when the file is opened for writing; damage anywhere else is reported, never skipped.
 """
 
 import os
@@ -20,17 +20,18 @@ from runtime.errors import Damaged
 MAGIC = b"PIPN"
 HEADER = struct.Struct("<4sIII")
 BLOCK_BYTES = 1 << 20
-"""Read at a time to look for a record behind a damaged one."""
+"""Number of bytes that are read at a time in the search for a record behind a damaged one."""
 
 
 class Journal:
-    """Appends records; `size` is the offset behind the last one."""
+    """Appends records to a file; `size` is the offset behind the last one."""
 
     def __init__(self, path: Path, keep: int | None = None, beginning: bytes = b"") -> None:
-        """Open for appending; a torn tail is cut off. Raises Damaged for damage before the tail.
+        """Opens the file for appending and cuts off a torn tail. Raises Damaged for damage before the tail.
 
-        With `keep`, so many bytes must be whole records, the last one beginning with `beginning`; what is
-        behind them is dropped unread: it was never acknowledged, and a power cut may have left anything.
+        With `keep`, the first `keep` bytes must be whole records, of which the last begins with `beginning`.
+        All bytes behind them are dropped unread: they were never acknowledged, and a power cut may have left
+        anything there.
         """
         self.path = path
         if not keep:
@@ -43,7 +44,7 @@ class Journal:
         self._back()
 
     def append(self, payload: bytes) -> int:
-        """Write one record and return the offset behind it. Durable only after `sync`."""
+        """Writes one record and returns the offset behind it; the record is durable only after `sync`."""
         link = _link(payload, self._link)
         record = memoryview(HEADER.pack(MAGIC, len(payload), self._link, link) + payload)
         half = len(record) // 2
@@ -60,19 +61,21 @@ class Journal:
         return self.size
 
     def sync(self) -> None:
-        """Make everything appended so far survive a power cut."""
+        """Makes everything appended so far survive a power cut."""
         with full_disk_explained(self.path):
             sync(self.path)
-            if not self._has_lasting_name:  # whoever made the file may not have come this far
+            if (
+                not self._has_lasting_name
+            ):  # the process that made the file may have died before this
                 sync(self.path.parent)
                 self._has_lasting_name = True
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         self._file.close()
 
     def _back(self) -> None:
-        """Drop what is behind the last whole record."""
+        """Drops all bytes behind the last whole record."""
         self._file.truncate(self.size)
         self._file.seek(self.size)
 
@@ -83,17 +86,17 @@ class Journal:
 
 
 def records(path: Path) -> Iterator[bytes]:
-    """The payloads in order, up to a torn tail.
+    """Yields the payloads in order, up to a torn tail.
 
-    Raises Damaged if a record is broken and another follows it, or if one does not follow the one before
-    it: no crash of a single writer leaves that.
+    Raises Damaged if a broken record has another one behind it, or if a record's link does not match the
+    previous record: no crash of a single writer leaves that.
     """
     if path.exists():
         yield from (record.payload for record in _chained(path))
 
 
 def verify(path: Path, keep: int | None = None, beginning: bytes = b"") -> tuple[int, int]:
-    """The offset behind the last whole record and its link, as `Journal` would go on from it.
+    """Returns the offset behind the last whole record, and its link, at which `Journal` would continue.
 
     Raises Damaged as `Journal` does; changes nothing.
     """
@@ -113,7 +116,7 @@ class _Record(NamedTuple):
 
 
 def _chained(path: Path, keep: int | None = None) -> Iterator[_Record]:
-    """The whole records in order; all of the first `keep` bytes must be such."""
+    """Yields the whole records in order; the first `keep` bytes must consist of whole records."""
     try:
         with path.open("rb") as file:
             yield from _chained_in(file, path, keep)

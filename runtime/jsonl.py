@@ -1,7 +1,7 @@
-"""JSONL as people write it: one object per line, checked at the door.
+"""Reads and checks the user's JSONL files: one object per line.
 
-Everything wrong with a file is one `BadInput` sentence with file, line, what was needed and what
-came. A byte-order mark, CRLF and blank lines are tolerated, because editors leave them behind.
+Any fault of a file is one `BadInput` sentence with file, line, what was needed and what came. A byte-order
+mark, CRLF and blank lines are accepted, because editors write them.
 """
 
 import codecs
@@ -24,7 +24,7 @@ NAMES = {
     bool: "true or false",
     type(None): "null",
 }
-"""What a person calls the types that JSON decodes to."""
+"""Names in messages for the types that JSON decodes to."""
 
 COLUMNS_SHOWN = 8
 LONGEST_NAME = 60
@@ -32,22 +32,22 @@ LONGEST_SENTENCE = 800
 
 
 class Row(Struct, frozen=True):
-    """One object of a file, and where it stood."""
+    """One object of a file, with its file and line."""
 
     path: str
     line: int
     values: dict[str, Any]
 
     def bad(self, sentence: str) -> BadInput:
-        """The error that names this row; what the row itself adds to the sentence cannot steer a terminal."""
+        """Returns the error that names this row; control characters from the row are escaped."""
         place = f"{printable(self.path)}, line {self.line}"
         return BadInput(f"{place}: {printable(sentence, LONGEST_SENTENCE)}")
 
 
 def read_rows(path: str | Path, columns: Mapping[str, Collection[type]]) -> list[Row]:
-    """The rows of a file in order, each with at least `columns` of one of the given types.
+    """Returns the rows of a file in order, each with at least `columns` of one of the given types.
 
-    Raises BadInput if the file cannot be read, holds no row, or a row is not what is needed.
+    Raises BadInput if the file cannot be read, holds no row, or a row lacks a column or has another type.
     """
     rows = []
     for number, line in enumerate(_bytes(path).split(b"\n"), start=1):
@@ -62,7 +62,7 @@ def read_rows(path: str | Path, columns: Mapping[str, Collection[type]]) -> list
 
 
 def kind(value: object) -> str:
-    """What a person calls the type of a JSON value."""
+    """Returns the name in messages for the type of a JSON value."""
     return NAMES.get(type(value), type(value).__name__)
 
 

@@ -1,16 +1,16 @@
 """A Python process that answers one question at a time and can be killed at any moment.
 
-It is started by exec, never by fork: a forked copy of a process that holds the GPU or threads is undefined
-on a Mac. A guard (`runtime/guard.py`) stands between it and us: it kills the process and all that it
-started when we ask for it and when we die, by whatever death.
+The process is started by exec, never by fork: on a Mac, the behaviour of a forked copy of a process that
+holds the GPU or threads is undefined. A guard (`runtime/guard.py`) stands between the process and Pippin. It
+kills the process and all its descendants on request, and also when Pippin's process dies in any way.
 
-    us ──── nonce, request ────▶ stdin  ┐ module, in its own session
-       ◀─── nonce, reply ─────── stdout │
-       ◀─── what it prints ───── stderr ┘ kept in a log of bounded size
-       ──── look ──────────────▶ guard    end of file: end them all
+    Pippin ──── nonce, request ────▶ stdin  ┐ module, in its own session
+           ◀─── nonce, reply ─────── stdout │
+           ◀─── printed output ───── stderr ┘ kept in a log of bounded size
+           ──── look ──────────────▶ guard    end of file: end them all
 
-Each question has a nonce, and a reply without it is a forgery: so a text that the process was made to
-evaluate cannot answer by writing to descriptors that it finds.
+Each question has a nonce, and a reply without it is a forgery. So a text that the process evaluates cannot
+answer by writing to descriptors that it finds.
 """
 
 import contextlib
@@ -33,27 +33,27 @@ from runtime.output_log import OutputLog
 ROOT = Path(__file__).resolve().parents[1]
 GUARD = ROOT / "runtime" / "guard.py"
 LOOK_S = 0.5
-"""How often the guard looks at the processes and their memory while a question is open."""
+"""Seconds between the guard's looks at the processes and their memory while a question is open."""
 WAIT_S = 0.05
 LONGEST_REPLY_BYTES = 1 << 20
 LAST_OUTPUT_BYTES = 1 << 20
-"""So much is read of what was printed when the answer is there: a thread may print for ever."""
+"""Printed bytes that are read once the answer is there, since a thread may print for ever."""
 MEMORY_BYTES = 4 << 30
 GUARD_ENDS_S = 8.0
 MARKER = "PIPPIN_GUARDED"
-"""A variable that all descendants inherit, by which those of a guard that was killed are found."""
+"""Environment variable that all descendants inherit; by it they are found if the guard was killed."""
 
 
 class TimedOut(Exception):
-    """No answer within the limit; the process has been killed."""
+    """There was no answer within the limit; the process has been killed."""
 
 
 class Died(Exception):
-    """The process ended, or answered out of turn and has been killed. The message says how."""
+    """The process ended, or answered out of turn and has been killed; the message has the reason."""
 
 
 class OutOfMemory(Exception):
-    """The process and what it started held too much memory, and have been killed."""
+    """The process and its descendants held too much memory, and have been killed."""
 
 
 class Forged(Exception):
@@ -61,7 +61,7 @@ class Forged(Exception):
 
 
 class Killable:
-    """``python -m module argument``, asked one question at a time."""
+    """The process ``python -m module argument``, asked one question at a time."""
 
     def __init__(
         self,
@@ -72,23 +72,23 @@ class Killable:
     ) -> None:
         self._log = log or OutputLog(None)
         self._marker = secrets.token_hex(16)
-        theirs_in, self._requests = os.pipe()
-        self._replies, theirs_out = os.pipe()
-        self._output, theirs_err = os.pipe()
-        theirs = (theirs_in, theirs_out, theirs_err)
-        guard = [sys.executable, "-I", "-S", "-B", str(GUARD), *map(str, (*theirs, memory_bytes))]
+        child_in, self._requests = os.pipe()
+        self._replies, child_out = os.pipe()
+        self._output, child_err = os.pipe()
+        child = (child_in, child_out, child_err)
+        guard = [sys.executable, "-I", "-S", "-B", str(GUARD), *map(str, (*child, memory_bytes))]
         command = [sys.executable, "-P", "-B", "-u", "-m", module, argument]
         self._guard = subprocess.Popen(
             [*guard, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            pass_fds=theirs,
+            pass_fds=child,
             env={**environment(os.environ, str(ROOT)), MARKER: self._marker},
             start_new_session=True,
             bufsize=0,
         )
-        for descriptor in theirs:
+        for descriptor in child:
             os.close(descriptor)
         assert self._guard.stdin and self._guard.stdout
         self._orders, self._reports = self._guard.stdin.fileno(), self._guard.stdout.fileno()
@@ -99,14 +99,15 @@ class Killable:
             os.set_blocking(ours, False)
 
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Returns whether the process can be asked."""
         return self._open and not self._read_report()
 
     def ask(self, request: Any, limit_s: float, longest_bytes: int = LONGEST_REPLY_BYTES) -> Any:
-        """Returns the answer to one request, as JSON of at most so many bytes.
+        """Returns the answer to one request, decoded from JSON of at most `longest_bytes`.
 
-        Raises TimedOut, OutOfMemory, Forged or Died; the process and all that it started are gone then.
-        While we are frozen or the machine sleeps the limit does not run: the process could not work either.
+        Raises TimedOut, OutOfMemory, Forged or Died; the process and its descendants are then gone. Time in
+        which Pippin's process is frozen or the machine sleeps does not count, because the process could not
+        work either.
         """
         nonce = secrets.token_hex(16).encode()
         try:
@@ -126,7 +127,7 @@ class Killable:
             self._end_output()
 
     def kill(self) -> None:
-        """End the process and everything that it started. Does nothing the second time."""
+        """Ends the process and its descendants; does nothing the second time."""
         if not self._open:
             return
         assert self._guard.stdin and self._guard.stdout
@@ -175,7 +176,7 @@ class Killable:
                 self._look_now_and_then()
 
     def _look_now_and_then(self) -> None:
-        """Have the guard look, at most once in LOOK_S, over short calls as over long ones."""
+        """Makes the guard look, at most once in LOOK_S, counted over short calls as over long ones."""
         now = time.monotonic()
         if now - self._looked > LOOK_S:
             self._looked = now
@@ -183,7 +184,7 @@ class Killable:
                 os.write(self._orders, b"?")
 
     def _read_report(self) -> bool:
-        """Take what the guard says; whether it has said how the process ended, or has ended itself."""
+        """Reads the guard's report; returns whether the process or the guard itself has ended."""
         try:
             while chunk := os.read(self._reports, 4096):
                 self._report += chunk
@@ -192,7 +193,7 @@ class Killable:
         return True
 
     def _end_output(self) -> None:
-        """Take what was printed and not read yet, and write the call's share of the log."""
+        """Reads the printed output that is left, and writes the call's output to the log."""
         taken = 0
         with contextlib.suppress(BlockingIOError):  # nothing there now
             while (
@@ -205,7 +206,7 @@ class Killable:
         self._log.end_call()
 
     def _cause(self) -> Exception:
-        """Why there is no answer, from the guard's report. Kills what is left."""
+        """Kills the remaining processes and returns why there is no answer, by the guard's report."""
         until = Deadline(1.0)
         while not self._read_report() and not until.expired():
             time.sleep(0.005)
@@ -227,7 +228,7 @@ class Killable:
         return Died("the process closed its pipe or answered out of turn")
 
     def _end_unguarded(self) -> None:
-        """End what a guard that was killed left: by the marker on Linux, elsewhere by the group."""
+        """Ends the descendants of a killed guard, found by the marker on Linux, elsewhere by the group."""
         started = re.match(rb"started (\d+)\n", self._report)
         if not sys.platform.startswith("linux"):
             with contextlib.suppress(OSError):
@@ -244,7 +245,7 @@ class Killable:
 
 
 def marked(marker: bytes) -> list[int]:
-    """The live processes that were started with `marker` in their environment (Linux)."""
+    """Returns the ids of live processes that were started with `marker` in their environment (Linux)."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended, or is another user's

@@ -1,8 +1,8 @@
-"""Who may compute on the GPU now: a lease of the whole machine, held for one phase at a time.
+"""The GPU lease: one process of the whole machine computes at a time, for one phase.
 
 Two MLX processes on one Mac's GPU can panic its kernel. So every GPU phase runs under an `flock`, which
-holds between runs as well and which the kernel releases when its holder dies. On MLX's CPU backend
-there is nothing to protect, and as many may compute as there are cores.
+works between runs too, and which the kernel releases when the holding process dies. MLX's CPU backend needs
+no such protection, so one process for each core may compute.
 
     with lease.hold("sampler-0 of run demo", deadline_s=600):
         ...
@@ -23,7 +23,7 @@ POLL_S = 0.02
 
 
 class Lease:
-    """`places` may hold it at once: 1 on a GPU."""
+    """A lease that `places` processes may hold at once: 1 on a GPU."""
 
     def __init__(self, folder: Path, places: int) -> None:
         private_folder(folder)
@@ -31,25 +31,25 @@ class Lease:
 
     @contextlib.contextmanager
     def hold(
-        self, who: str, deadline_s: float, pause_asked: Callable[[], bool] = lambda: False
+        self, holder: str, deadline_s: float, pause_asked: Callable[[], bool] = lambda: False
     ) -> Iterator[float]:
-        """Wait for a place, hold it for the block; gives the seconds waited.
+        """Waits for a place and holds it for a `with` block, which gets the seconds waited.
 
-        Raises RunFailed, naming the holder, if none was free by the deadline, Interrupted if somebody
-        asks to pause meanwhile. Time asleep does not count: the holder slept as well.
+        Raises RunFailed, naming the present holders, if no place was free by the deadline; Interrupted if a
+        pause is asked for meanwhile. Time asleep does not count, because the holders slept too.
         """
         began = time.monotonic()
-        descriptor = self._acquire(who, deadline_s, pause_asked)
+        descriptor = self._acquire(holder, deadline_s, pause_asked)
         try:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{who} (pid {os.getpid()})".encode(), 0)
+            os.pwrite(descriptor, f"{holder} (pid {os.getpid()})".encode(), 0)
             yield time.monotonic() - began
         finally:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, 0)
             os.close(descriptor)
 
-    def _acquire(self, who: str, deadline_s: float, pause_asked: Callable[[], bool]) -> int:
+    def _acquire(self, holder: str, deadline_s: float, pause_asked: Callable[[], bool]) -> int:
         deadline = Deadline(deadline_s)
         while True:
             for path in self._paths:
@@ -60,13 +60,13 @@ class Lease:
                 except BlockingIOError:
                     os.close(descriptor)
             if pause_asked():
-                raise Interrupted(f"paused while {who} waited for the GPU")
+                raise Interrupted(f"paused while {holder} waited for the GPU")
             if deadline.expired():
-                holders = ", ".join(self.holders()) or "somebody unknown"
-                raise RunFailed(f"{who} waited {deadline_s:g} s for the GPU, held by {holders}")
+                holders = ", ".join(self.holders()) or "an unknown process"
+                raise RunFailed(f"{holder} waited {deadline_s:g} s for the GPU, held by {holders}")
             time.sleep(POLL_S)
 
     def holders(self) -> list[str]:
-        """Who holds a place now, as they wrote it."""
+        """Returns the names that the present holders wrote."""
         names = (path.read_text(errors="replace") for path in self._paths if path.exists())
         return [name for name in names if name]

@@ -1,4 +1,4 @@
-"""Every trajectory that a run pulled, accounted for: pulled = trained + dropped + failed + in flight."""
+"""The account of every trajectory of a run: pulled = trained + dropped + failed + in flight."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,20 +10,20 @@ class Ledger(Struct, frozen=True, kw_only=True):
     """Counts of trajectories since the run began."""
 
     pulled: int = 0
-    """Asked for: prompts × samples, or rows of data."""
+    """Trajectories that were requested: prompts × samples, or rows of data."""
     trained: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    """Scored and not trained on, by reason."""
+    """Trajectories that were scored and not trained on, by reason."""
     failed: dict[str, int] = field(default_factory=dict)
-    """Could not be scored, by kind."""
+    """Trajectories that could not be scored, by kind of failure."""
 
     @property
     def in_flight(self) -> int:
-        """Pulled, and nothing is decided about them yet."""
+        """Returns the number of pulled trajectories that have no outcome yet."""
         return self.pulled - self.trained - sum(self.dropped.values()) - sum(self.failed.values())
 
     def pull(self, count: int) -> "Ledger":
-        """`count` more were asked for."""
+        """Returns the ledger after `count` more trajectories were requested."""
         return Ledger(
             pulled=self.pulled + count,
             trained=self.trained,
@@ -34,7 +34,7 @@ class Ledger(Struct, frozen=True, kw_only=True):
     def settle(
         self, trained: int, dropped: Iterable[str] = (), failed: Iterable[str] = ()
     ) -> "Ledger":
-        """What became of some that were in flight: one reason for each that was not trained on."""
+        """Returns the ledger with outcomes of trajectories in flight: a reason for each untrained one."""
         return Ledger(
             pulled=self.pulled,
             trained=self.trained + trained,
@@ -43,7 +43,7 @@ class Ledger(Struct, frozen=True, kw_only=True):
         )
 
     def as_dict(self) -> dict[str, object]:
-        """For a status: the counts, with what is in flight."""
+        """Returns the counts for a status, with the number in flight."""
         return {
             "pulled": self.pulled,
             "trained": self.trained,

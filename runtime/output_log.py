@@ -1,7 +1,8 @@
-"""What a user's code prints, kept in bounds: the beginning and the end of each call, in a log that rotates.
+"""A rotating log of the output of a user's code, with the beginning and the end of each call's output.
 
-A reward that prints in a loop writes gigabytes in a minute; its pipe is read to the end all the same, or it
-would block. With a path the log is PATH and, before it, PATH.1; without one nothing is kept.
+A reward function that prints in a loop writes gigabytes in a minute; its pipe is still read to the end,
+because the function would block otherwise. With a path the log is PATH, and PATH.1 for older output; without
+a path nothing is kept.
 """
 
 import contextlib
@@ -11,9 +12,9 @@ from pathlib import Path
 from runtime.plain_text import printable_lines
 
 FIRST_BYTES = LAST_BYTES = 4096
-"""Kept of each call; what lies between is counted."""
+"""Bytes that are kept of the beginning and of the end of each call's output; those between are counted."""
 LARGEST_LOG_BYTES = 1 << 20
-"""Then the log becomes PATH.1, in place of the one before."""
+"""Size at which the log is renamed to PATH.1, which replaces the old PATH.1."""
 
 
 class OutputLog:
@@ -24,7 +25,7 @@ class OutputLog:
         self._first, self._last, self._size = b"", b"", 0
 
     def take(self, output: bytes) -> None:
-        """Take what the process printed next."""
+        """Takes the next output of the process."""
         self._size += len(output)
         room = FIRST_BYTES - len(self._first)
         if room > 0:
@@ -34,7 +35,7 @@ class OutputLog:
             self._last = (self._last + output)[-LAST_BYTES:]
 
     def end_call(self) -> None:
-        """Write what the call printed. What a full disk has no room for is dropped."""
+        """Writes the call's output to the log, and drops it if the disk is full."""
         first, last = self._first, self._last
         left_out = self._size - len(first) - len(last)
         self._first, self._last, self._size = b"", b"", 0

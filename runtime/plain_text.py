@@ -1,8 +1,8 @@
-"""Foreign text as characters that a terminal only shows: the filter for whatever came from outside.
+"""The filter for foreign text, which makes it safe to print on a terminal.
 
 A column name, an exception's message, a model type or an answer may hold escape sequences that move the
-cursor, marks that turn the reading direction, or a million characters. What does not simply appear on the
-screen is written as its escape, so that a person sees what came: ESC becomes the four characters \\x1b.
+cursor, marks that turn the reading direction, or a million characters. A character that is not visible is
+written as its escape, so that the user sees it: ESC becomes the four characters \\x1b.
 """
 
 import unicodedata
@@ -10,16 +10,16 @@ import unicodedata
 LONGEST_FIELD = 200
 LONGEST_TEXT = 20_000
 COMBINING_RUN = 4
-"""So many accents may stand on one letter; a pile of them runs over the lines above."""
+"""Largest number of accents on one letter; more of them would cover the lines above."""
 INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")
-"""Letters by their category that draw nothing."""
+"""Characters that are invisible, although their Unicode category is that of letters or symbols."""
 
 
 def printable(text: str, limit: int = LONGEST_FIELD) -> str:
-    """Returns `text` as one line of at most `limit` characters, none of which steers a terminal."""
+    """Returns `text` as one line of at most `limit` characters, without any that control a terminal."""
     shown: list[str] = []
     length = accents = 0
-    for character in text[: limit + 1]:  # each gives at least one
+    for character in text[: limit + 1]:  # each one becomes at least one character
         accents = accents + 1 if unicodedata.combining(character) else 0
         piece = _shown(character, accents)
         shown.append(piece)
@@ -30,9 +30,9 @@ def printable(text: str, limit: int = LONGEST_FIELD) -> str:
 
 
 def printable_lines(text: str, limit: int = LONGEST_TEXT) -> str:
-    """Returns the first `limit` characters of `text`, each of its lines made printable.
+    """Returns the first `limit` characters of `text` with each line made printable.
 
-    Lines end with a newline alone, and a tab is four spaces.
+    Only a newline ends a line, and a tab becomes four spaces.
     """
     lines = (printable(line.replace("\t", "    "), limit) for line in text[:limit].split("\n"))
     return "\n".join(lines) + ("…" if len(text) > limit else "")

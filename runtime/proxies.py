@@ -1,23 +1,23 @@
-"""A way out that leads nowhere, for processes that have no business outside this machine.
+"""A dead HTTP proxy in the environment, for processes that need nothing outside this machine.
 
-Ray asks two cloud providers for their metadata at every start, and no setting keeps it from that. Its HTTP
-library goes through a proxy where the environment names one, so we name one that is not there. A user's
-reward function may well go to the network: it gets its caller's own variables back.
+Ray asks two cloud providers for their metadata at every start, and no setting prevents that. Its HTTP library
+uses a proxy if the environment names one, so Pippin names one that does not exist. A user's reward function
+may use the network, so it gets the caller's own variables back.
 """
 
 import json
 from collections.abc import Mapping
 
 NOWHERE = "http://127.0.0.1:9"
-"""The discard port, which only the superuser could listen on."""
+"""A proxy at the discard port, on which only the superuser could listen."""
 LOOPBACK = "127.0.0.1,localhost,::1"
 KEPT = "PIPPIN_PROXIES_BEFORE"
-"""The variable that keeps what the caller had."""
+"""The variable that keeps the caller's own proxy variables."""
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy")
 
 
 def sealed(caller: Mapping[str, str]) -> dict[str, str]:
-    """Returns an environment in which HTTP leads nowhere but to the loopback address."""
+    """Returns the caller's environment with proxies that let HTTP reach the loopback address only."""
     if KEPT in caller:
         return dict(caller)
     before = {name: value for name, value in caller.items() if name.lower() in NAMES}

@@ -1,7 +1,7 @@
-"""The far end of `runtime.reward_process`: runs a user's reward function, one call per request.
+"""The child process of `runtime.reward_process`, which calls a user's reward function once per request.
 
-Standard library only, so that it starts in a few hundredths of a second. The first request imports the
-user's file; `runtime.reward_pipe` has moved the pipes to private descriptors by then.
+It uses the standard library only, so that it starts in a few hundredths of a second. The first request
+imports the user's file; by then `runtime.reward_pipe` has moved the pipes to private descriptors.
 """
 
 import inspect
@@ -23,18 +23,18 @@ LONGEST_DETAIL = 300
 
 
 class Unusable(Exception):
-    """The user's file has no reward function that could be called."""
+    """The user's file has no usable reward function."""
 
 
 class Reward:
-    """A reward file: the first request imports it, each one after that is a call."""
+    """A user's reward file: the first request imports it, each later one calls its function."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._function: Callable[..., Any] | None = None
 
     def answer(self, request: bytes) -> bytes:
-        """The reply to one request: {"problem"}, {"reward"}, or {"failure", "detail"}."""
+        """Returns the reply to one request: {"problem"}, {"reward"}, or {"failure", "detail"}."""
         if self._function is not None:
             return json.dumps(call(self._function, json.loads(request), self._path)).encode()
         try:
@@ -45,7 +45,7 @@ class Reward:
 
 
 def load(path: str) -> Callable[..., Any]:
-    """The function `reward` of the file; calls nothing but the import. Raises Unusable."""
+    """Imports the file and returns its function `reward`, without calling it. Raises Unusable."""
     module = types.ModuleType("reward_file")
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses and pickle look it up
@@ -72,20 +72,20 @@ def load(path: str) -> Callable[..., Any]:
 
 
 def call(function: Callable[..., Any], request: dict[str, Any], path: str) -> dict[str, Any]:
-    """One call as a reply: a finite `reward`, or `failure` and `detail`."""
+    """Calls the function and returns the reply: a finite `reward`, or `failure` and `detail`."""
     try:
         value = function(request["prompt"], request["completion"], request["row"])
         return _judged(value)
-    except BaseException as error:  # sys.exit() and the like are the user's failure, not ours
+    except BaseException as error:  # sys.exit() and the like are failures of the user's function
         kind = "out_of_memory" if isinstance(error, MemoryError) else "raised"
         return {"failure": kind, "detail": describe(error, path)}
 
 
 def describe(error: BaseException, path: str) -> str:
-    """Type, first line and the last line of the user's file on the way there."""
+    """Returns the error's type, the first line of its text, and the line in the user's file."""
     try:
         return _described(error, path)
-    except BaseException:  # what it is made of raises as well
+    except BaseException:  # the error's own attributes can raise too
         return type.__getattribute__(type(error), "__name__")
 
 
@@ -126,7 +126,7 @@ def _text(error: BaseException) -> str:
 
 
 def _line(text: str) -> str:
-    """The first line, short and printable."""
+    """Returns the text's first line, shortened and printable."""
     return printable(text[: 10 * LONGEST_DETAIL].strip().partition("\n")[0], LONGEST_DETAIL)
 
 

@@ -1,9 +1,9 @@
-"""The pipe of a process that runs foreign code, kept out of that code's reach as far as Python allows.
+"""The pipe of a process that runs foreign code, hidden from that code as far as Python allows.
 
-A reward function may evaluate a completion, and the completion may look for a way to answer for itself. So
-a reply counts only with the nonce of its request, and no frame, module, closure or container ever holds a
-nonce or the pipe: they are in a chain of iterators made of C functions alone, which only the stack of
-`serve` refers to. Between its links the foreign code runs.
+A reward function may evaluate a completion, and the completion may try to send a reply itself. So a reply
+counts only with the nonce of its request, and no frame, module, closure or container ever holds a nonce or
+the pipe. They are in a chain of iterators made of C functions only, to which only the stack of `serve`
+refers. The foreign code runs as one link of that chain.
 
     lines ──▶ nonce ────────────────────────▶ "nonce reply" ──▶ write
          └──▶ request ──▶ answer() ──▶ reply ──┘
@@ -22,16 +22,16 @@ from operator import itemgetter
 
 
 def serve(answer: Callable[[bytes], bytes]) -> None:
-    """Answer requests until the pipe closes; a reply must fit into a pipe at once.
+    """Answers requests until the pipe closes; a reply must fit into a pipe at once.
 
-    From here on standard input is empty, and what is printed goes to standard error.
+    From the call on, standard input is empty, and printed output goes to standard error.
     """
     _hide()
     deque(_exchange(answer), maxlen=0)
 
 
 def _exchange(answer: Callable[[bytes], bytes]) -> Iterator[int | None]:
-    """The chain of iterators; when it runs, this function has returned and its frame is gone."""
+    """Returns the chain of iterators; by the time it runs, this function's frame is gone."""
     lines, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -43,7 +43,7 @@ def _exchange(answer: Callable[[bytes], bytes]) -> Iterator[int | None]:
 
 
 def _once(answer: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    """`answer` in this process alone: a fork that comes back from the foreign code ends."""
+    """Returns `answer` for this process only: a forked copy that returns from the foreign code exits."""
     process_id, leave, owner = os.getpid, os._exit, os.getpid()
 
     def answer_here(request: bytes) -> bytes:
@@ -56,7 +56,7 @@ def _once(answer: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 
 
 def _hide() -> None:
-    """Refuse the calls that list every object, or the frames of every thread."""
+    """Blocks the calls that list every object, or the frames of every thread."""
     lists = {"gc.get_objects", "gc.get_referrers", "gc.get_referents"}
     hidden = frozenset({*lists, "sys._current_frames", "sys._current_exceptions"})
 

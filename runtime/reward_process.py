@@ -1,8 +1,8 @@
-"""The user's reward function, in a process of its own with a time limit that kills.
+"""The user's reward function, in a process of its own that is killed at a time limit.
 
-A call that raises, hangs, dies or returns no number is a failure with its kind, and its reward is
-null: a zero would teach the policy that the answer was bad. The process is started again at the
-next call, and the time of that start is not the call's.
+A call that raises, hangs, dies or returns no number is a failure with a kind, and its reward is
+null: a zero would train the policy as if the answer were bad. The process is started again at the
+next call, and the time of that start does not count towards the call's limit.
 
     process = RewardProcess("reward.py", timeout_s=10)    # BadInput if it cannot be used
     verdicts = process.score([RewardCall(prompt=..., completion=..., row=...)])
@@ -24,9 +24,9 @@ from runtime.tasks.prompt import Verdict
 
 MODULE = "runtime.reward_child"
 START_TIMEOUT_S = 60.0
-"""Time for the user's file to import: it may load a library of gigabytes."""
+"""Time limit of the import of the user's file, which may load a library of gigabytes."""
 LARGEST_REWARD = 1e18
-"""A variance squares rewards and adds the squares up, which must still fit a float32."""
+"""Largest absolute reward; a variance adds up squared rewards, which must fit a float32."""
 LONGEST_DETAIL = 400
 
 
@@ -39,7 +39,7 @@ class RewardCall(Struct, frozen=True, kw_only=True):
 
 
 class RewardProcess:
-    """One process, asked by one caller at a time."""
+    """The process of one reward file, used by one caller at a time."""
 
     def __init__(
         self,
@@ -50,9 +50,9 @@ class RewardProcess:
         log: Path | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        """Import the file and inspect `reward`; raises BadInput if it cannot be used.
+        """Imports the file and inspects `reward`. Raises BadInput if it cannot be used.
 
-        What it prints goes to `log`, in bounds; without one nothing of it is kept.
+        Its output goes to `log`, whose size is bounded; without `log` the output is dropped.
         """
         self._path = path
         self._timeout_s = timeout_s
@@ -67,11 +67,11 @@ class RewardProcess:
             raise BadInput(f"{path}: {problem}")
 
     def score(self, calls: Sequence[RewardCall]) -> list[Verdict]:
-        """A verdict for each call in order; the time limit is that of one call."""
+        """Returns a verdict for each call in order; the time limit is that of one call."""
         return [self._score(call) for call in calls]
 
     def close(self) -> None:
-        """End the process and all that it started."""
+        """Ends the process and its descendants."""
         if self._process is not None:
             self._process.kill()
             self._process = None
@@ -100,7 +100,7 @@ class RewardProcess:
         return verdict
 
     def _start(self) -> str:
-        """What keeps the file from being used; empty if the process is ready."""
+        """Starts the process; returns why the file cannot be used, or "" if the process is ready."""
         path = str(Path(self._path).resolve())
         self._process = Killable(MODULE, path, self._log, self._memory_bytes)
         try:
@@ -118,8 +118,9 @@ class RewardProcess:
 
 
 def judged(reply: Any) -> Verdict | None:
-    """The verdict in a reply, checked here because the process that sent it runs foreign code; None if
-    there is none.
+    """Returns the verdict in a reply, or None if there is none.
+
+    The reply is checked here because its process runs foreign code.
     """
     match reply:
         case {"reward": float(reward)} if not math.isfinite(reward):

@@ -1,7 +1,7 @@
-"""Lines of a run: JSON objects, one a line, each with a checksum, appended as the steps go by.
+"""The .jsonl files of a run: one JSON object on each line, with a checksum, appended step by step.
 
-The last key of a line is the CRC-32 of the file's name and of the line before it, so a line that is torn,
-damaged or copied from another file is noticed and left out.
+The last key of a line is the CRC-32 of the file's name and of the line up to that key, so a line that is
+torn, damaged or copied from another file is detected and left out.
 """
 
 import zlib
@@ -34,7 +34,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def keep(path: Path, last_step: int, needed: Iterable[tuple[int, str | None]] = ()) -> str:
-    """Drops the objects of steps after `last_step`, because those steps are done anew.
+    """Drops the objects of steps after `last_step`, because the run repeats those steps.
 
     Returns a sentence if some of the `needed` (step, and metric if the lines name one) have no
     undamaged line, and "" otherwise.

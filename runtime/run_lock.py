@@ -1,12 +1,12 @@
-"""The lock of a run directory: one process at a time writes there, and the system lets go if it dies.
+"""The lock of a run directory: one process at a time writes there; the system releases it if that dies.
 
     lock = RunLock(folder)
     lock.take()       # raises BadInput while another process holds it
-    lock.is_held()    # anyone may look, and never keeps a writer out for longer than an instant
-    lock.release()    # or the end of the process, however it comes
+    lock.is_held()    # any process may look; it blocks a writer for an instant only
+    lock.release()    # the end of the process releases it too
 
-The folder itself is locked, so no `rm` takes the lock away from under its holder. The file `lock` in it holds
-the writer's process id, for the sentence that a second writer gets; earlier versions look there.
+The folder itself is locked, so removing a file in it does not remove the lock. The file `lock` in it holds
+the writer's process id, for the error that a second writer gets; earlier versions lock that file.
 """
 
 import fcntl
@@ -19,9 +19,9 @@ from runtime.durable import is_alive
 from runtime.errors import BadInput
 
 PROBE_S = 0.2
-"""How long a writer keeps trying: a process that looks at the lock holds it for an instant."""
+"""Seconds for which a writer keeps trying, since a process that looks at the lock holds it for an instant."""
 NAMED_S = 2.0
-"""How long a process that has just become the writer may take, on a busy machine, to write its id."""
+"""Seconds that a new writer may take, on a busy machine, to write its process id."""
 
 
 class RunLock:
@@ -51,7 +51,7 @@ class RunLock:
         return any(_is_locked(path) for path in (self._folder, self._file))
 
     def holder(self) -> int | None:
-        """Returns the process that is the writer, or was the last one; None if that is not known."""
+        """Returns the id of the writer's process, or of the last writer's; None if it is not known."""
         try:
             return int(self._file.read_text())
         except (OSError, ValueError):
@@ -64,7 +64,7 @@ class RunLock:
         self._descriptors = None
 
     def _named(self) -> int | str:
-        """Returns the holder once it has written its id: what is there before is a dead process's."""
+        """Waits until the holder has written its id and returns it; an earlier id is a dead process's."""
         until = time.monotonic() + NAMED_S
         while (pid := self.holder()) is None or not is_alive(pid):
             if time.monotonic() > until:
@@ -79,7 +79,7 @@ def _is_locked(path: Path) -> bool:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
-    try:  # shared: two that look at once do not take each other for the writer
+    try:  # a shared lock, so that two processes that look at once do not see each other as the writer
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except OSError as error:  # a network volume that locks no folders has a lock on the file
@@ -101,4 +101,4 @@ def _locked_within(descriptor: int, seconds: float) -> bool:
         except OSError:
             if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 raise
-            return True  # a network volume locks no folders: the lock on the file must do
+            return True  # a network volume locks no folders, so the lock on the file must suffice

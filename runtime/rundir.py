@@ -1,20 +1,21 @@
-"""The run directory: where everything that a run is lies on disk, and who may write there.
+"""The run directory: the paths and names of all files of a run, and its one writer.
 
     runs/NAME/
-      run.json            schema version, name, when and with what it was made
-      recipe.toml         the settings, resolved
-      status.json         what the run is doing; replaced whole
+      run.json            schema version, name, time and versions at its start
+      recipe.toml         the resolved settings
+      status.json         the state of the run; replaced whole
       metrics.jsonl       one object for each step
       evals.jsonl         one object for each evaluation, and evals/ the answers themselves
       trajectories.log    every batch that reached the learner
-      weights/            numbered versions; checkpoints/ what a run goes on from
-      logs/               one file for each part; ray.json, ray.token while it runs
-      pause.json          a request to pause; pause-machine.json: one that a condition of [power] makes
-      machine.json        what its supervisor saw of the machine last
-      report/             what `pippin report` made of it
+      weights/            numbered versions
+      checkpoints/        the states from which a run can be resumed
+      logs/               one file for each actor; ray.json, ray.token while it runs
+      pause.json          a request to pause; pause-machine.json: one by a condition of [power]
+      machine.json        the supervisor's last readings of the machine
+      report/             the output of `pippin report`
 
-One process writes: the holder of `lock` (`runtime.run_lock`). What is in a file is in
-`runtime.status`, `runtime.pause_request` and `runtime.run_lines`; here are the paths and the names.
+One process writes: the holder of `lock` (`runtime.run_lock`). `runtime.status`, `runtime.pause_request` and
+`runtime.run_lines` define the contents of the files; this file has the paths and the names.
 """
 
 import json
@@ -35,12 +36,12 @@ from runtime.status import Machine, Status
 
 SCHEMA_VERSION = 1
 LONGEST_NAME = 100
-"""Characters of a run's name: its folder, and names made from it, must fit into a file name of 255 bytes."""
+"""Largest number of characters of a run's name, so that names made from it fit into 255 bytes."""
 NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
 class RunDirectory:
-    """The paths of a run, and what its parts do with the files there."""
+    """The paths of a run, and the operations on its files."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
@@ -50,31 +51,31 @@ class RunDirectory:
 
     @property
     def weights(self) -> Path:
-        """Numbered weights versions."""
+        """Returns the folder with the numbered weights versions."""
         return self.path / "weights"
 
     @property
     def checkpoints(self) -> Path:
-        """Published checkpoints."""
+        """Returns the folder with the published checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def logs(self) -> Path:
-        """One log file for each part."""
+        """Returns the folder with one log file for each actor."""
         return self.path / "logs"
 
     @property
     def trajectories(self) -> Path:
-        """The trajectory log."""
+        """Returns the path of the trajectory log."""
         return self.path / "trajectories.log"
 
     @property
     def recipe(self) -> Path:
-        """The resolved settings."""
+        """Returns the path of the resolved settings."""
         return self.path / "recipe.toml"
 
     def create(self, recipe: str, about: dict[str, Any]) -> None:
-        """Claims the name and writes what does not change.
+        """Makes the run's folder and writes the files that do not change.
 
         Raises BadInput for a name that is taken, not a plain file name, or a root that cannot be written.
         """
@@ -132,13 +133,13 @@ class RunDirectory:
             )
 
     def about(self) -> dict[str, Any]:
-        """Returns what was written down when the run was made."""
+        """Returns the content of run.json."""
         return json.loads((self.path / "run.json").read_bytes())
 
-    # ── who writes, and what is asked of it ──────────────────────────────────────────────────────
+    # ── the writer, and requests to it ───────────────────────────────────────────────────────────
 
     def lock(self) -> None:
-        """Makes this process the run's one writer until it ends, and clears what a killed one left.
+        """Makes this process the run's one writer until it ends, and clears a killed writer's leftovers.
 
         Raises BadInput if another process is the writer.
         """
@@ -152,7 +153,7 @@ class RunDirectory:
         return self._lock.is_held()
 
     def holder(self) -> int | None:
-        """Returns the process that is this run's writer, or was its last; None if that is not known."""
+        """Returns the id of the writer's process, or of the last writer's; None if it is not known."""
         return self._lock.holder()
 
     def unlock(self) -> None:
@@ -160,7 +161,7 @@ class RunDirectory:
         self._lock.release()
 
     def ask_to_pause(self, request: PauseRequest) -> None:
-        """Leaves a request for the process that runs it."""
+        """Writes a request to pause for the run's process."""
         self._pauses.ask(request)
 
     def pause_asked(self) -> bool:
@@ -168,11 +169,11 @@ class RunDirectory:
         return self._pauses.is_asked()
 
     def pause_request(self) -> PauseRequest | None:
-        """Returns the request to pause, a person's before the machine's; None if there is none."""
+        """Returns the request to pause, the user's before the machine's; None if there is none."""
         return self._pauses.read()
 
     def withdraw_pause(self, *, of_machine: bool = False) -> None:
-        """Removes the requests to pause, or the machine's alone."""
+        """Removes the requests to pause, or only the machine's."""
         self._pauses.withdraw(of_machine=of_machine)
 
     # ── status and lines ─────────────────────────────────────────────────────────────────────────
@@ -182,7 +183,7 @@ class RunDirectory:
         status.write(self.path, new)
 
     def read_status(self) -> Status:
-        """Returns the last status; a run whose writer is gone without a word has `state` "died"."""
+        """Returns the last status; `state` is "died" if the writer ended without writing another state."""
         self.require()
         return status.read(self.path, alive=self.locked())
 
@@ -191,7 +192,7 @@ class RunDirectory:
         status.write_machine(self.path, machine)
 
     def settle(self, state: str, message: str = "") -> None:
-        """Writes down how it ended, or that it waits, for a conductor that is gone."""
+        """Writes the status of a run whose conductor has ended: its end, or that it waits."""
         last = self.read_status()
         if last.state not in (state, "failed"):
             last.state, last.doing, last.since, last.pids = state, "", time.time(), {}
@@ -209,12 +210,12 @@ class RunDirectory:
     def keep_lines(
         self, file: str, last_step: int, needed: Iterable[tuple[int, str | None]] = ()
     ) -> str:
-        """Drops the objects of later steps; returns a sentence if some of the `needed` are lost."""
+        """Drops the objects of steps after `last_step`; returns a sentence if `needed` ones are lost."""
         return run_lines.keep(self.path / file, last_step, needed)
 
 
 def plain_name(name: str) -> bool:
-    """Returns whether a run can be called so: no shell and no option parser misreads the name."""
+    """Returns whether a run can have this name, which shells and option parsers must not misread."""
     fits = 0 < len(name) <= LONGEST_NAME
     return fits and set(name) <= NAME_CHARACTERS and not name.startswith((".", "-"))
 

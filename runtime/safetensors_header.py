@@ -1,7 +1,7 @@
-"""The header of a safetensors file: 8 bytes of length, then JSON that names each tensor's place.
+"""The header of a safetensors file: 8 bytes of length, then JSON with each tensor's offsets.
 
-Read by hand, so that a file is judged in milliseconds without MLX. The bytes behind the header must be
-exactly the tensors': in one order, none overlapping another, none unused.
+It is read by hand, so that a file is checked in milliseconds without MLX. The bytes behind the header must be
+exactly those of the tensors: no two tensors overlap, and no byte is unused.
 """
 
 import math
@@ -21,7 +21,7 @@ ITEM_BYTES = {
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
 }
 MAX_HEADER_BYTES = 100_000_000
-"""The safetensors format's own limit."""
+"""Largest size of a header by the safetensors format."""
 MAX_DIMENSIONS = 8
 LFS_POINTER = b"version https://git-lfs"
 
@@ -35,14 +35,14 @@ class Tensor(Struct, frozen=True):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that it takes in the file."""
+        """Returns the tensor's size in the file, in bytes."""
         return self.data_offsets[1] - self.data_offsets[0]
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors that a safetensors file lists, after checking that it holds all their bytes.
+    """Returns the tensors that a safetensors file lists, after checking that it holds all their bytes.
 
-    Raises BadInput with one sentence for a file that is damaged or something else.
+    Raises BadInput with one sentence for a file that is damaged or is no safetensors file.
     """
     try:
         with opened(path) as file:
@@ -112,6 +112,6 @@ def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
 
 
 def _shown(name: str) -> str:
-    """A stranger's text on one line of bounded length."""
+    """Returns untrusted text as one line of bounded length."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     return line if len(line) <= 100 else f"{line[:99]}…"

@@ -1,10 +1,10 @@
-"""What is known about a trajectory outside its batch, and what was decided about it.
+"""The outcome of a trajectory, and the facts that decide it.
 
-    Row       who it is, how it ended, what the verifier said
-    Settled   the reward, the advantage and why it is not trained on: columns of the record
+    Row       the trajectory's identity, its stop reason, the verifier's verdict
+    Settled   the reward, the advantage and the reason for dropping it: columns of the record
 
-An algorithm turns all rows of a step into settlements in one place, the conductor's process; the learner
-writes them into the record.
+An algorithm settles all rows of a step in one place, the conductor's process; the learner writes the results
+into the record.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,26 +22,26 @@ class Row(Struct, frozen=True, kw_only=True):
     prompt: int
     sample: int
     tokens: int
-    """Sampled tokens."""
+    """Number of sampled tokens."""
     stop_reason: str
     verdict: Verdict | None = None
-    """None where nothing judges the answer."""
+    """The verifier's verdict; None if the task has no verifier."""
     dropped: str | None = None
-    """Why it cannot be trained on, known before anything is judged: it is too long."""
+    """The reason if the row is dropped before it is judged, because it is too long."""
 
     @property
     def reward(self) -> float | None:
-        """The verifier's reward; None without one."""
+        """Returns the verifier's reward; None without one."""
         return None if self.verdict is None else self.verdict.reward
 
     @property
     def failure(self) -> str | None:
-        """The kind of a reward that could not be had."""
+        """Returns the kind of failure if the verifier failed, else None."""
         return None if self.verdict is None else self.verdict.failure
 
 
 class Settled(Struct, frozen=True, kw_only=True):
-    """What was decided about one trajectory."""
+    """The outcome of one trajectory."""
 
     reward: float | None = None
     passed: bool | None = None
@@ -51,19 +51,19 @@ class Settled(Struct, frozen=True, kw_only=True):
     dropped: str | None = None
     pair: int | None = None
     preference: int | None = None
-    """1 for the preferred answer of its pair, -1 for the rejected one; None leaves the record's as it is."""
+    """1 for the preferred answer of its pair, -1 for the rejected one; None keeps the record's value."""
 
 
 class Settlement(Struct, frozen=True, kw_only=True):
-    """The decisions about all rows of a step, in their order."""
+    """The outcomes of all rows of a step, in their order."""
 
     rows: list[Settled]
     useful_prompts: int
-    """Prompts whose answers teach something: the others may be replaced in a further round."""
+    """Number of prompts whose answers give a gradient; a further round may replace the others."""
 
 
 def settled(row: Row, **changes: object) -> Settled:
-    """Returns the verdict of a row as its settlement, with `changes` on top."""
+    """Returns a row's outcome by its verdict, with `changes` on top."""
     verdict = row.verdict or Verdict(reward=None)
     values: dict[str, object] = {
         "reward": verdict.reward,
@@ -83,7 +83,7 @@ def groups(rows: Sequence[Row]) -> Iterable[list[int]]:
 
 
 def entered(ledger: Ledger, rows: Iterable[Settled]) -> Ledger:
-    """Returns the ledger once these trajectories are learned: each is trained on, dropped or failed."""
+    """Returns the ledger with these outcomes: each trajectory is trained on, dropped or failed."""
     rows = list(rows)
     failures = [row.failure for row in rows if row.failure is not None]
     reasons = [row.dropped for row in rows if row.dropped is not None and row.failure is None]

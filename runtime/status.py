@@ -1,7 +1,6 @@
-"""What a run is doing: status.json, which its conductor replaces whole, and machine.json beside it.
+"""The state of a run: status.json, which its conductor replaces whole, and machine.json beside it.
 
-Neither is synced to the disk, so a power cut may leave anything in them; nothing in them is needed to
-go on.
+Neither file is synced to the disk, so a power cut may leave anything in them; a resume needs nothing of them.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ PASS_AT_1 = "pass@1"
 PASS_AT_1_SAMPLED = "pass@1 at temperature 1"
 PREFERENCE_ACCURACY, REWARD_MARGIN = "preference_accuracy", "reward_margin"
 ALIVE = ("starting", "running", "pausing")
-"""States that need a process."""
+"""States in which the run has a process."""
 
 
 class EvalResult(Struct, frozen=True, kw_only=True):
@@ -33,18 +32,18 @@ class EvalResult(Struct, frozen=True, kw_only=True):
     score: float | None
     """None if no answer could be scored."""
     n: int
-    """Answers that were scored."""
+    """Number of answers that were scored."""
     stderr: float
     """Standard error of the score."""
     mean_tokens: float
     truncated: float
     """Share of answers that reached the length limit."""
     failed: int = 0
-    """Answers that could not be scored; they are not in `n`."""
+    """Number of answers that could not be scored; they are not in `n`."""
 
 
 class Machine(Struct, kw_only=True):
-    """What the supervisor saw last: the content of machine.json."""
+    """The supervisor's last readings of the machine: the content of machine.json."""
 
     memory_bytes: int = 0
     """Resident memory of all the run's processes."""
@@ -55,18 +54,18 @@ class Machine(Struct, kw_only=True):
 
 
 class Status(Struct, kw_only=True):
-    """What a run is doing: the content of status.json."""
+    """The state of a run: the content of status.json."""
 
     name: str
     state: str = "starting"
-    """starting, running, pausing, paused, stopped, finished or failed; reading it adds "died"."""
+    """One of starting, running, pausing, paused, stopped, finished and failed; `read` adds "died"."""
     doing: str = ""
     since: float = 0.0
     """Unix time of the last change of `doing`."""
     step: int = 0
     steps: int = 0
     message: str = ""
-    """Why it failed: the first cause."""
+    """The first cause of a failure."""
     evals: list[EvalResult] = []
     ledger: dict[str, Any] = msgspec.field(default_factory=lambda: Ledger().as_dict())
     weights_digest: str = ""
@@ -76,11 +75,11 @@ class Status(Struct, kw_only=True):
     pids: dict[str, int] = {}
     dashboard: str = ""
     seconds: float = 0.0
-    """Wall-clock of the run so far, without the time it was not running."""
+    """Wall-clock time of the run so far, without the time in which it did not run."""
     eta_s: float | None = None
     machine: Machine = msgspec.field(default_factory=Machine)
     alive: bool = False
-    """Its supervisor's process is there, be it to wait; known when read."""
+    """True if the supervisor's process exists, even if it waits; set by `read`."""
 
     def of_metric(self, metric: str) -> list[EvalResult]:
         """Returns the evaluations by a metric, oldest first."""
@@ -100,7 +99,7 @@ def write_machine(folder: Path, machine: Machine) -> None:
 def read(folder: Path, *, alive: bool) -> Status:
     """Returns the last status of a run whose writer is `alive` or not.
 
-    A run whose writer is gone without a word has `state` "died". Raises BadInput for a damaged file.
+    `state` is "died" if the writer ended without writing another state. Raises BadInput for a damaged file.
     """
     status = _stored(folder)
     with contextlib.suppress(OSError, ValueError, RecursionError):

@@ -1,14 +1,14 @@
-"""What a frozen teacher said about a text, stored once for every epoch and every run on this machine.
+"""The cache of a frozen teacher's outputs, stored once for every epoch and every run on this machine.
 
     cache = TeacherCache(limit_bytes=8 << 30)
     key = entry_key(model_digest, tokens, {"top_k": 64, "temperature": 1.0})
     if (batch := cache.get(key)) is None:
         cache.put(key, batch := ask_the_teacher(tokens))
 
-Content-addressed: one file per key, checked by its own SHA-256 when it is read, so nothing needs to be
-synced. A file that was torn or tampered with is a miss, is counted, and goes. Reading takes no
-lock; writing takes one for the folder, under which the bound is kept: what was used longest ago goes
-first. The cache can lose, and a run is then only slower: no failure to write ends one.
+It is content-addressed: one file for each key, checked by its own SHA-256 when it is read, so nothing needs
+to be synced. A torn or changed file is counted, deleted, and treated as a miss. Reading takes no lock.
+Writing locks the folder and keeps the bound on its size: the entries that were used longest ago are deleted
+first. A lost entry or a failed write only makes a run slower, and never ends it.
 """
 
 import contextlib
@@ -32,42 +32,42 @@ from runtime.home import home, private_folder
 FORMAT = b"pippin.teacher.1"
 HEADER_BYTES = len(FORMAT) + 32 + 32
 KEPT_SHARE = 0.9
-"""Of the limit, after making room: so that not every put has to look at all files."""
+"""Share of the limit that is kept when room is made, so that not every put has to list all files."""
 
 Setting = str | int | float | bool | None
 
 
 class Counts(Struct):
-    """What this cache object has seen."""
+    """Counts of one cache object."""
 
     hits: int = 0
     misses: int = 0
-    """Damaged ones included."""
+    """Look-ups without a usable entry; damaged entries are among them."""
     damaged: int = 0
     stored: int = 0
     evicted: int = 0
     refused: int = 0
-    """Not stored: larger than the whole cache, or the disk would not take it."""
+    """Batches that were not stored, because they exceed the whole cache or the write failed."""
 
 
 def entry_key(model_digest: str, tokens: ArrayLike, settings: Mapping[str, Setting]) -> str:
-    """SHA-256 of which teacher, which token ids and how it was asked, in whatever order of settings."""
-    parts = (
+    """Returns the SHA-256 of the teacher, the token ids and the settings of the request, in any order."""
+    fields = (
         model_digest.encode(),
         np.asarray(tokens, "<i8").tobytes(),
         msgspec.json.encode(dict(settings), order="sorted"),
     )
     out = hashlib.sha256(FORMAT)
-    for part in parts:
-        out.update(len(part).to_bytes(8, "little") + part)
+    for field in fields:
+        out.update(len(field).to_bytes(8, "little") + field)
     return out.hexdigest()
 
 
 class TeacherCache:
-    """A folder of entries, shared by any number of threads and processes; `counts` are this object's."""
+    """A folder of entries, shared by any number of threads and processes; `counts` is for this object."""
 
     def __init__(self, *, limit_bytes: int, folder: Path | None = None) -> None:
-        """In `folder`, else in Pippin's home.
+        """Opens the cache in `folder`, by default in Pippin's home.
 
         Raises ValueError for a limit that is not above 0, BadInput for a folder that cannot be written.
         """
@@ -88,7 +88,7 @@ class TeacherCache:
             ) from None
 
     def get(self, key: str) -> pa.RecordBatch | None:
-        """The batch that was put under the key, marked as used now; None if there is none."""
+        """Returns the batch that was put under the key and marks it as used now; None if there is none."""
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -107,7 +107,7 @@ class TeacherCache:
         return batch
 
     def put(self, key: str, batch: pa.RecordBatch) -> bool:
-        """Store the batch unless the key is there already; whether it is there now."""
+        """Stores the batch unless the key is there already; returns whether it is there now."""
         content = _encoded(key, batch)
         if len(content) > self._limit_bytes * KEPT_SHARE:
             self._count("refused")
@@ -121,11 +121,11 @@ class TeacherCache:
                 if size > self._limit_bytes:
                     room = int(self._limit_bytes * KEPT_SHARE) - len(content)
                     size = self._make_room(room) + len(content)
-                # Counted before it is there: a death in between makes the cache smaller, not larger.
+                # The size is written first: if the process dies in between, it is too large, not too small.
                 self._write_size(size)
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 write_file(path, content, durable=False)
-        except (OSError, RunFailed):  # a full disk, most likely
+        except (OSError, RunFailed):  # most likely a full disk
             self._count("refused")
             return False
         self._count("stored")
@@ -133,7 +133,7 @@ class TeacherCache:
 
     @property
     def bytes(self) -> int:
-        """What all entries take, by whoever they were put."""
+        """Returns the size of all entries, from all processes, in bytes."""
         with self._writing():
             return self._size()
 
@@ -147,7 +147,10 @@ class TeacherCache:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Alone among all that write to the folder, threads included: each opens the lock anew."""
+        """Excludes all other writers to the folder for a `with` block.
+
+        It excludes threads of this process too, because each call opens the lock's file anew.
+        """
         descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -165,16 +168,16 @@ class TeacherCache:
         (self._folder / "size").write_bytes(b"%d" % size)
 
     def _make_room(self, limit_bytes: int) -> int:
-        """Delete what was used longest ago until the entries fit; gives and notes what they take then.
+        """Deletes the entries used longest ago until the rest fit; writes and returns the size of the rest.
 
-        Under the lock: what looks half-written was left by a process that died.
+        It runs under the lock, so a half-written file was left by a process that died.
         """
         entries = []
         for path in self._folder.glob("??/*"):
             if path.name.startswith("."):
                 path.unlink(missing_ok=True)
                 continue
-            with contextlib.suppress(FileNotFoundError):  # a reader found it damaged meanwhile
+            with contextlib.suppress(FileNotFoundError):  # a reader has deleted it as damaged
                 status = path.stat()
                 entries.append((status.st_mtime_ns, path.name, status.st_size, path))
         size = sum(entry[2] for entry in entries)
@@ -197,7 +200,7 @@ def _encoded(key: str, batch: pa.RecordBatch) -> bytes:
 
 
 def _decoded(key: str, content: bytes) -> pa.RecordBatch | None:
-    """None unless it is this key's entry, every bit as it was written."""
+    """Returns the entry's batch; None if it is another key's or a bit has changed since it was written."""
     header, payload = content[:HEADER_BYTES], memoryview(content)[HEADER_BYTES:]
     if header != FORMAT + bytes.fromhex(key) + hashlib.sha256(payload).digest():
         return None

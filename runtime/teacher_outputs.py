@@ -1,4 +1,4 @@
-"""What a teacher said of one answer, as arrays: in a batch's columns, and in the teacher cache.
+"""Teacher outputs for one answer as arrays, in a batch's columns and in the teacher cache.
 
 Shapes: R tokens of the answer, K kept ids of each.
 """
@@ -9,20 +9,20 @@ import pyarrow as pa
 from runtime.trajectory import lists, with_columns
 
 TeacherOutputs = dict[str, np.ndarray]
-"""By the record's column: [R], or [R, K]."""
+"""Arrays [R] or [R, K] by the record's column."""
 
 
-def usable(said: TeacherOutputs) -> np.ndarray:
-    """[R] whether anything can be learned of a token: a teacher's NaN says nothing."""
-    if "teacher_logprobs" in said:
-        return np.isfinite(said["teacher_logprobs"])
-    return np.isfinite(said["teacher_id_logprobs"].sum(axis=-1))
+def usable(outputs: TeacherOutputs) -> np.ndarray:
+    """Returns whether each token's outputs are usable, bool [R]: they are not if one is NaN."""
+    if "teacher_logprobs" in outputs:
+        return np.isfinite(outputs["teacher_logprobs"])
+    return np.isfinite(outputs["teacher_id_logprobs"].sum(axis=-1))
 
 
-def entry(said: TeacherOutputs) -> pa.RecordBatch:
-    """As a batch of one row for each token."""
+def entry(outputs: TeacherOutputs) -> pa.RecordBatch:
+    """Returns the outputs as a batch for the teacher cache, with one row for each token."""
     columns = {}
-    for name, values in said.items():
+    for name, values in outputs.items():
         array = pa.array(np.ascontiguousarray(values).reshape(-1))
         columns[name] = (
             pa.FixedSizeListArray.from_arrays(array, values.shape[1]) if values.ndim > 1 else array
@@ -31,28 +31,31 @@ def entry(said: TeacherOutputs) -> pa.RecordBatch:
 
 
 def from_entry(entry: pa.RecordBatch) -> TeacherOutputs:
-    """What `entry` was made of."""
-    said = {}
+    """Returns the outputs from which `entry` was made."""
+    outputs = {}
     for field in entry.schema:
         column = entry[field.name]
         if pa.types.is_fixed_size_list(field.type):
-            said[field.name] = column.values.to_numpy().reshape(len(column), -1)
+            outputs[field.name] = column.values.to_numpy().reshape(len(column), -1)
         else:
-            said[field.name] = column.to_numpy()
-    return said
+            outputs[field.name] = column.to_numpy()
+    return outputs
 
 
 def with_teacher_outputs(
     batch: pa.RecordBatch,
-    said: dict[int, TeacherOutputs],
+    outputs: dict[int, TeacherOutputs],
     tokens: list[np.ndarray],
     positions: list[np.ndarray],
 ) -> pa.RecordBatch:
-    """The batch with what is said of some of its rows, by number; of the others as it was."""
-    names = {name for found in said.values() for name in found}
+    """Returns the batch with the teacher outputs of the rows in `outputs`, by number of the row.
+
+    Other rows keep theirs. `tokens` and `positions` are the tokens of each row, and its answer's positions.
+    """
+    names = {name for of_row in outputs.values() for name in of_row}
     columns = {name: _present(batch, name) for name in names}
-    for i, found in said.items():
-        for name, values in found.items():
+    for i, of_row in outputs.items():
+        for name, values in of_row.items():
             if name == "teacher_logprobs":
                 whole = np.zeros(len(tokens[i]), np.float32)
                 whole[positions[i]] = values
@@ -63,6 +66,6 @@ def with_teacher_outputs(
 
 
 def _present(batch: pa.RecordBatch, name: str) -> list[np.ndarray | None]:
-    """What other teachers said of their rows."""
+    """Returns the outputs in the batch's column; None for a row without."""
     valid = batch[name].is_valid().to_pylist()
     return [values if there else None for values, there in zip(lists(batch, name), valid)]

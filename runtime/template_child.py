@@ -1,9 +1,9 @@
-"""The far end of `runtime.template_process`: renders chat templates, one a line.
+"""The child process of `runtime.template_process`, which renders one chat template for each line of input.
 
-Imports nothing but Jinja, so that it starts in a tenth of a second and holds 20 MB. The environment
-offers what templates of the Hugging Face layout may expect, and is Jinja's immutable sandbox: no
-underscored attributes, no change of what is handed in. The library's own renderer would cost seconds of
-import; tests compare the two, character for character.
+It imports nothing but Jinja, so that it starts in a tenth of a second and needs 20 MB. The environment
+provides what templates of the Hugging Face layout expect, and is Jinja's immutable sandbox: templates get no
+underscored attributes and cannot change their variables. Importing the library's own renderer would take
+seconds; tests compare the two, character for character.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from jinja2.utils import Namespace
 from runtime.reward_pipe import serve
 
 MEMORY_BYTES = 512 << 20
-"""Of address space, where the system enforces it: Linux does, macOS does not."""
+"""Limit of the address space, which Linux enforces and macOS does not."""
 LARGEST_PRODUCT = 1 << 24
-"""Characters of a repeated text, items of a repeated list, bits of a power."""
+"""Largest number of characters of a repeated text, of items of a repeated list, or of bits of a power."""
 LONGEST_REASON = 200
 
 
@@ -55,12 +55,12 @@ class PlainNamespace(Namespace):
 
 
 class Generation(Extension):
-    """``{% generation %}`` marks what an assistant said; here it only encloses it."""
+    """The tag ``{% generation %}``, which marks an assistant's message and has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja's own attribute)
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The statements up to ``{% endgeneration %}``, in a scope of their own."""
+        """Returns the statements up to ``{% endgeneration %}``, in a scope of their own."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.Scope(body, lineno=line)
@@ -83,7 +83,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         }
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """A product or power, unless it is one that only fills memory."""
+        """Returns a product or power. Raises SecurityError for one that would fill the memory."""
         if operator == "*":
             size = max(_extent(left) * _number(right), _extent(right) * _number(left))
         else:
@@ -94,7 +94,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _answer(environment: Sandbox, compiled: dict[int, Any], request: dict[str, Any]) -> Any:
-    """The prompt as {"text"}, or {"refused"} with what the template did instead."""
+    """Returns the prompt as {"text"}, or {"refused"} with the reason."""
     number, limit = request["number"], request["limit"]
     try:
         if request["template"] is not None:
@@ -110,12 +110,12 @@ def _answer(environment: Sandbox, compiled: dict[int, Any], request: dict[str, A
             if size > limit:
                 return {"refused": f"printed more than {limit:,} characters"}
         return {"text": "".join(pieces)}
-    except BaseException as error:  # whatever a stranger's program may end with
+    except BaseException as error:  # a template is an untrusted program and can raise anything
         return {"refused": f"raised {_line(error)}"}
 
 
 def _line(error: BaseException) -> str:
-    """Type and text of an error on one printable line."""
+    """Returns type and text of an error on one printable line."""
     try:
         text = str(error)[:LONGEST_REASON]
     except Exception:
@@ -153,7 +153,7 @@ def _to_json(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is, without the HTML escapes of Jinja's own filter."""
+    """Returns plain JSON, without the HTML escapes of Jinja's own filter."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -1,10 +1,10 @@
-"""Chat templates are rendered in a process of their own, with a limit of time and one of length.
+"""Renders chat templates in a separate process, with limits on time and length.
 
-A template comes with a checkpoint: it is a program that a stranger wrote, and one in a sandbox can still
-loop for ever or fill the memory. Only a process can be ended whatever it does. One serves all templates of
-ours and is started at the first rendering: about 0.15 s once, then 0.1 ms more than a call.
+A template comes with a checkpoint, so it is an untrusted program, and even in a sandbox it can loop for ever
+or fill the memory. A process can be killed whatever it does. One process serves all templates and is started
+at the first rendering, which takes about 0.15 s; each further rendering takes 0.1 ms more than a plain call.
 
-    text = render(template, messages, {"bos_token": "<s>"})    # Refused says why, in half a sentence
+    text = render(template, messages, {"bos_token": "<s>"})    # raises Refused with the reason
 """
 
 import threading
@@ -16,31 +16,31 @@ from runtime.killable import Died, Forged, Killable, OutOfMemory, TimedOut
 MODULE = "runtime.template_child"
 START_S = 60.0
 RENDER_S = 10.0
-"""Of one prompt; a template takes a millisecond."""
+"""Time limit of one prompt, in seconds; a template takes a millisecond."""
 OWN_CHARACTERS = 1 << 16
-"""What a template may add to the messages: the longest add some 10,000 characters of tools."""
+"""Characters that a template may add to the messages; the longest add about 10,000 characters of tools."""
 REPEATS = 4
-"""How often a template may print the messages."""
+"""Number of times that a template may print the messages."""
 MAX_TEMPLATE_CHARACTERS = 1 << 20
 
 
 class Refused(Exception):
-    """The template gives no prompt: the message says what it did."""
+    """The template gives no prompt; the message has the reason."""
 
 
 class TemplateProcess:
-    """The process, asked by one thread at a time; it is started again after it had to be ended."""
+    """The rendering process, used by one thread at a time; it is started again after it was killed."""
 
     def __init__(self) -> None:
         self._process: Killable | None = None
         self._numbers: dict[str, int] = {}
-        """Of the templates that the process has; a text is sent once."""
+        """Numbers of the templates that the process has, so that each text is sent once."""
         self._lock = threading.Lock()
 
     def render(
         self, template: str, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]
     ) -> str:
-        """The messages as the template writes them. Raises Refused."""
+        """Returns the messages as the template writes them. Raises Refused."""
         if len(template) > MAX_TEMPLATE_CHARACTERS:
             raise Refused(
                 f"has {len(template):,} characters, of {MAX_TEMPLATE_CHARACTERS:,} at most"
@@ -59,7 +59,7 @@ class TemplateProcess:
         raise Refused("answered out of turn")
 
     def close(self) -> None:
-        """End the process; the next rendering starts another."""
+        """Ends the process; the next rendering starts another one."""
         with self._lock:
             self._end()
 
@@ -71,14 +71,12 @@ class TemplateProcess:
 
     def _ask(self, template: str, request: dict[str, Any], limit: int) -> Any:
         try:
-            limit_s = RENDER_S
             if self._process is None or not self._process.alive():
                 self._end()
-                self._process = Killable(MODULE, "")
-                limit_s += START_S
+                self._process = _started()
             request["template"] = None if template in self._numbers else template
             request["number"] = self._numbers.setdefault(template, len(self._numbers))
-            return self._process.ask(request, limit_s, 6 * limit + 1024)
+            return self._process.ask(request, RENDER_S, 6 * limit + 1024)
         except TimedOut:
             self._end()
             raise Refused(f"did not end within {RENDER_S:g} s") from None
@@ -87,16 +85,23 @@ class TemplateProcess:
             raise Refused(f"ended its process: {cause}") from None
 
 
+def _started() -> Killable:
+    """Returns a process that has imported what it needs, so that a template's time is its own."""
+    process = Killable(MODULE, "")
+    process.ask({"number": -1, "template": "", "variables": {}, "limit": 0}, START_S)
+    return process
+
+
 _shared = TemplateProcess()
 
 
 def render(
     template: str, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]
 ) -> str:
-    """The messages as the template writes them, by the process that all of ours share. Raises Refused."""
+    """Returns the messages as the template writes them, rendered by the shared process. Raises Refused."""
     return _shared.render(template, messages, variables)
 
 
 def close() -> None:
-    """End the shared process, where no more is to be rendered for a while."""
+    """Ends the shared process, when nothing more is rendered for a while."""
     _shared.close()

@@ -1,11 +1,11 @@
-"""The throttle that long work passes between two tokens or two micro-batches: may it go on, and how fast?
+"""The throttle: between two tokens or micro-batches it pauses long work, and slows it to its duty cycle.
 
     throttle = Throttle(run, "sample.token", duty_cycle=0.5)
     decoder.run(sequences, sampling, between_tokens=lambda: version if throttle.may_continue() else None)
 
-It looks whether the run directory holds a request to pause, which costs a microsecond or two and needs no
-connection to anybody, and it rests so long that the work in between takes its share of the time. A lid that
-was closed in between looks like long work: no piece of work counts more than a few times the one before it.
+It checks whether the run directory holds a request to pause, which takes one to two microseconds and needs no
+connection to another process. Then it sleeps so long that work takes its share of the time. Time asleep with
+a closed lid looks like long work, so no piece of work counts for more than a few times the previous one.
 """
 
 import time
@@ -15,13 +15,13 @@ from runtime import failpoints
 from runtime.rundir import RunDirectory
 
 LOOK_S = 0.05
-"""How often a long rest looks at the request."""
+"""Seconds between checks for a request to pause during a long sleep."""
 FIRST_S, LONGER = 1.0, 4.0
-"""How much work is believed to be: this long at first, then so many times the one before."""
+"""Bounds on the counted length of a piece of work: FIRST_S seconds, or LONGER times the previous piece."""
 
 
 class Throttle:
-    """One piece of work's own; `may_continue` is called between its parts."""
+    """The throttle of one task, which calls `may_continue` between two pieces of its work."""
 
     def __init__(
         self,
@@ -33,25 +33,25 @@ class Throttle:
     ) -> None:
         self._run = run
         self._point = point
-        self._rest_share = 1 / duty_cycle - 1
+        self._sleep_share = 1 / duty_cycle - 1
         self._clock = clock
         self._sleep = sleep
         self._began = clock()
         self._worked_s = 0.0
-        """The last piece of work, as the clock has it."""
+        """Length of the last piece of work by the clock."""
 
     def may_continue(self) -> bool:
-        """False if somebody asks to pause. Rests first, where there is a duty cycle."""
+        """Sleeps first if the duty cycle is below 1; returns False if the run is asked to pause."""
         failpoints.hit(self._point)
-        if self._rest_share:
-            self._rest()
+        if self._sleep_share:
+            self._sleep_its_share()
         return not self._run.pause_asked()
 
-    def _rest(self) -> None:
+    def _sleep_its_share(self) -> None:
         worked_s = self._clock() - self._began
-        believed_s = min(worked_s, max(LONGER * self._worked_s, FIRST_S))
+        counted_s = min(worked_s, max(LONGER * self._worked_s, FIRST_S))
         self._worked_s = worked_s
-        until = self._clock() + believed_s * self._rest_share
+        until = self._clock() + counted_s * self._sleep_share
         while (left_s := until - self._clock()) > 0 and not self._run.pause_asked():
             self._sleep(min(left_s, LOOK_S))
         self._began = self._clock()

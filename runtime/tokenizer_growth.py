@@ -1,8 +1,8 @@
-"""How much longer a tokenizer may make a text, told from tokenizer.json before a library runs it.
+"""Bounds how much longer a tokenizer can make a text, by tokenizer.json and before a library runs it.
 
-A normalizer can put a million letters in the place of one, and eight of them in a row can do so from ten
-letters each. None of the tokenizers that people use makes more than three letters of one. The steps are
-read as plain JSON: what a step does is known by its type.
+A normalizer can replace one letter by a million, and eight normalizers in a row can do so with ten letters
+each. No tokenizer in common use makes more than three letters of one. The steps are read as plain JSON; a
+step's type determines its effect.
 """
 
 from collections.abc import Iterator
@@ -12,21 +12,22 @@ from typing import Any
 from runtime.errors import BadInput
 
 MOST_GROWTH = 64
-"""Letters that may come of one."""
+"""Largest number of letters that one letter may become."""
 LONGEST_TOKEN = 16_384
-"""Letters of one token: a repeated one makes an answer of as many times as many letters."""
+"""Largest number of letters of one token, since an answer may repeat the longest token at every position."""
 MAX_DEPTH = 8
 
 
 def check_growth(path: Path, content: dict[str, Any]) -> None:
     """Raises BadInput for a tokenizer that can expand a text, or an answer, without bound."""
-    for part in ("normalizer", "pre_tokenizer", "decoder"):
+    for stage in ("normalizer", "pre_tokenizer", "decoder"):
         growth = 1
-        for step in _steps(path, content.get(part), MAX_DEPTH):
+        for step in _steps(path, content.get(stage), MAX_DEPTH):
             growth *= _growth(step)
             if growth > MOST_GROWTH:
                 raise BadInput(
-                    f"{path}: its {part} can make more than {MOST_GROWTH} letters of one, which no text needs"
+                    f"{path}: its {stage} can make more than {MOST_GROWTH} letters of one, "
+                    "which no text needs"
                 )
     model = content.get("model")
     vocabulary = model.get("vocab", ()) if isinstance(model, dict) else ()
@@ -38,18 +39,18 @@ def check_growth(path: Path, content: dict[str, Any]) -> None:
         )
 
 
-def _steps(path: Path, part: Any, depth: int) -> Iterator[dict[str, Any]]:
-    """The single steps of a part, which sequences nest."""
-    if not isinstance(part, dict):
+def _steps(path: Path, stage: Any, depth: int) -> Iterator[dict[str, Any]]:
+    """Yields the single steps of a stage, in which sequences may be nested."""
+    if not isinstance(stage, dict):
         return
     if depth == 0:
         raise BadInput(f"{path}: nests more than {MAX_DEPTH} sequences of steps")
-    inner = [part.get(key) for key in ("normalizers", "pretokenizers", "decoders")]
+    inner = [stage.get(key) for key in ("normalizers", "pretokenizers", "decoders")]
     for steps in inner:
         for step in steps if isinstance(steps, list) else ():
             yield from _steps(path, step, depth - 1)
     if not any(isinstance(steps, list) for steps in inner):
-        yield part
+        yield stage
 
 
 def _growth(step: dict[str, Any]) -> int:

@@ -1,11 +1,11 @@
-"""The record that every algorithm shares: what was seen, what was sampled, how likely, how good.
+"""The record that every algorithm shares: prompts, sampled tokens, their log-probabilities, rewards.
 
-One Arrow schema. A batch of trajectories is one `pyarrow.RecordBatch`: it goes into Ray's object
+There is one Arrow schema. A batch of trajectories is one `pyarrow.RecordBatch`: it goes into Ray's object
 store once and is read there without a copy, and the same batch is appended to the run's log.
-Token-level columns are lists of equal length T per row; T counts prompt and completion.
+Token-level columns are lists of equal length T for each row; T counts prompt and completion.
 
-Token-preserving: what was sampled is what is trained on, id for id. The stop token and its
-log-probability are kept. Null is not zero: an unscored reward, an unassigned advantage are null.
+The record preserves tokens: the ids that were sampled are the ids that are trained on. The stop token and
+its log-probability are kept. Null is not zero: an unscored reward and a missing advantage are null.
 """
 
 import hashlib
@@ -19,11 +19,12 @@ import pyarrow as pa
 from msgspec import Struct, to_builtins
 
 SCHEMA_VERSION = 2
-"""2 has spans, pairs and the annotation of loss terms; logs of 1 are read as having none of them."""
+"""Version of the schema. Version 2 added spans, pairs and the annotation of loss terms; logs of version 1 are
+read as having none of them."""
 
 
 class StopReason(StrEnum):
-    """Why a sequence ended."""
+    """The reason for which a sequence ended."""
 
     STOP = "stop"
     """A stop token was sampled."""
@@ -32,7 +33,7 @@ class StopReason(StrEnum):
     INTERRUPTED = "interrupted"
     """Sampling was interrupted; the sequence can be continued."""
     DATA = "data"
-    """Not sampled: a row of a data set."""
+    """The answer was not sampled but read from a data set."""
 
 
 def _listed(item: pa.DataType) -> pa.DataType:
@@ -46,7 +47,7 @@ ANNOTATION = (
     "divergence_weight",
     "preference_weight",
 )
-"""Columns that say what is learned from each token: its advantage, and its weight in each loss term."""
+"""Columns with each token's advantage, and its weight in each loss term."""
 
 SPAN = pa.struct(
     [
@@ -91,33 +92,33 @@ SCHEMA = pa.schema(
     ],
     metadata={"pippin.schema": str(SCHEMA_VERSION)},
 )
-"""Columns. `tokens`, `sampled`, `logprobs` and `weights_version` have T items in each row:
+"""The columns of a record. `tokens`, `sampled`, `logprobs` and `weights_version` have T items in each row:
 `sampled` is True where the policy chose the token, `logprobs` is its float32 log-probability under
 the distribution that was really sampled from (temperature included; 0 elsewhere), `weights_version`
-the weights that chose it (-1 elsewhere). The first `prompt_tokens` are the prompt. `text` is the
-completion as a verifier reads it, never encoded again. `reward_parts` is a JSON object, `failure` the
-kind of a reward that could not be had, `dropped` why a trajectory is not trained on, `seconds` the
-wall-clock from request to end.
+the weights that chose it (-1 elsewhere). The first `prompt_tokens` tokens are the prompt. `text` is the
+completion that the verifier gets; it is never encoded again. `reward_parts` is a JSON object, `failure` the
+kind of the verifier's failure, `dropped` the reason if a trajectory is not trained on, `seconds` the
+wall-clock time from request to end.
 
-Of a distillation: `author` is the teacher that wrote the answer, null for the policy and for data;
-`teacher` the one that is asked about it. `teacher_logprobs` has T items, its log-probability of the
-answer's tokens (NaN where it gave none, 0 elsewhere); or `teacher_ids` and `teacher_id_logprobs` its k
-likeliest ids of each of the answer's tokens in turn, and `teacher_tail` the log-mass of all others.
-These three travel to the learner and are not in the log.
+In distillation, `author` is the teacher that wrote the answer, null for the policy and for data, and
+`teacher` is the teacher that scores it. `teacher_logprobs` has T items: that teacher's log-probability of the
+answer's tokens (NaN without a teacher output, 0 on other tokens). With top-k instead, `teacher_ids` and
+`teacher_id_logprobs` hold the k likeliest ids for each of the answer's tokens in turn, and `teacher_tail` the
+log-mass of all other ids. These three columns are sent to the learner and are not in the log.
 
-`spans` are the turns of an episode in order: the role that speaks, and its tokens from `begin` up to `end`;
-null where there is one prompt and one answer, which `spans_of` gives then. Rows of one `pair` are two answers
-to a prompt, of which `preference` says 1 (preferred) or -1 (rejected); a row with a `preference` and no pair
-has been judged alone.
+`spans` are the turns of an episode in order: a role, and its tokens from `begin` up to `end`. They are null
+for one prompt and one answer, whose spans `spans_of` returns. Rows of one `pair` are two answers to a prompt,
+and `preference` is 1 (preferred) or -1 (rejected); a row with a `preference` and no pair was judged alone.
 
-The columns of `ANNOTATION` have T items. They follow from the others by `Algorithm.annotate`, and are not in
-the log."""
+The columns of `ANNOTATION` have T items. `Algorithm.annotate` computes them from the others, and they are not
+in the log."""
 
 UNLOGGED = ("teacher_ids", "teacher_id_logprobs", "teacher_tail", *ANNOTATION)
-"""Some 8 bytes for each of k ids, what a token of the log costs a hundred times; and what can be derived."""
+"""Columns that are not in the log: top-k outputs with about 8 bytes for each of k ids, a hundred times a
+token's other data, and columns that can be computed again."""
 
 PROMPT, ANSWER, OBSERVATION = "prompt", "answer", "observation"
-"""Roles of spans: what was given, what the policy sampled (or data imitates), what an environment replied."""
+"""Roles of spans: the given text, the policy's (or the data's) answer, and an environment's reply."""
 
 
 class Span(Struct, frozen=True):
@@ -129,11 +130,11 @@ class Span(Struct, frozen=True):
 
 
 VOLATILE = frozenset({"seconds"})
-"""Columns that two equal runs need not share: not part of a digest."""
+"""Columns that may differ between two equal runs, so they are not part of a digest."""
 
 
 class Trajectory(Struct, frozen=True, kw_only=True):
-    """One row, as Python values: for making a batch and for looking at one."""
+    """One row as Python values, for making a batch and for reading one."""
 
     step: int
     task: str
@@ -191,7 +192,7 @@ class Trajectory(Struct, frozen=True, kw_only=True):
 
 
 def _check_spans(spans: list[Span], sampled: list[bool]) -> None:
-    """Raises ValueError unless spans cover a row without gaps, and what is sampled lies in answers."""
+    """Raises ValueError unless spans cover a row without gaps and all sampled tokens are in answers."""
     ends = [0, *(span.end for span in spans)]
     whole = ends[-1] == len(sampled) and all(s.begin == end < s.end for s, end in zip(spans, ends))
     if not whole:
@@ -202,7 +203,7 @@ def _check_spans(spans: list[Span], sampled: list[bool]) -> None:
 
 
 def spans_of(row: Trajectory) -> list[Span]:
-    """Returns a row's turns; those of a prompt and its answer where the row has no others."""
+    """Returns a row's turns; without `spans` these are its prompt and its answer."""
     if row.spans is not None:
         return row.spans
     first = Span(PROMPT, 0, row.prompt_tokens)
@@ -211,9 +212,7 @@ def spans_of(row: Trajectory) -> list[Span]:
 
 
 def answer_positions(batch: pa.RecordBatch) -> list[np.ndarray]:
-    """Returns the positions of each row's tokens that a loss may look at: those sampled, or the data's
-    answers.
-    """
+    """Returns the positions of each row's tokens that a loss may use: sampled ones, or the data's answer."""
     lengths = (len(tokens) for tokens in lists(batch, "tokens"))
     rows = zip(
         lengths,
@@ -238,7 +237,7 @@ def _data_positions(before: int, length: int, spans: list[dict[str, Any]] | None
 
 
 def to_batch(rows: Sequence[Trajectory], metadata: dict[str, str] | None = None) -> pa.RecordBatch:
-    """A batch of the rows in order; `metadata` (tokenizer fingerprint, …) joins the schema's."""
+    """Returns a batch of the rows in order; `metadata` (tokenizer fingerprint, …) is added to the schema."""
     columns = [
         pa.array([_plain(getattr(row, field.name)) for row in rows], type=field.type)
         for field in SCHEMA
@@ -251,7 +250,7 @@ def to_batch(rows: Sequence[Trajectory], metadata: dict[str, str] | None = None)
 
 
 def to_rows(batch: pa.RecordBatch) -> list[Trajectory]:
-    """The rows of a batch as Python values."""
+    """Returns the rows of a batch as Python values."""
     return [
         Trajectory(
             **{
@@ -265,7 +264,7 @@ def to_rows(batch: pa.RecordBatch) -> list[Trajectory]:
 
 
 def upgraded(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Returns a batch of an earlier schema version with the columns that have come since, all null."""
+    """Returns a batch of an earlier schema version with the columns added since, which are all null."""
     if batch.schema.names == SCHEMA.names:
         return batch
     columns = [
@@ -279,7 +278,7 @@ def upgraded(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def lists(batch: pa.RecordBatch, column: str) -> list[np.ndarray]:
-    """A token column as one numpy view per row: no copy of the values (booleans are unpacked)."""
+    """Returns a token column as one numpy view for each row, without a copy (booleans are unpacked)."""
     array = batch.column(column)
     offsets = array.offsets.to_numpy()
     values = array.values.to_numpy(zero_copy_only=not pa.types.is_boolean(array.type.value_type))
@@ -287,7 +286,7 @@ def lists(batch: pa.RecordBatch, column: str) -> list[np.ndarray]:
 
 
 def merge(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
-    """One batch of all rows, in order of step, prompt and sample, whoever sampled them.
+    """Returns one batch of all rows, in order of step, prompt and sample.
 
     Raises ValueError if two rows have the same identity, or the schemas differ.
     """
@@ -305,7 +304,7 @@ def merge(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 def with_columns(batch: pa.RecordBatch, columns: Mapping[str, Sequence]) -> pa.RecordBatch:
-    """The batch with some columns replaced; the others are shared, not copied."""
+    """Returns the batch with some columns replaced; the others are shared, not copied."""
     arrays = [
         pa.array([_plain(v) for v in columns[f.name]], type=f.type)
         if f.name in columns
@@ -316,9 +315,9 @@ def with_columns(batch: pa.RecordBatch, columns: Mapping[str, Sequence]) -> pa.R
 
 
 def digest(batch: pa.RecordBatch) -> str:
-    """SHA-256 over the values of every column but the volatile ones: equal rows, equal digest.
+    """Returns the SHA-256 over the values of all columns but the volatile ones: equal rows, equal digest.
 
-    A column without any value counts for nothing, so one that a later version adds changes no digest.
+    A column without any value is left out, so a column that a later version adds changes no digest.
     """
     out = hashlib.sha256()
     for field in batch.schema:

@@ -1,7 +1,7 @@
 """The run's log of trajectories: every batch that reached the learner, in order, with a hash chain.
 
-A record is the chain up to its batch (32 bytes) and the batch as an Arrow stream: whoever goes back to a
-checkpoint sees without reading a batch whether the log still tells the history that it belongs to.
+A record is the chain up to its batch (32 bytes) and the batch as an Arrow stream. So a run that returns to a
+checkpoint can check, without reading a batch, that the log belongs to the checkpoint.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ CHAIN_BYTES = 32
 
 
 class TrajectoryLog:
-    """Appends batches. `chain` is the digest of all batches so far, in order: equal logs, equal chain."""
+    """Appends batches. `chain` is the digest of all batches in order; equal logs have equal chains."""
 
     def __init__(self, path: Path) -> None:
-        """The file is opened, and its records are checked, when it is first used."""
+        """Sets the path; the first use opens the file and checks its records."""
         self._path = path
         self._opened: Journal | None = None
         self.chain = EMPTY_CHAIN
@@ -35,11 +35,11 @@ class TrajectoryLog:
 
     @property
     def size(self) -> int:
-        """Bytes of whole records."""
+        """Returns the size of the whole records in bytes."""
         return self._journal.size
 
     def append(self, batch: pa.RecordBatch) -> None:
-        """Append one batch. Durable only after `sync`."""
+        """Appends one batch, which is durable only after `sync`."""
         failpoints.hit("log.before_append")
         chain = extend(self.chain, batch)
         sink = pa.BufferOutputStream()
@@ -51,12 +51,12 @@ class TrajectoryLog:
         failpoints.hit("log.after_append")
 
     def sync(self) -> None:
-        """Make what was appended survive a power cut."""
+        """Makes all appended batches survive a power cut."""
         self._journal.sync()
         failpoints.hit("log.after_sync")
 
     def restore(self, size: int, chain: str) -> None:
-        """Go back to what a checkpoint knew: later batches are dropped unread and sampled anew.
+        """Goes back to a checkpoint's length: later batches are dropped unread and sampled again.
 
         Raises Damaged, and drops nothing, unless the first `size` bytes are whole and end with `chain`.
         """
@@ -70,19 +70,19 @@ class TrajectoryLog:
             verify(self._path, size, _beginning(chain))
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
 
 
 def extend(chain: str, batch: pa.RecordBatch) -> str:
-    """The chain's next link."""
+    """Returns the chain after one more batch."""
     return hashlib.sha256((chain + digest(batch)).encode()).hexdigest()
 
 
 def batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of a log in order, up to a torn tail.
+    """Yields the batches of a log in order, up to a torn tail.
 
     Raises Damaged as `journal.records` does, BadInput for a schema newer than this version knows.
     """

@@ -1,10 +1,10 @@
-"""What a weights version is to those who load it: files, and what must be found in them."""
+"""A weights version as weight loaders get it: files, and the digest of the weights in them."""
 
 from msgspec import Struct
 
 
 class Base(Struct, frozen=True, kw_only=True):
-    """Whole weights that later versions come on top of."""
+    """Whole weights, to which later versions are added."""
 
     version: int
     path: str
@@ -12,10 +12,10 @@ class Base(Struct, frozen=True, kw_only=True):
 
 
 class WeightsVersion(Struct, frozen=True, kw_only=True):
-    """Published weights. `digest` is that of the trained weights, however they travel."""
+    """Published weights. `digest` is that of the trained weights, in whatever form they are published."""
 
     version: int
     path: str
-    """The weights; or, with a base, what this version adds to the one before it."""
+    """File of the whole weights; or, with a base, of the terms that this version adds to the previous one."""
     digest: str
     base: Base | None = None

@@ -1,10 +1,11 @@
-"""Settings of the algorithms, one file each: what may be asked for, what contradicts itself, what it means.
+"""Settings of the algorithms, one file each: the keys, their contradictions, and what their numbers mean.
 
-A file here is found by being here: its settings class is one more case of `[algorithm] name = …`. What an
-algorithm does with its settings is the file of the same name in `policies/algorithms`. An algorithm from
-elsewhere, such as a test's, is added by `register`.
+Every file in this folder is imported, and adds its settings class as one more value of `[algorithm] name`.
+The file of the same name in `policies/algorithms` trains by these settings. `register` adds an algorithm
+from elsewhere, such as one in a test.
 """
 
+import contextlib
 import importlib
 import pkgutil
 from collections.abc import Iterator
@@ -17,11 +18,24 @@ _REGISTERED: dict[str, type[AlgorithmSettings]] = {}
 
 
 def register(settings: type[A]) -> type[A]:
-    """Adds a settings class under its tag; a class decorator. Raises ValueError for a tag that is taken."""
+    """Adds a settings class under its tag and returns it, as a class decorator.
+
+    Raises ValueError for a tag that is taken.
+    """
     tag = str(settings.__struct_config__.tag)
     if _REGISTERED.setdefault(tag, settings) is not settings:
         raise ValueError(f"[algorithm] name = {tag!r} is taken by {_REGISTERED[tag].__module__}")
     return settings
+
+
+@contextlib.contextmanager
+def temporarily(settings: type[AlgorithmSettings]) -> Iterator[None]:
+    """Has a settings class added within the block, and forgotten behind it. Raises as `register` does."""
+    register(settings)
+    try:
+        yield
+    finally:
+        del _REGISTERED[str(settings.__struct_config__.tag)]
 
 
 def registered() -> tuple[type[AlgorithmSettings], ...]:

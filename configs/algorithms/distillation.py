@@ -1,4 +1,4 @@
-"""Settings of distillation: whose answers are learned from, and what the teachers say about them."""
+"""Settings of distillation: the answers that are learned from, and the teacher outputs for them."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -24,13 +24,13 @@ from configs.wording import count
 
 
 class FromStudent(Closed, frozen=True, tag_field="name", tag="student"):
-    """On-policy: the student answers, the teacher says what it would have said (2306.13649)."""
+    """On-policy: the student answers, and the teacher scores each token of its answers (2306.13649)."""
 
     group_size: Annotated[int, up_to(4096)] = 1
     """Answers to each prompt."""
     reward: NotNegative = 0.0
-    """Coefficient of the task's reward, less the group's mean, beside the teacher: RL with a
-    teacher's KL. At 0 no reward is asked for."""
+    """Coefficient of the task's reward, less the group's mean, which is added to the teacher's term: RL
+    with a KL to the teacher. At 0 no reward is computed."""
     divergence: Divergence = Reverse()
 
 
@@ -42,47 +42,49 @@ class FromData(Closed, frozen=True, tag_field="name", tag="data"):
 
 
 class FromTeacher(Closed, frozen=True, tag_field="name", tag="teacher"):
-    """Sequence-level (1606.07947): the teacher answers the prompts, once each, and is imitated."""
+    """Sequence-level (1606.07947): the teacher answers each prompt once, and the student imitates it."""
 
     alpha: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    """Share of the divergence beside the cross-entropy."""
+    """Share of the divergence in the loss; the rest is cross-entropy."""
     divergence: Divergence = Forward()
 
 
 class Mixed(Closed, frozen=True, tag_field="name", tag="mixed"):
-    """GKD: of each prompt the student's answer with this probability, else the data's."""
+    """GKD: the answer to a prompt is the student's with a fixed probability, otherwise the data's."""
 
     student_share: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    """Probability that the student answers a prompt."""
     alpha: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """Share of the divergence on the data's answers; the rest is cross-entropy."""
     divergence: Divergence = Jsd()
 
 
 class WholeDistribution(Closed, frozen=True, tag_field="name", tag="full"):
-    """The teacher's whole distribution: it is hosted in the learner's process."""
+    """The teacher's whole distribution; the learner's process hosts the teacher."""
 
     temperature: Positive = 1.0
-    """Divides the logits of both; the gradient's scale stays."""
+    """Divides the logits of student and teacher; the scale of the gradient stays."""
 
 
 class TopK(Closed, frozen=True, tag_field="name", tag="top_k"):
-    """Its k likeliest tokens, and the rest as one bucket."""
+    """The teacher's k likeliest tokens, and all the others as one bucket."""
 
     k: Annotated[int, up_to(2**18)] = 64
     temperature: Positive = 1.0
 
 
 class SampledToken(Closed, frozen=True, tag_field="name", tag="sampled"):
-    """Its log-probability of what the student sampled, as an advantage: reverse KL."""
+    """The teacher's log-probability of each sampled token, as an advantage: reverse KL."""
 
     credit: Literal["token", "reward_to_go"] = "token"
-    """Each token's own, or the mean of it and all later ones (MiniLLM, 2306.08543)."""
+    """The signal of a token: its own log-ratio ("token"), or the mean of its own and all later ones
+    ("reward_to_go"; MiniLLM, 2306.08543)."""
     whiten: bool = False
-    """Less the mean and over the deviation of the step's tokens (MiniLLM)."""
+    """Subtracts the mean of the step's tokens and divides by their standard deviation (MiniLLM)."""
 
 
 class TextOnly(Closed, frozen=True, tag_field="name", tag="text"):
-    """Only what it wrote: cross-entropy. Any tokenizer will do, and any endpoint."""
+    """Only the text of the teacher's answers, by cross-entropy: any tokenizer and any endpoint will do."""
 
 
 Source = FromStudent | FromData | FromTeacher | Mixed
@@ -91,48 +93,48 @@ Signal = WholeDistribution | TopK | SampledToken | TextOnly
 
 @register
 class Distill(AlgorithmSettings, frozen=True, kw_only=True, tag="distill"):
-    """Distillation: a frozen teacher says of each token how likely it would have been."""
+    """Distillation: the student learns from a frozen teacher's probabilities, or from its answers."""
 
     prompts_per_step: Annotated[int, up_to(2**16)] = 32
     learn_from: Source = FromStudent()
     signal: Signal = WholeDistribution()
     teachers: dict[str, Teacher]
-    """By name; with several, `task.teacher` says whose a row is."""
+    """The teachers by name; with several, the column `task.teacher` names the teacher of each row."""
     cache_gb: Annotated[float, Meta(ge=0, le=1e5)] = 4.0
-    """Bound of the teacher cache, which all runs on this machine share; 0 for none."""
+    """Largest size in GB of the teacher cache, which all runs on this machine share; 0 for none."""
 
     @property
     def is_hosted(self) -> bool:
-        """The learner's process loads the teachers."""
+        """Returns whether the learner's process loads the teachers."""
         return isinstance(self.signal, WholeDistribution)
 
     @property
     def is_token_level(self) -> bool:
-        """Teacher and student must share their tokens."""
+        """Returns whether teacher and student need the same tokens."""
         return not isinstance(self.signal, TextOnly)
 
     @property
     def student_samples(self) -> bool:
-        """The student answers prompts to learn from."""
+        """Returns whether the student answers prompts to learn from."""
         return isinstance(self.learn_from, FromStudent | Mixed)
 
     @property
     def reads_data(self) -> bool:
-        """The task's own answers are learned from."""
+        """Returns whether the student learns from the answers in the task's data."""
         return isinstance(self.learn_from, FromData | Mixed)
 
     @property
     def answers_per_prompt(self) -> int:
-        """Trajectories of one prompt."""
+        """Returns the number of trajectories of each prompt."""
         return self.learn_from.group_size if isinstance(self.learn_from, FromStudent) else 1
 
     @property
     def reward_coefficient(self) -> float:
-        """What the task's reward weighs beside the teacher; 0: no reward is asked for."""
+        """Returns the coefficient of the task's reward in the loss; at 0 no reward is computed."""
         return self.learn_from.reward if isinstance(self.learn_from, FromStudent) else 0.0
 
     def facts(self, run: RunSettings) -> Facts:
-        """Returns what may be asked about a run of this algorithm."""
+        """Returns the facts about this algorithm that the rest of Pippin uses."""
         signal = self.signal
         return Facts(
             prompts_per_step=self.prompts_per_step,
@@ -156,7 +158,7 @@ class Distill(AlgorithmSettings, frozen=True, kw_only=True, tag="distill"):
         )
 
     def problems(self, run: RunSettings) -> Iterator[str]:
-        """Yields what cannot work, or would have no effect, together."""
+        """Yields a sentence for each setting that cannot work, or has no effect, beside the others."""
         yield from _combination(self)
         yield from _teachers(self, run)
         yield from _task(self, run)
@@ -171,9 +173,9 @@ class Distill(AlgorithmSettings, frozen=True, kw_only=True, tag="distill"):
         yield from small_micro_batches(run)
 
     def sentences(self, run: RunSettings) -> Iterator[str]:
-        """Yields what the numbers of the recipe mean."""
+        """Yields the sentences that explain the recipe's numbers."""
         rows = self.prompts_per_step * self.answers_per_prompt
-        yield f"{_whose(self)} = {count(rows, 'trajectory')} = 1 optimiser step."
+        yield f"{_sources(self)} = {count(rows, 'trajectory')} = 1 optimiser step."
         yield f"{count(self.steps, 'step')} = {count(self.steps * rows, 'trajectory')} in all."
         yield _signal(self)
         source = self.learn_from
@@ -184,13 +186,13 @@ class Distill(AlgorithmSettings, frozen=True, kw_only=True, tag="distill"):
             )
         if self.reward_coefficient:
             yield (
-                f"The task's reward, less its group's mean, weighs {self.reward_coefficient:g} beside "
-                "the teacher."
+                "The task's reward, less its group's mean, is added to the teacher's signal with the "
+                f"coefficient {self.reward_coefficient:g}."
             )
         if self.facts(run).asks_teachers and self.cache_gb:
             yield (
-                f"What a teacher has said is kept in a cache of up to {self.cache_gb:g} GB that all "
-                "runs share: it is not asked twice."
+                f"Teacher outputs are kept in a cache of up to {self.cache_gb:g} GB that all runs "
+                "share: no output is computed twice."
             )
 
 
@@ -209,7 +211,7 @@ def _combination(distill: Distill) -> Iterator[str]:
     if isinstance(signal, SampledToken) and not isinstance(source, FromStudent):
         yield (
             'algorithm.signal.name = "sampled" needs algorithm.learn_from.name = "student", got '
-            f"{came}: it weighs what the student sampled"
+            f"{came}: it scores the tokens that the student sampled"
         )
     if (
         isinstance(signal, SampledToken | TextOnly)
@@ -250,7 +252,7 @@ def _teachers(distill: Distill, run: RunSettings) -> Iterator[str]:
     if len(distill.teachers) > 1 and not named:
         yield (
             f"algorithm.teachers has {len(distill.teachers)}, but task.teacher names no column that "
-            "says whose a row is: the others would idle"
+            "names the teacher of each row: the others would idle"
         )
     if len(distill.teachers) == 1 and named:
         yield "task.teacher has no effect: there is one teacher"
@@ -284,8 +286,8 @@ def _task(distill: Distill, run: RunSettings) -> Iterator[str]:
 # ── what it means ────────────────────────────────────────────────────────────────────────────────
 
 
-def _whose(distill: Distill) -> str:
-    """Returns whose answers one step learns from, in words."""
+def _sources(distill: Distill) -> str:
+    """Returns a phrase for the answers that one step learns from, and where they come from."""
     prompts, each = distill.prompts_per_step, distill.answers_per_prompt
     match distill.learn_from:
         case FromStudent():
@@ -303,7 +305,7 @@ def _whose(distill: Distill) -> str:
 
 
 def _signal(distill: Distill) -> str:
-    """Returns what the teachers give, in words."""
+    """Returns a sentence for the teacher outputs that the loss uses."""
     names = ", ".join(distill.teachers)
     chosen = tag(distill.learn_from.divergence).replace("_", " ")
     match distill.signal:
@@ -319,8 +321,8 @@ def _signal(distill: Distill) -> str:
             )
         case SampledToken():
             return (
-                f"Signal: what {names} thinks of each sampled token, as an advantage: an estimate of the "
-                "reverse KL that is unbiased and noisy; the whole distribution learns faster."
+                f"Signal: the log-probability of {names} for each sampled token, as an advantage: an "
+                "estimate of the reverse KL that is unbiased and noisy; the whole distribution learns faster."
             )
         case TextOnly():
             return f"Signal: the text of {names}, by cross-entropy; any tokenizer will do."

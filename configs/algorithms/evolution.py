@@ -25,7 +25,8 @@ from configs.run import Optimizer, RunSettings
 from configs.wording import count
 
 FAR_ABOVE = 2.0
-"""Alpha above so many sigma: measured on small models, 1 to 2 learns, 5 degrades, 15 destroys."""
+"""The largest ratio of alpha to sigma without a note. Measured on small models: at 1 to 2 the run learns, at
+5 the model gets worse, at 15 it is destroyed."""
 
 
 @register
@@ -35,38 +36,40 @@ class Es(AlgorithmSettings, frozen=True, tag="es"):
     population: Annotated[int, up_to(2**16, 2)] = 32
     """Members of a generation; an antithetic pair counts as two."""
     prompts_per_step: Annotated[int, up_to(2**16)] = 16
-    """Prompts that each member answers, the same ones for all."""
+    """Prompts that each member answers; all members get the same ones."""
     fresh_prompts: bool = True
-    """New prompts for each generation; false: the first generation's for all."""
+    """Takes new prompts for each generation; false: every generation gets the first one's prompts."""
     fitness: Literal["reward", "log_likelihood"] = "reward"
-    """The task's reward, or the log-likelihood of the data's answers."""
+    """The score of a member: the task's reward, or the log-likelihood of the data's answers."""
     temperature: NotNegative = 0.0
-    """At which members answer; 0 takes the likeliest token."""
+    """Sampling temperature of the members' answers; 0 takes the likeliest token."""
     sigma: Positive = 1e-3
     """Standard deviation of each weight's noise."""
     antithetic: bool = True
-    """Members come in pairs with opposite noise."""
+    """Makes members in pairs with opposite noise."""
     perturbation: LowRank | FullRank = LowRank()
     noise: Literal["rademacher", "uniform", "normal"] = "rademacher"
-    """±1, which makes the update exact on every machine; or uniform; or a sum of four bytes."""
+    """The distribution of the noise: ±1 ("rademacher"), which makes the update exact on every machine;
+    "uniform"; or a sum of four bytes ("normal")."""
     layers: Annotated[int, up_to(1000, -1)] = -1
-    """How many of the last blocks are perturbed; -1: everything that is trained, embedding too."""
+    """Number of the last blocks that are perturbed; -1: all trained weights, with the embedding."""
     modules: list[Text] = []
     """Module names in a block, such as "self_attn.q_proj"; empty for all."""
     shaping: Literal["z_score", "centered_ranks", "group_mean"] = "z_score"
-    """Fitness in deviations from the mean; as ranks in ±½; or less each prompt's mean, over the
-    deviation of all."""
+    """How scores become fitness: (score − mean) / standard deviation ("z_score"); ranks scaled to ±½
+    ("centered_ranks"); or the score less its prompt's mean, over the standard deviation of all
+    ("group_mean")."""
     update: PlainStep | AdamwStep = PlainStep()
     anchor: Free | AnchorL2 | AnchorSoft = Free()
 
     @property
     def _generation(self) -> Generation:
-        """What the learner and the samplers need to make and to combine a generation's noise."""
+        """Returns the settings that the learner and the samplers use for a generation's noise."""
         own = asdict(self)
         return Generation(**{name: own[name] for name in Generation.__struct_fields__})
 
     def facts(self, run: RunSettings) -> Facts:
-        """Returns what may be asked about a run of this algorithm."""
+        """Returns the facts about this algorithm that the rest of Pippin uses."""
         rewarded = self.fitness == "reward"
         return Facts(
             prompts_per_step=self.prompts_per_step,
@@ -83,7 +86,7 @@ class Es(AlgorithmSettings, frozen=True, tag="es"):
         )
 
     def problems(self, run: RunSettings) -> Iterator[str]:
-        """Yields what cannot work, or would have no effect, together."""
+        """Yields a sentence for each setting that cannot work, or has no effect, beside the others."""
         if self.antithetic and self.population % 2:
             yield (
                 f"algorithm.population = {self.population} needs to be even with "
@@ -99,7 +102,7 @@ class Es(AlgorithmSettings, frozen=True, tag="es"):
         yield from _fitness(self, run)
 
     def sentences(self, run: RunSettings) -> Iterator[str]:
-        """Yields what the numbers of the recipe mean."""
+        """Yields the sentences that explain the recipe's numbers."""
         trajectories = self.prompts_per_step * self.population
         pairs = f" ({self.population // 2} antithetic pairs)" if self.antithetic else ""
         what = "answer" if self.fitness == "reward" else "log-likelihood"
@@ -110,7 +113,7 @@ class Es(AlgorithmSettings, frozen=True, tag="es"):
         )
         yield _noise(self, run.sampling.slots)
         yield (
-            "The likeliest answer is what moves: eval.sampled = true shows that sampled answers hardly do."
+            "Members take the likeliest tokens, so sampled answers hardly change (see eval.sampled = true)."
             if self.temperature == 0
             else f"Members answer at temperature {self.temperature:g}."
         )
@@ -147,5 +150,5 @@ def _warnings(es: Es) -> Iterator[str]:
         yield (
             f"Note: algorithm.update.alpha = {es.update.alpha:g} is far above "
             f"algorithm.sigma = {es.sigma:g}: "
-            f"a step goes {ratio:.1f} sigma where up to {FAR_ABOVE:g} was seen to learn."
+            f"a step goes {ratio:.1f} sigma; runs with steps of up to {FAR_ABOVE:g} sigma were seen to learn."
         )

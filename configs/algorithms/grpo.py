@@ -1,4 +1,4 @@
-"""Settings of GRPO and its family: presets are recipes, not code."""
+"""Settings of GRPO and its family. A variant such as DAPO is a recipe, not code."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -15,18 +15,18 @@ from configs.wording import count
 
 
 class Overlong(Closed, frozen=True):
-    """What happens to answers that approach or reach the length limit (DAPO)."""
+    """Penalty and mask for answers that approach or reach the length limit (DAPO)."""
 
     penalty_tokens: Annotated[int, up_to(2**20, 0)] = 0
     """Length of the zone before the limit in which the penalty grows from 0 to `penalty`."""
     penalty: NotNegative = 1.0
     mask_truncated: bool = False
-    """Truncated answers give no gradient; their reward still counts in the group's mean."""
+    """Gives truncated answers no gradient; their reward still counts in the group's mean."""
 
 
 @register
 class Grpo(AlgorithmSettings, frozen=True, tag="grpo"):
-    """Group-relative policy optimisation and its family; presets are recipes."""
+    """Group-relative policy optimisation and its family; a variant is a recipe."""
 
     prompts_per_step: Annotated[int, up_to(2**16)] = 16
     group_size: Annotated[int, up_to(4096, 2)] = 8
@@ -37,21 +37,21 @@ class Grpo(AlgorithmSettings, frozen=True, tag="grpo"):
     surrogate: Surrogate = Clip()
     correction: Correction = Bypass()
     normalizer: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
-    """Sum over tokens divided by: all tokens of the step; each sequence's own, then the sequences;
-    sequences × max_new_tokens (Dr. GRPO)."""
+    """The divisor of the sum over tokens: the step's tokens ("token_mean"); each sequence's own tokens, then
+    the number of sequences ("sequence_mean"); or sequences × max_new_tokens ("constant"; Dr. GRPO)."""
     kl: Kl = Kl()
     overlong: Overlong = Overlong()
     entropy_bonus: NotNegative = 0.0
     drop_zero_variance: bool = True
     zero_variance_tolerance: NotNegative = 1e-4
-    """A group whose rewards differ by less tells nothing apart from noise."""
+    """Largest difference between a group's rewards at which the group counts as all equal."""
     resample_rounds: Annotated[int, up_to(1000, 0)] = 0
-    """Dynamic sampling (DAPO): how often dropped groups are replaced by new prompts; 0: never."""
+    """Rounds of a step in which new prompts replace dropped groups (DAPO's dynamic sampling); 0: none."""
     max_lag: Annotated[int, up_to(16, 0)] = 0
-    """Weights versions by which sampling may be behind: 0 waits for each step, 1 overlaps one."""
+    """Weights versions by which sampling may be behind: 0 waits for each step, 1 overlaps with one."""
 
     def facts(self, run: RunSettings) -> Facts:
-        """Returns what may be asked about a run of this algorithm."""
+        """Returns the facts about this algorithm that the rest of Pippin uses."""
         return Facts(
             prompts_per_step=self.prompts_per_step,
             rows_per_step=self.prompts_per_step * self.group_size,
@@ -67,7 +67,7 @@ class Grpo(AlgorithmSettings, frozen=True, tag="grpo"):
         )
 
     def problems(self, run: RunSettings) -> Iterator[str]:
-        """Yields what cannot work, or would have no effect, together."""
+        """Yields a sentence for each setting that cannot work, or has no effect, beside the others."""
         yield from _task(run)
         yield from _surrogate(self)
         if self.updates_per_step > self.prompts_per_step:
@@ -88,7 +88,7 @@ class Grpo(AlgorithmSettings, frozen=True, tag="grpo"):
         yield from small_micro_batches(run)
 
     def sentences(self, run: RunSettings) -> Iterator[str]:
-        """Yields what the numbers of the recipe mean."""
+        """Yields the sentences that explain the recipe's numbers."""
         prompts, trajectories = self.prompts_per_step, self.prompts_per_step * self.group_size
         updates = self.updates_per_step
         yield (
@@ -118,7 +118,7 @@ class Grpo(AlgorithmSettings, frozen=True, tag="grpo"):
 
     @property
     def is_uncorrected(self) -> bool:
-        """Off-policy trajectories are learned from with neither a ratio nor a correction."""
+        """Returns whether off-policy trajectories are learned from with neither ratio nor correction."""
         has_ratio = not isinstance(self.surrogate, Reinforce)
         off_policy = self.max_lag > 0 or self.updates_per_step > 1
         return off_policy and not has_ratio and isinstance(self.correction, Bypass)

@@ -15,9 +15,12 @@ from configs.problems import (
     tag,
     unused_temperature,
 )
-from configs.run import RunSettings
-from configs.tasks import Gsm8k, Jsonl
+from configs.run import Eval, RunSettings
+from configs.tasks import Gsm8k, Jsonl, judges
 from configs.wording import count
+
+SAMPLED_EVAL = ("temperature", "samples", "sampled", "max_new_tokens", "top_p", "top_k", "min_p")
+"""Settings of an evaluation that samples answers."""
 
 
 class FromPairs(Closed, frozen=True, tag_field="name", tag="data"):
@@ -67,9 +70,13 @@ class Preference(AlgorithmSettings, frozen=True, tag="preference"):
         """Returns the rows of one prompt. KTO has another prompt's answer beside each, to compare with."""
         if isinstance(self.learn_from, FromPolicy):
             return self.learn_from.group_size
-        judged_alone = isinstance(run.task, Jsonl) and bool(run.task.label)
-        rows = 1 if judged_alone else 2
+        rows = 2 if self._unit(run) == "pair" else 1
         return rows if is_paired(self.loss) else rows + 1
+
+    def _unit(self, run: RunSettings) -> str:
+        """Returns what a row of data is: a pair, or one answer with a label."""
+        labelled = isinstance(run.task, Jsonl) and bool(run.task.label)
+        return "judged answer" if labelled else "pair"
 
     def problems(self, run: RunSettings) -> Iterator[str]:
         """Yields what cannot work, or would have no effect, together."""
@@ -93,14 +100,23 @@ class Preference(AlgorithmSettings, frozen=True, tag="preference"):
                 f"{count(prompts, 'pair')} at most = 1 optimiser step."
             )
         else:
-            yield f"{count(prompts, 'row')} = {count(prompts, 'pair')} = 1 optimiser step."
-        yield f"{count(self.steps, 'step')} = {count(self.steps * prompts, 'pair')} in all."
-        yield (
-            "The loss compares with the model before training, whose log-probabilities are computed "
-            "beside the policy's."
-            if needs_reference(self.loss)
-            else "The loss needs no reference model."
-        )
+            unit = self._unit(run)
+            yield f"{count(prompts, 'row')} = {count(prompts, unit)} = 1 optimiser step."
+        yield f"{count(self.steps, 'step')} = {count(self.steps * prompts, self._unit(run))} in all."
+        yield _compared_with(self)
+
+
+def _compared_with(preference: Preference) -> str:
+    """Returns what a recipe's loss needs beside the policy, in words."""
+    if not needs_reference(preference.loss):
+        return "The loss needs no reference model."
+    computed = (
+        "beside the policy's" if preference.is_online else "once for each row and kept in memory"
+    )
+    return (
+        "The loss compares with the model before training, whose log-probabilities are computed "
+        f"{computed}."
+    )
 
 
 def _loss(preference: Preference) -> Iterator[str]:
@@ -135,6 +151,7 @@ def _source(preference: Preference, run: RunSettings) -> Iterator[str]:
         )
     if not isinstance(task, Jsonl):
         return
+    yield from _unjudged(run, task)
     if task.label and is_paired(preference.loss):
         yield (
             f'task.label has no effect with algorithm.loss.name = "{tag(preference.loss)}", which needs '
@@ -145,3 +162,15 @@ def _source(preference: Preference, run: RunSettings) -> Iterator[str]:
             'algorithm "preference" needs task.chosen and task.rejected, the columns with the two '
             "answers" + ("; or task.label" if not is_paired(preference.loss) else "")
         )
+
+
+def _unjudged(run: RunSettings, task: Jsonl) -> Iterator[str]:
+    """Yields a sentence for each setting of sampled answers that was set although no answer can be judged."""
+    if judges(task) or not run.eval.prompts:
+        return
+    for name in SAMPLED_EVAL:
+        if getattr(run.eval, name) != getattr(Eval(), name):
+            yield (
+                f"eval.{name} has no effect without task.reward: answers that nothing judges are not "
+                "sampled, only the held-out pairs are compared"
+            )

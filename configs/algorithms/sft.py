@@ -19,7 +19,7 @@ class Sft(AlgorithmSettings, frozen=True, tag="sft"):
     rows_per_step: Annotated[int, up_to(2**16)] = 32
 
     def facts(self, run: RunSettings) -> Facts:
-        """Returns what may be asked about a run of this algorithm."""
+        """Returns the facts about this algorithm that the rest of Pippin uses."""
         return Facts(
             prompts_per_step=self.rows_per_step,
             rows_per_step=self.rows_per_step,
@@ -28,7 +28,7 @@ class Sft(AlgorithmSettings, frozen=True, tag="sft"):
         )
 
     def problems(self, run: RunSettings) -> Iterator[str]:
-        """Yields what cannot work, or would have no effect, together."""
+        """Yields a sentence for each setting that cannot work, or has no effect, beside the others."""
         yield from missing_column(
             run, "response", 'algorithm "sft"', "the column with the answers to imitate"
         )
@@ -36,7 +36,7 @@ class Sft(AlgorithmSettings, frozen=True, tag="sft"):
         yield from unused_temperature(run, why)
 
     def sentences(self, run: RunSettings) -> Iterator[str]:
-        """Yields what the numbers of the recipe mean."""
+        """Yields the sentences that explain the recipe's numbers."""
         rows = self.rows_per_step
         yield f"{count(rows, 'row')} = 1 optimiser step, averaged over the tokens of their answers."
         yield f"{count(self.steps, 'step')} = {count(self.steps * rows, 'row')} in all."

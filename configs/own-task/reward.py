@@ -1,12 +1,12 @@
-"""An example of a task of one's own: the answer has to be right, and short."""
+"""An example of a reward for your own task: the answer has to be right, and short."""
 
 from typing import Any
 
 
 def reward(prompt: str, completion: str, row: dict[str, Any]) -> float:
-    """1 for an answer with the right word, 0.05 less for each word beyond ten, but not below 0.5.
+    """Returns 1 for an answer with the right word, 0.05 less for each word beyond ten, at least 0.5; else 0.
 
-    `row` is the line of the JSONL file that the prompt is from: put there what you need to judge.
+    `row` is the line of the JSONL file with the prompt: add the columns that you need to judge an answer.
     """
     words = completion.lower().replace(".", " ").replace(",", " ").split()
     if str(row["answer"]).lower() not in words:

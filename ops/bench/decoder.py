@@ -97,19 +97,18 @@ def ratio(speeds: dict[str, list[float]], peer: str) -> float:
 
 
 def make_contenders(shape: dict[str, int]) -> dict[str, Contender]:
-    """Returns the same network behind both decoders."""
-    import mlx.core as mx
-    from mlx_lm.generate import BatchGenerator
-    from mlx_lm.models.cache import make_prompt_cache
-    from mlx_lm.sample_utils import make_sampler
+    """Returns both decoders, and the variants of mlx-lm's, on the same network and prompts."""
+    policy, prompts = _policy_and_prompts(shape)
+    return {"pippin": _ours(policy, prompts), **_theirs(policy, prompts)}
 
+
+def _policy_and_prompts(shape: dict[str, int]):
+    """Returns a random policy with its share of stop tokens, and the token ids of each prompt."""
     from configs.model import Model
     from policies.characters import write_tokenizer
-    from policies.decode import Decoder, Sampling, Sequence
     from policies.load import load_policy
     from policies.random_checkpoint import create_checkpoint
 
-    BatchGenerator.__init__.__globals__["maybe_set_recommended_wired_limit"] = lambda: None
     with tempfile.TemporaryDirectory() as name:
         create_checkpoint(Path(name), config(shape), seed=0)
         write_tokenizer(Path(name))
@@ -117,9 +116,15 @@ def make_contenders(shape: dict[str, int]) -> dict[str, Contender]:
     vocabulary = shape["vocab_size"]
     stream = Stream("bench", "decoder", vocabulary)
     drawn = stream.shuffled(range(vocabulary))
-    stops = drawn[: round(STOP_SHARE * vocabulary)]
-    policy.tokenizer.stop_tokens = frozenset(stops)
+    policy.tokenizer.stop_tokens = frozenset(drawn[: round(STOP_SHARE * vocabulary)])
     prompts = [[stream.integer(0, vocabulary - 1) for _ in range(n)] for n in PROMPT_TOKENS]
+    return policy, prompts
+
+
+def _ours(policy, prompts: list[list[int]]) -> Contender:
+    """Returns Pippin's decoder, which ends at stop tokens and so makes the lengths of a round."""
+    from policies.decode import Decoder, Sampling, Sequence
+
     decoder = Decoder(policy, slots=len(prompts) * SAMPLES)
 
     def ours(n: int, lengths: list[int]) -> list[int]:
@@ -131,41 +136,36 @@ def make_contenders(shape: dict[str, int]) -> dict[str, Contender]:
         decoder.run(sequences, Sampling(temperature=1.0, max_new_tokens=MAX_NEW_TOKENS))
         return [len(sequence.logprobs) for sequence in sequences]
 
+    return ours
+
+
+def _theirs(policy, prompts: list[list[int]]) -> dict[str, Contender]:
+    """Returns mlx-lm's BatchGenerator: as it is, with shared prompt caches, and read by `.item()`."""
+    import mlx.core as mx
+    from mlx_lm.generate import BatchGenerator
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.sample_utils import make_sampler
+
+    BatchGenerator.__init__.__globals__["maybe_set_recommended_wired_limit"] = lambda: None
     sampler = make_sampler(temp=1.0)
+    each = [prompt for prompt in prompts for _ in range(SAMPLES)]
 
-    def through_numpy(row: mx.array, token: int) -> float:
-        return float(np.array(row, copy=False)[token])
-
-    def through_item(row: mx.array, token: int) -> float:
-        return float(row[token].item())  # type: ignore[arg-type]
-
-    def drain(
-        pick: Callable[[mx.array, int], float], insert: Callable[[BatchGenerator], object]
-    ) -> list[int]:
-        count = len(prompts) * SAMPLES
+    def drain(pick: Callable[[Any, int], float], rows: list[list[int]], **how: Any) -> list[int]:
         generator = BatchGenerator(
             policy.model,
             sampler=sampler,
-            completion_batch_size=count,
-            prefill_batch_size=count,
+            completion_batch_size=len(each),
+            prefill_batch_size=len(each),
         )
-        insert(generator)
-        logprobs: list[list[float]] = [[] for _ in range(count)]
-        tokens: list[list[int]] = [[] for _ in range(count)]
+        generator.insert(rows, **how)
+        logprobs: list[list[float]] = [[] for _ in each]
+        tokens: list[list[int]] = [[] for _ in each]
         while responses := generator.next_generated():
             for response in responses:
                 tokens[response.uid].append(response.token)
                 logprobs[response.uid].append(pick(response.logprobs, response.token))
         generator.close()
-        return [len(each) for each in logprobs]
-
-    each = [prompt for prompt in prompts for _ in range(SAMPLES)]
-
-    def theirs(n: int, lengths: list[int]) -> list[int]:
-        return drain(through_numpy, lambda generator: generator.insert(each, max_tokens=lengths))
-
-    def item(n: int, lengths: list[int]) -> list[int]:
-        return drain(through_item, lambda generator: generator.insert(each, max_tokens=lengths))
+        return [len(found) for found in logprobs]
 
     def shared(n: int, lengths: list[int]) -> list[int]:
         caches, lasts = [], []
@@ -175,12 +175,23 @@ def make_contenders(shape: dict[str, int]) -> dict[str, Contender]:
             mx.eval([c.state for c in cache])
             caches += [copy.deepcopy(cache) for _ in range(SAMPLES)]
             lasts += [prompt[-1:]] * SAMPLES
-        return drain(
-            through_numpy,
-            lambda generator: generator.insert(lasts, max_tokens=lengths, caches=caches),
-        )
+        return drain(_through_numpy, lasts, max_tokens=lengths, caches=caches)
 
-    return {"pippin": ours, "mlx-lm": theirs, "shared": shared, "item": item}
+    return {
+        "mlx-lm": lambda n, lengths: drain(_through_numpy, each, max_tokens=lengths),
+        "shared": shared,
+        "item": lambda n, lengths: drain(_through_item, each, max_tokens=lengths),
+    }
+
+
+def _through_numpy(row: Any, token: int) -> float:
+    """Returns the token's log-probability out of numpy's view of the row."""
+    return float(np.array(row, copy=False)[token])
+
+
+def _through_item(row: Any, token: int) -> float:
+    """Returns the token's log-probability as one would write it down."""
+    return float(row[token].item())
 
 
 def config(shape: dict[str, int]) -> dict[str, Any]:

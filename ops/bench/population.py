@@ -75,38 +75,13 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 def make_contenders() -> tuple[dict[str, Contender], Contender]:
     """Returns the contenders, and the one of which only memory is measured."""
-    from configs.model import Model
-    from configs.perturbations import Free, Generation, LowRank, PlainStep
-    from policies.characters import write_tokenizer
-    from policies.decode import Decoder, RowsOf, Sampling, Sequence
+    from policies.decode import RowsOf, Sequence
     from policies.evolution.centre import Centre
     from policies.evolution.perturbation import members, perturbation
     from policies.evolution.population import Population
-    from policies.load import load_policy
-    from policies.random_checkpoint import create_checkpoint
 
-    with tempfile.TemporaryDirectory() as name:
-        create_checkpoint(Path(name), config(SHAPE), seed=0)
-        write_tokenizer(Path(name))
-        policy = load_policy(Model(path=name), Path(name), seed=0)
-    policy.tokenizer.stop_tokens = frozenset()
-    stream = Stream("bench", "population")
-    prompts = [
-        tuple(stream.integer(0, SHAPE["vocab_size"] - 1) for _ in range(PROMPT_TOKENS))
-        for _ in range(PROMPTS)
-    ]
-    how = Generation(
-        population=MEMBERS,
-        sigma=1e-3,
-        antithetic=True,
-        perturbation=LowRank(),
-        noise="rademacher",
-        layers=-1,
-        modules=[],
-        shaping="z_score",
-        update=PlainStep(),
-        anchor=Free(),
-    )
+    policy, prompts = _policy_and_prompts()
+    how = _generation()
     which = perturbation(how, policy)
     centre = Centre(policy, which, how.update, how.anchor)
     slots = MEMBERS * PROMPTS
@@ -121,9 +96,7 @@ def make_contenders() -> tuple[dict[str, Contender], Contender]:
     def decode(
         group: list[Sequence], slots: int, temperature: float, of: RowsOf | None = None
     ) -> int:
-        decoder = Decoder(policy, slots, of)
-        decoder.run(group, Sampling(temperature=temperature, max_new_tokens=NEW_TOKENS))
-        return decoder.counts.sampled_tokens
+        return _decode(policy, group, slots, temperature, of)
 
     def plain(n: int, temperature: float) -> int:
         return decode(rows(n, range(MEMBERS), one_model=True), slots, temperature)
@@ -150,6 +123,53 @@ def make_contenders() -> tuple[dict[str, Contender], Contender]:
         "sequential": lambda n, t: one_by_one(n, t, SEQUENTIAL_MEMBERS, PROMPTS),
         "single": lambda n, t: one_by_one(n, t, SINGLE_MEMBERS, 1),
     }, lambda n, t: population(n, t, 4 * MEMBERS)
+
+
+def _policy_and_prompts():
+    """Returns a random policy without stop tokens, and the token ids of each prompt."""
+    from configs.model import Model
+    from policies.characters import write_tokenizer
+    from policies.load import load_policy
+    from policies.random_checkpoint import create_checkpoint
+
+    with tempfile.TemporaryDirectory() as name:
+        create_checkpoint(Path(name), config(SHAPE), seed=0)
+        write_tokenizer(Path(name))
+        policy = load_policy(Model(path=name), Path(name), seed=0)
+    policy.tokenizer.stop_tokens = frozenset()
+    stream = Stream("bench", "population")
+    prompts = [
+        tuple(stream.integer(0, SHAPE["vocab_size"] - 1) for _ in range(PROMPT_TOKENS))
+        for _ in range(PROMPTS)
+    ]
+    return policy, prompts
+
+
+def _generation():
+    """Returns the settings of the noise: rank 1, on every matrix, members in antithetic pairs."""
+    from configs.perturbations import Free, Generation, LowRank, PlainStep
+
+    return Generation(
+        population=MEMBERS,
+        sigma=1e-3,
+        antithetic=True,
+        perturbation=LowRank(),
+        noise="rademacher",
+        layers=-1,
+        modules=[],
+        shaping="z_score",
+        update=PlainStep(),
+        anchor=Free(),
+    )
+
+
+def _decode(policy, group, slots: int, temperature: float, of) -> int:
+    """Returns how many tokens a new decoder sampled for the group."""
+    from policies.decode import Decoder, Sampling
+
+    decoder = Decoder(policy, slots, of)
+    decoder.run(group, Sampling(temperature=temperature, max_new_tokens=NEW_TOKENS))
+    return decoder.counts.sampled_tokens
 
 
 def peaks(contenders: dict[str, Contender]) -> dict[str, int]:

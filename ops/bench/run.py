@@ -12,6 +12,7 @@ BENCHMARKS = {
     "distill": "greedy accuracy after 100 steps of distillation, by signal, for three seeds",
     "distill_tasks": "students of a tenth: data alone, offline and on-policy at equal processor time",
     "distill_text": "perplexity of Shakespeare: data alone and distilled at equal processor time",
+    "preference": "accuracy, margin and pass@1 of each preference loss on the seedling, for three seeds",
     "kills": "fault runs killed again and again against undisturbed ones",
     "pause": "seconds from a pause until the machine is free, and from resume to the next token",
     "loss_memory": "peak memory of the loss against the plain computation",

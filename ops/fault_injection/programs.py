@@ -55,6 +55,7 @@ DISTILL: dict[str, Any] = {
 would ask it nothing.
 """
 ES: dict[str, Any] = {"name": "es", "steps": 5, "population": 4, "prompts_per_step": 3}
+PREFERENCE: dict[str, Any] = {"name": "preference", "steps": 4, "prompts_per_step": 3}
 PROGRAMS: dict[str, dict[str, Any]] = {
     "grpo": {"algorithm": {**GRPO, "overlong": {"mask_truncated": True}}},
     "grpo-lagging": {
@@ -104,6 +105,14 @@ PROGRAMS: dict[str, dict[str, Any]] = {
         "algorithm": {"name": "sft", "steps": 5, "rows_per_step": 5},
         "sampling": {"slots": 6},
         "eval": {**EVAL, "max_new_tokens": 5},
+    },
+    "preference": {
+        "algorithm": {**PREFERENCE, "loss": {"name": "dpo", "nll_weight": 0.5}},
+        "checkpoint": {"keep": 1, "every_steps": 2},
+    },
+    "preference-kto": {"algorithm": {**PREFERENCE, "loss": {"name": "kto"}}},
+    "preference-online": {
+        "algorithm": {**PREFERENCE, "learn_from": {"name": "policy", "group_size": 4}},
     },
 }
 """The settings of each program by name; a further algorithm is one more entry."""

@@ -1,27 +1,23 @@
 """A local checkpoint as a teacher: decoded in slots, a share of the questions under each GPU lease.
 
-A sequence is stored at the token that ends it; Ctrl-C stores what the others have so far, and they go
-on from there with the draws that they would have had. Logits that are no numbers never become an
-answer: a sampled token shows them in its log-probability, and what was taken greedily is scored again.
+An answer is stored at the token that ends it; Ctrl-C stores what the others have so far, and they go on
+from there with the draws that they would have had.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import mlx.core as mx
-import numpy as np
-
 from configs.data_schema import DataSampling
 from configs.teachers import LocalTeacher
-from kernels.logprobs import score
 from ops.make.plan import INSTRUCTION
+from ops.make.queries import queries, sampling_of
 from ops.make.records import Answer, Question
 from ops.make.teacher import Desk
-from policies import decode
 from policies.device import bound_cache, gpu_lease
 from policies.frozen import model_of
+from policies.generators.local import LocalGenerator
+from policies.generators.protocol import Answer as Generated
 from policies.load import load_frozen, load_tokens
 from policies.tokens import Tokens
 from runtime.errors import BadInput
@@ -29,7 +25,9 @@ from runtime.trajectory import StopReason
 
 LEASE_S = 1800.0
 SLOTS_PER_LEASE = 8
-"""Questions under one lease, in slots: whoever else waits for the GPU comes in between."""
+"""Questions under one lease, in slots: other processes that wait for the GPU come in between."""
+UNASKABLE = ("prompt_too_long", "prompt_empty")
+"""Failures that are the question's fault, not the teacher's."""
 PROBES = ("Why", "a", "7", "é", "(")
 """User's messages that begin differently: what their prompts share lies before the user's turn."""
 
@@ -50,107 +48,57 @@ class Local:
     def answer(
         self, questions: Sequence[Question], sampling: DataSampling, desk: Desk
     ) -> Iterator[None]:
-        """Slots by slots. Raises BadInput if no prompt could ever fit."""
-        limit = self._policy.context_length - sampling.max_new_tokens
-        if limit < 1:
+        """Stores answers, and yields behind each share. Raises BadInput if no prompt could ever fit."""
+        if self._policy.context_length - sampling.max_new_tokens < 1:
             raise BadInput(
                 f"sampling.max_new_tokens: {sampling.max_new_tokens} leaves no room for a prompt in the "
                 f"teacher's context of {self._policy.context_length} tokens"
             )
-        decoder = decode.Decoder(self._policy, sampling.slots)
+        generator = LocalGenerator(self._policy, sampling.slots)
+        tokens_before = desk.progress.counts.tokens
+
+        def may_continue() -> bool:
+            desk.progress.counts.tokens = tokens_before + generator.sampled_tokens
+            desk.progress.show()
+            return not desk.stop.asked
+
         share = sampling.slots * SLOTS_PER_LEASE
         for start in range(0, len(questions), share):
-            pending = self._sequences(questions[start : start + share], limit, desk)
-            with self._lease.hold("pippin make-data", LEASE_S):
-                self._decode(decoder, pending, sampling, desk)
-                mx.clear_cache()
+            asked = queries(questions[start : start + share], desk.store, self._prefix)
+            with (
+                self._lease.hold("pippin make-data", LEASE_S),
+                desk.stop.gently("writing down what the teacher has answered so far"),
+            ):
+                for made in generator.generate(asked, sampling_of(sampling), may_continue):
+                    self._settle(made, desk)
+                may_continue()  # shows the last tokens
             if desk.stop.asked:
                 return
             yield
 
     def close(self) -> None:
-        """Nothing outlives the process."""
+        """Does nothing: the weights go with the process."""
 
-    def _sequences(
-        self, questions: Sequence[Question], limit: int, desk: Desk
-    ) -> dict[str, decode.Sequence]:
-        pending: dict[str, decode.Sequence] = {}
-        for question in questions:
-            prompt = self._prompt(question)
-            if not 0 < len(prompt) <= limit:
-                kind = "prompt_too_long" if prompt else "prompt_empty"
-                desk.unaskable(question.name, kind, f"{len(prompt)} tokens, room for {limit}")
-                continue
-            sequence = decode.Sequence(prompt=prompt, key=question.key)
-            if begun := desk.store.begun.get(question.name):
-                sequence.tokens, sequence.logprobs = list(begun.tokens), list(begun.logprobs)
-                sequence.versions = [0] * len(begun.tokens)
-            pending[question.name] = sequence
-        return pending
-
-    def _prompt(self, question: Question) -> tuple[int, ...]:
-        if not question.messages:
-            return self._prefix
-        return tuple(self._policy.tokenizer.prompt(question.messages))
-
-    def _decode(
-        self,
-        decoder: decode.Decoder,
-        pending: dict[str, decode.Sequence],
-        sampling: DataSampling,
-        desk: Desk,
-    ) -> None:
-        sequences = list(pending.values())
-        settings = decode.Sampling(
-            temperature=sampling.temperature,
-            max_new_tokens=sampling.max_new_tokens,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-        )
-
-        def settle() -> int | None:
-            for name in [name for name, sequence in pending.items() if sequence.finished]:
-                self._settle(name, pending.pop(name), sampling, desk)
-            desk.progress.counts.tokens = before + decoder.counts.sampled_tokens
-            desk.progress.show()
-            return None if desk.stop.asked else 0
-
-        before = desk.progress.counts.tokens - decoder.counts.sampled_tokens
-        with desk.stop.gently("writing down what the teacher has said so far"):
-            decoder.run(sequences, settings, between_tokens=settle)
-            settle()
-            for name, sequence in pending.items():  # interrupted
-                desk.interrupted(name, sequence.tokens, sequence.logprobs)
-
-    def _settle(
-        self, name: str, sequence: decode.Sequence, sampling: DataSampling, desk: Desk
-    ) -> None:
-        logprobs = sequence.logprobs if sampling.temperature else self._scored(sequence)
-        if not all(map(math.isfinite, logprobs)):
-            reason = "the logits of the teacher are no numbers there"
-            desk.missed(name, "nan_logits", reason, passing=False)
+    def _settle(self, made: Generated, desk: Desk) -> None:
+        if made.interrupted:
+            desk.interrupted(made.name, made.ids, made.logprobs)
             return
-        tokens, stop = self._policy.tokenizer, sequence.stop_reason
-        said = [t for t in sequence.tokens if t not in tokens.stop_tokens]
-        if name.startswith(INSTRUCTION) and self._end in said:
-            said, stop = said[: said.index(self._end)], StopReason.STOP
-        text = tokens.decode(said)
+        if made.failure in UNASKABLE:
+            desk.unaskable(made.name, made.failure, made.reason)
+            return
+        if made.failure:
+            desk.missed(made.name, made.failure, made.reason, passing=False)
+            return
+        tokens, stop = self._policy.tokenizer, made.stop
+        ids = [token for token in made.ids if token not in tokens.stop_tokens]
+        if made.name.startswith(INSTRUCTION) and self._end in ids:
+            ids, stop = ids[: ids.index(self._end)], StopReason.STOP
+        text = tokens.decode(ids)
         if not text.strip():
-            desk.missed(name, "empty", "the teacher ended at once", passing=False)
+            desk.missed(made.name, "empty", "the teacher ended at once", passing=False)
             return
-        desk.took(
-            Answer(name=name, text=text, stop=str(stop or ""), tokens=len(said), at=time.time())
-        )
-
-    def _scored(self, sequence: decode.Sequence) -> list[float]:
-        """Log-probabilities of a greedy answer, which come out of the decoder as zeros."""
-        ids = [*sequence.prompt, *sequence.tokens]
-        first = len(sequence.prompt) - 1
-        hidden_TD = self._policy.hidden(mx.array([ids[:-1]]))[0, first:]
-        targets_T = mx.array(ids[first + 1 :])
-        scored_T = score(hidden_TD, self._policy.project, targets_T, temperature=1.0)
-        return np.array(scored_T).tolist()
+        answer = Answer(name=made.name, text=text, stop=stop, tokens=len(ids), at=time.time())
+        desk.took(answer)
 
 
 def require_user_turn(settings: LocalTeacher, folder: Path) -> None:

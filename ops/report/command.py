@@ -27,11 +27,11 @@ def run(
     step: int | None,
     prompts: int | None,
 ) -> int:
-    """Writes the report on a run. Raises BadInput, with nothing written, for what cannot be compared."""
+    """Report on a run. Raises BadInput, with nothing written, for what cannot be compared."""
     folder = out or run.path / "report"
     run.require()
     check_folder(folder)
-    backend = load_blas(exact=False)  # MLX must be imported after this
+    backend = load_blas(exact=False)  # imports of MLX come after this
     from ops.bench.report import print_table
     from ops.report.page import cells, headers, page
 
@@ -43,8 +43,8 @@ def run(
     print_table(headers(report), [cells(report, standing) for standing in report.contestants])
     for claims in report.promise.values():
         for claim in claims:
-            say(f"{claim.verdict}: {claim.sentence} (promised: {claim.needed})")
-    for sentence in report.comparisons:
+            say(f"{claim.verdict}: {claim.said} (promised: {claim.needed})")
+    for sentence in (*report.preferences, *report.comparisons):
         say(sentence)
     say(f"{folder / 'report.html'} and report.json")
     return 0
@@ -62,23 +62,22 @@ def examine(
     """Returns the whole report. Holds the machine's lease while it computes."""
     from ops.report.contestants import contestants, held_out, side_of
     from ops.report.cost import cost_of
-    from ops.report.findings import comparison, judged, notes, promise, standing
+    from ops.report.findings import judged, notes, standing
     from ops.report.measure import measure
     from ops.report.page import Report
+    from ops.report.preferences import preference_sentences
     from policies.device import gpu_lease
 
-    names = [run.name, *(other.name for other in against)]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise BadInput(f"--against: {twice.pop()} is named twice")
+    _check_names(run, against)
     side = side_of(run, step)
     others = [side_of(other, None) for other in against]
-    compared = contestants(side, others)
+    everybody = contestants(side, others)
     task, asked = held_out(side, others, prompts)
     settings = side.settings
     try:
         with gpu_lease().hold(f"pippin report {run.name}", LEASE_S):
             found, load = measure(
-                compared,
+                everybody,
                 task,
                 asked,
                 max_new_tokens=settings.eval.max_new_tokens or settings.sampling.max_new_tokens,
@@ -89,8 +88,8 @@ def examine(
     finally:
         task.close()
     on = judged(found, len(asked))
-    student = next(one for one in compared if one.role == "after")
     costs = {one.run.name: cost_of(one) for one in (side, *others)}
+    promises, comparisons = _claims(everybody, found, costs, on, asked)
     return Report(
         run=run.name,
         step=side.step,
@@ -105,20 +104,38 @@ def examine(
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         backend=backend,
         batch=f"{load.rows} rows of {load.new_tokens} new tokens each",
-        contestants=[standing(one, found.get(one.name), on, asked) for one in compared],
-        promise={
-            one.name: promise(one, student, found, on, asked)
-            for one in compared
-            if one.role == "teacher" and one.name in found
-        },
-        comparisons=[
-            comparison(student, one, found, costs, on, asked)
-            for one in compared
-            if one.role == "against"
-        ],
+        contestants=[standing(one, found.get(one.name), on, asked) for one in everybody],
+        promise=promises,
+        comparisons=comparisons,
         costs=list(costs.values()),
-        notes=notes(compared, found, on, list(costs.values())),
+        preferences=preference_sentences(side),
+        notes=notes(everybody, found, on, list(costs.values())),
     )
+
+
+def _check_names(run: RunDirectory, against: Sequence[RunDirectory]) -> None:
+    """Raises BadInput if a run is to be compared with itself, or twice."""
+    names = [run.name, *(other.name for other in against)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise BadInput(f"--against: {twice.pop()} is named twice")
+
+
+def _claims(everybody, found, costs, on, asked):
+    """Returns what is said of the student: its promises by teacher, and a sentence for each other run."""
+    from ops.report.findings import comparison, promise
+
+    student = next(one for one in everybody if one.role == "after")
+    promises = {
+        one.name: promise(one, student, found, on, asked)
+        for one in everybody
+        if one.role == "teacher" and one.name in found
+    }
+    comparisons = [
+        comparison(student, one, found, costs, on, asked)
+        for one in everybody
+        if one.role == "against"
+    ]
+    return promises, comparisons
 
 
 def check_folder(folder: Path) -> None:
@@ -131,9 +148,9 @@ def check_folder(folder: Path) -> None:
 
 
 def task_text(task: Task) -> str:
-    """Returns a task and its settings in a few words."""
+    """A task and its settings in a few words."""
     tag = str(task.__struct_config__.tag)
     if isinstance(task, Jsonl):
         return f"{tag} ({Path(task.eval or task.train).name})"
-    values = [f"{name} {value}" for name, value in msgspec.structs.asdict(task).items()]
-    return f"{tag} ({', '.join(values)})" if len(values) < 3 else tag
+    said = [f"{name} {value}" for name, value in msgspec.structs.asdict(task).items()]
+    return f"{tag} ({', '.join(said)})" if len(said) < 3 else tag

@@ -147,7 +147,7 @@ def surprise(policy: Policy, prompts: Sequence[Prompt]) -> tuple[list[float | No
     tokens = policy.tokenizer
     rows: dict[int, Row] = {}
     for i, prompt in enumerate(prompts):
-        if prompt.demonstration is None:
+        if prompt.demonstration is None or prompt.desirable is False:
             continue
         before = tokens.prompt(prompt.messages)
         ids = [*before, *tokens.encode(prompt.demonstration), tokens.stop_token()]

@@ -53,6 +53,8 @@ class Report(Struct, frozen=True, kw_only=True):
     comparisons: list[str]
     costs: list[Cost]
     notes: list[str]
+    preferences: list[str] = []
+    """What became of held-out preferences, a sentence each; empty for other algorithms."""
     version: int = 1
 
 
@@ -68,7 +70,8 @@ def page(report: Report) -> str:
         *_promise(report),
         "<h2>Who was compared</h2>",
         _contestants(report),
-        *_comparisons(report),
+        *_list("Preferences", report.preferences),
+        *_list("Against other runs", report.comparisons),
         "<h2>Quality against speed</h2>",
         _bars(report.contestants),
         "<h2>How it was learned</h2>",
@@ -176,11 +179,10 @@ def _contestants(report: Report) -> str:
     return _table(headers(report), rows)
 
 
-def _comparisons(report: Report) -> list[str]:
-    if not report.comparisons:
-        return []
-    items = [f"<li>{escape(text)}</li>" for text in report.comparisons]
-    return ["<h2>Against other runs</h2>", "<ul>", *items, "</ul>"]
+def _list(title: str, sentences: Sequence[str]) -> list[str]:
+    """Returns a heading with a list under it; nothing without sentences."""
+    items = [f"<li>{escape(text)}</li>" for text in sentences]
+    return [f"<h2>{title}</h2>", "<ul>", *items, "</ul>"] if items else []
 
 
 def _bars(standings: Sequence[Standing]) -> str:

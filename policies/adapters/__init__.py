@@ -1,11 +1,11 @@
-"""What is trained of a network, one kind a file: its settings choose it, and it alone knows how.
+"""The kinds of training, one file each: which weights of a network are trained, and how.
 
     full    every weight
     lora    low-rank adapters beside frozen weights
 
-`registry` says what a kind answers for. A new one is a class in `configs.schema` and a file here that
-ends in `ADAPTERS.add(schema.Kind, KindAdapter)`; nothing else asks which kind it is.
+`registry` has the protocol of a kind. A new kind is a settings class in `configs.model` and a file here that
+ends in `ADAPTERS.add(Kind, KindAdapter)`; no other code depends on the kind.
 
-Files here import MLX in their functions, not above: `pippin check` asks how many parameters are trained, and
-answers before anything heavy is imported.
+Files here import MLX in their functions, not at the top, because `pippin check` reports the number of trained
+parameters without importing MLX.
 """

@@ -38,14 +38,14 @@ class FullTraining:
         network.unfreeze()
 
     def remember_reference(self, network: nn.Module) -> None:
-        """Keeps the present weights; they take memory once a step has replaced them."""
+        """Keeps the present weights; they need memory of their own once a step has replaced them."""
         from policies.arrays import flat
 
         self._kept = flat(network.trainable_parameters())
 
     @contextlib.contextmanager
     def reference(self, network: nn.Module) -> Iterator[None]:
-        """Puts the kept weights into the network, and the trained ones back."""
+        """Puts the kept weights into the network for a `with` block, and the trained ones back after it."""
         from policies.arrays import flat, unflat
 
         if self._kept is None:
@@ -58,7 +58,7 @@ class FullTraining:
             network.update(unflat(now))
 
     def export(self, network: nn.Module, base: Path, folder: Path) -> None:
-        """Raises BadInput: what was trained is the whole checkpoint."""
+        """Raises BadInput, because this kind trains the whole checkpoint and has no adapters."""
         raise BadInput("--adapters: this run trained every weight, it has no adapters")
 
     def fuse(self, network: nn.Module, *, dequantize: bool) -> None:

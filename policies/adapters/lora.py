@@ -29,7 +29,7 @@ class LoraAdapter:
     def __init__(self, settings: Lora) -> None:
         self._settings = settings
         self._blocks = 0
-        """How many of the last blocks have adapters: known from `attach` on."""
+        """Number of the last blocks that have adapters; set by `attach`."""
 
     def parameter_count(self, shape: NetworkShape) -> int:
         """Returns rank × (inputs + outputs) of each chosen module, over the chosen blocks."""
@@ -39,7 +39,9 @@ class LoraAdapter:
         return self._chosen(shape.layers) * sides
 
     def attach(self, network: nn.Module, seed: int) -> None:
-        """Freezes the network and adds adapters that change nothing yet, drawn by module from `seed`.
+        """Freezes the network and adds adapters, drawn from `seed` and the module's name.
+
+        The network's outputs stay the same until the first step.
 
         Raises BadInput if none of the modules is in the network's blocks.
         """
@@ -66,7 +68,7 @@ class LoraAdapter:
 
     @contextlib.contextmanager
     def reference(self, network: nn.Module) -> Iterator[None]:
-        """Turns the adapters off, and on again."""
+        """Turns the adapters off for a `with` block."""
         layers = [m for _, m in network.named_modules() if hasattr(m, "lora_b")]
         scales = [layer.scale for layer in layers]
         for layer in layers:
@@ -78,7 +80,7 @@ class LoraAdapter:
                 layer.scale = scale
 
     def export(self, network: nn.Module, base: Path, folder: Path) -> None:
-        """Writes the adapters as ``mlx_lm.generate --adapter-path`` takes them."""
+        """Writes the adapters in the format of ``mlx_lm.generate --adapter-path``."""
         import mlx.core as mx
 
         from policies.arrays import flat
@@ -99,7 +101,7 @@ class LoraAdapter:
         mx.save_safetensors(str(folder / "adapters.safetensors"), trained, {"format": "mlx"})
 
     def fuse(self, network: nn.Module, *, dequantize: bool) -> None:
-        """Adds each product of factors to its base; in 4 bits that rounds it."""
+        """Adds each product of factors to its base weight, which rounds the sum if the base has 4 bits."""
         from mlx.utils import tree_unflatten
 
         fused = [

@@ -1,4 +1,4 @@
-"""What an adapter answers for, and which one the settings ask for. No MLX: estimates and checks ask, too."""
+"""The protocol of an adapter, and the choice of one by its settings; it imports no MLX."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class NetworkShape(Protocol):
-    """As much of a network as its number of trained parameters depends on."""
+    """The sizes of a network that determine its number of trained parameters."""
 
     @property
     def parameters(self) -> int:
-        """All weights."""
+        """Returns the number of all weights."""
         ...
 
     @property
     def layers(self) -> int:
-        """Blocks."""
+        """Returns the number of blocks."""
         ...
 
     def linears(self) -> Mapping[str, tuple[int, int]]:
@@ -32,11 +32,11 @@ class NetworkShape(Protocol):
 
 
 class Adapter(Protocol):
-    """Decides what is trained of one network. An object belongs to one network, from `attach` on."""
+    """Chooses which weights of one network are trained. From `attach` on it belongs to that network."""
 
     @property
     def adds_weights(self) -> bool:
-        """Whether it trains weights of its own beside frozen ones, instead of the network's."""
+        """Returns whether it trains weights of its own beside frozen ones, not the network's own."""
         ...
 
     def parameter_count(self, shape: NetworkShape) -> int:
@@ -44,36 +44,36 @@ class Adapter(Protocol):
         ...
 
     def attach(self, network: nn.Module, seed: int) -> None:
-        """Makes trainable what is to be trained, and nothing else; new weights are drawn from `seed`.
+        """Makes exactly the trained weights trainable; new weights are drawn from `seed`.
 
-        Raises BadInput if this network cannot be trained so.
+        Raises BadInput if this network cannot be trained in this way.
         """
         ...
 
     def remember_reference(self, network: nn.Module) -> None:
-        """Keeps whatever `reference` needs, before the first step."""
+        """Keeps what `reference` needs; it is called before the first step."""
         ...
 
     def reference(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Has the network as it was before training, for the time of a `with` block."""
+        """Puts the network into its state before training for a `with` block."""
         ...
 
     def export(self, network: nn.Module, base: Path, folder: Path) -> None:
-        """Writes what it trained, apart from the checkpoint `base`, in mlx-lm's format for adapters.
+        """Writes the trained weights without the checkpoint `base`, in mlx-lm's format for adapters.
 
-        Raises BadInput if it cannot be told apart.
+        Raises BadInput if the trained weights cannot be separated from the checkpoint.
         """
         ...
 
     def fuse(self, network: nn.Module, *, dequantize: bool) -> None:
-        """Folds weights of its own into the network, for good."""
+        """Adds the adapter's weights to the network's permanently."""
         ...
 
 
 ADAPTERS: Registry[Callable[[Any], Adapter]] = Registry("policies.adapters")
-"""What makes an adapter from its settings."""
+"""The constructors of adapters, by the class of their settings."""
 
 
 def adapter_for(settings: object) -> Adapter:
-    """Returns a new adapter as `model.train` asks for it. No array is made before `attach`."""
+    """Returns a new adapter for the settings `model.train`. No array is made before `attach`."""
     return ADAPTERS.of(settings)(settings)

@@ -1,11 +1,12 @@
-"""Distillation: a frozen teacher says of each token how likely it would have been.
+"""Distillation: the student learns from a frozen teacher's probabilities, or from its answers.
 
-    row                     policy gradient           cross-entropy    divergence
-    student's answer        teacher's, the task's     –                1
-    data, teacher's text    –                         1 − alpha        alpha
+    row                     policy gradient                   cross-entropy    divergence
+    student's answer        teacher's and task's advantage    –                1
+    data, teacher's text    –                                 1 − alpha        alpha
 
-Whose answers (`learn_from`) and what the teacher says of them (`signal`) are settings: on-policy distillation
-(GKD, 2306.13649; Thinking Machines 2025), offline soft targets (1503.02531), sequence-level (1606.07947).
+The source of the answers (`learn_from`) and the teacher outputs for them (`signal`) are settings. Together
+they give on-policy distillation (GKD, 2306.13649; Thinking Machines 2025), offline soft targets (1503.02531)
+and sequence-level distillation (1606.07947).
 """
 
 import math
@@ -39,7 +40,7 @@ from runtime.trajectory import StopReason, answer_positions, lists
 
 @register(Distill)
 class Distillation:
-    """Has rows made by student, data or teacher, and weighs what the teacher says of them."""
+    """Requests rows from student, data or teacher, and weighs their tokens by the teacher outputs."""
 
     trainer = "policies.update:Updater"
     weight_loader = "policies.trainer:WholeWeightLoader"
@@ -55,7 +56,7 @@ class Distillation:
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────
 
     def requests(self, step: int, prompts: Sequence[Prompt]) -> list[Request]:
-        """Returns who answers which prompts: student, data, or each prompt's own teacher."""
+        """Returns which prompts the student, the data, or each prompt's own teacher answers."""
         match self._distill.learn_from:
             case FromStudent(group_size=answers):
                 return [self._sample(prompts, answers)]
@@ -81,7 +82,7 @@ class Distillation:
         return teacher_advantages.from_student(share, self._seed, "gkd", step, prompt.index)
 
     def settle(self, rows: Sequence[Row]) -> Settlement:
-        """Returns rewards and advantages where a reward is asked for; else the rows as they are.
+        """Returns rewards and advantages if the recipe uses a reward; otherwise the rows as they are.
 
         A row whose reward is needed and missing counts as failed. A group with one reward is dropped.
         """
@@ -102,7 +103,7 @@ class Distillation:
         return Settlement(rows=settled_rows, useful_prompts=len(rows))
 
     def describe(self, rows: Sequence[Row]) -> dict[str, float]:
-        """Returns metrics of the student's answers; of rewards only where there are any."""
+        """Returns metrics of the student's answers, and of their rewards if there are any."""
         judged = [row for row in rows if row.verdict is not None]
         found = metrics.of_lengths(judged) if judged else {}
         if any(row.reward is not None for row in judged):
@@ -117,7 +118,7 @@ class Distillation:
     def annotate(
         self, batch: pa.RecordBatch, reward_kl_N: np.ndarray | None = None
     ) -> pa.RecordBatch:
-        """Returns the batch with the weights of the table above on the tokens of its answers."""
+        """Returns the batch with the weights of the table in the module's docstring on its answer tokens."""
         used = self._used(batch)
         own = {i for i, imitated in used.items() if not imitated}
         ce, soft = self._imitated_weights()
@@ -134,7 +135,7 @@ class Distillation:
         )
 
     def report(self, batch: pa.RecordBatch) -> dict[str, float]:
-        """Returns the estimate of KL(student‖teacher) on sampled tokens, where that is the signal."""
+        """Returns the estimate of KL(student‖teacher) on sampled tokens if `signal` is "sampled", else {}."""
         if not self._scores_sampled:
             return {}
         log_ratios = _log_ratios(batch, answer_positions(batch))
@@ -168,18 +169,18 @@ class Distillation:
 
     @property
     def _compares(self) -> bool:
-        """The teacher's distributions are compared with the student's."""
+        """Returns whether the teacher's distributions are compared with the student's."""
         return not isinstance(self._distill.signal, SampledToken | TextOnly)
 
     def _imitated_weights(self) -> tuple[float, float]:
-        """Returns what a token of an imitated answer weighs: (1 − α) CE + α T² KL (1503.02531)."""
+        """Returns the weights 1 − α and α of an imitated token in (1 − α) CE + α T² KL (1503.02531)."""
         source = self._distill.learn_from
         if isinstance(source, FromStudent):
             return 0.0, 0.0
         return (1 - source.alpha, source.alpha) if self._compares else (1.0, 0.0)
 
     def _used(self, batch: pa.RecordBatch) -> dict[int, bool]:
-        """Returns the rows that are trained on, and of each whether its answer is imitated."""
+        """Returns the rows that are trained on, each with whether its answer is imitated."""
         columns = ("stop_reason", "author", "advantage")
         reasons, authors, values = (batch[name].to_pylist() for name in columns)
         used = {}
@@ -192,7 +193,7 @@ class Distillation:
     def _policy_gradient(
         self, batch: pa.RecordBatch, own: set[int]
     ) -> dict[int, tuple[np.ndarray | float, np.ndarray | float]]:
-        """Returns advantages and weights of the student's own answers: the task's and the teacher's."""
+        """Returns advantages (the task's plus the teacher's) and weights of the student's own answers."""
         if not (self._scores_sampled or self._reward):
             return {}
         values = batch["advantage"].to_pylist()
@@ -222,7 +223,7 @@ class Distillation:
 
 
 def _log_ratios(batch: pa.RecordBatch, positions: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns log t − log p of each answer's tokens, NaN where the teacher gave nothing."""
+    """Returns log t − log p of each answer's tokens; NaN for a token without a teacher output."""
     students, teachers = lists(batch, "logprobs"), lists(batch, "teacher_logprobs")
     scored = batch["teacher_logprobs"].is_valid().to_pylist()
     return [

@@ -2,7 +2,7 @@
 
     members (a key and a sign each) ──▶ answers ──▶ fitness = mean reward ──▶ Σ fitness · noise ──▶ step
 
-There is no backward pass and no loss term. Keys and coefficients are all that learner and samplers exchange;
+There is no backward pass and no loss term. Learner and samplers exchange only keys and coefficients.
 `policies/evolution` has the noise, the population and the step (EGGROLL, 2511.16652; 2509.24372).
 """
 
@@ -23,7 +23,7 @@ from runtime.tasks.prompt import Prompt
 
 @register(Es)
 class Evolution:
-    """Has every member of a generation answer the same prompts."""
+    """Requests answers of every member of a generation to the same prompts."""
 
     trainer = "policies.evolution.trainer:EvolutionTrainer"
     weight_loader = "policies.evolution.loader:EvolutionWeightLoader"
@@ -33,7 +33,7 @@ class Evolution:
         self._es = settings.algorithm
 
     def requests(self, step: int, prompts: Sequence[Prompt]) -> list[Request]:
-        """Returns one request: each member answers each prompt, or scores the data's answer to it."""
+        """Returns one request, by which each member answers each prompt or scores the data's answer to it."""
         return [
             Sample(
                 prompts=prompts,
@@ -47,7 +47,7 @@ class Evolution:
     def settle(self, rows: Sequence[Row]) -> Settlement:
         """Returns the rewards; a row's advantage is its member's fitness above the mean of all members.
 
-        A member one of whose answers has no reward has no fitness.
+        A member has no fitness if one of its answers has no reward.
         """
         prompts = {prompt: i for i, prompt in enumerate(sorted({row.prompt for row in rows}))}
         scores_NQ = np.full((self._es.population, len(prompts)), np.nan)
@@ -71,11 +71,11 @@ class Evolution:
     def annotate(
         self, batch: pa.RecordBatch, reward_kl_N: np.ndarray | None = None
     ) -> pa.RecordBatch:
-        """Returns the batch as it is: no token has a weight in a loss."""
+        """Returns the batch unchanged, because no token has a weight in a loss."""
         return batch
 
     def report(self, batch: pa.RecordBatch) -> dict[str, float]:
-        """Returns nothing more than what the trainer reports."""
+        """Returns {}: the trainer's metrics are enough."""
         return {}
 
     def terms(self) -> list[Term]:

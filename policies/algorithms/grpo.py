@@ -3,7 +3,7 @@
     G answers a prompt ──▶ rewards (− length penalty) ──▶ less the group's mean ──▶ clipped policy gradient
 
 Members of the family (Dr. GRPO, DAPO, GSPO, CISPO, RLOO) are settings. Groups whose rewards are all equal
-teach nothing: they are dropped, counted, and may be replaced by new prompts (DAPO's dynamic sampling).
+give no gradient: they are dropped and counted, and new prompts may replace them (DAPO's dynamic sampling).
 """
 
 from collections.abc import Sequence
@@ -38,14 +38,14 @@ class Grpo:
         self._limit_tokens = settings.sampling.max_new_tokens
 
     def requests(self, step: int, prompts: Sequence[Prompt]) -> list[Request]:
-        """Returns one request: a group of answers to each prompt."""
+        """Returns one request for a group of answers to each prompt."""
         group_size = self._grpo.group_size
         return [Sample(prompts=prompts, answers=group_size, temperature=self._temperature)]
 
     def settle(self, rows: Sequence[Row]) -> Settlement:
-        """Returns shaped rewards, group-relative advantages, and why a row is not trained on.
+        """Returns shaped rewards, group-relative advantages, and the reason if a row is not trained on.
 
-        A failed reward joins no mean. A group with fewer than two rewards, or with equal ones, is dropped.
+        A failed reward enters no mean. A group with fewer than two rewards, or with equal ones, is dropped.
         """
         shaped = [self._shaped(row) for row in rows]
         dropped: list[str | None] = [None] * len(rows)
@@ -66,7 +66,7 @@ class Grpo:
         return Settlement(rows=settled_rows, useful_prompts=useful)
 
     def describe(self, rows: Sequence[Row]) -> dict[str, float]:
-        """Returns metrics of answers and of groups."""
+        """Returns metrics of the answers and of the groups."""
         shaped = [self._shaped(row) for row in rows]
         tolerance = self._grpo.zero_variance_tolerance
         by_group = list(groups(rows))
@@ -83,7 +83,7 @@ class Grpo:
     def annotate(
         self, batch: pa.RecordBatch, reward_kl_N: np.ndarray | None = None
     ) -> pa.RecordBatch:
-        """Returns the batch with its advantage on each sampled token that is trained on.
+        """Returns the batch with the row's advantage on each sampled token that is trained on.
 
         With `reward_kl_N` the reward is that of KL-regularised RL: reward − coefficient · log-ratio.
         """
@@ -101,11 +101,11 @@ class Grpo:
         )
 
     def report(self, batch: pa.RecordBatch) -> dict[str, float]:
-        """Returns nothing more than what the loss terms report."""
+        """Returns {}: the metrics of the loss terms are enough."""
         return {}
 
     def terms(self) -> list[Term]:
-        """Returns the policy gradient in the form that the settings ask for."""
+        """Returns the policy-gradient term with these settings."""
         grpo = self._grpo
         in_loss = grpo.kl.placement == "loss_k2"
         return [
@@ -119,7 +119,7 @@ class Grpo:
         ]
 
     def _shaped(self, row: Row) -> Settled:
-        """Returns the verdict with DAPO's penalty for answers near the length limit."""
+        """Returns the verdict with DAPO's penalty added for answers near the length limit."""
         zone = self._grpo.overlong.penalty_tokens
         if row.reward is None or not zone:
             return settled(row)
@@ -129,7 +129,7 @@ class Grpo:
         return settled(row, reward=row.reward + penalty, parts=parts)
 
     def _reason(self, rewards: list[float]) -> str | None:
-        """Returns why a whole group with these rewards is not trained on."""
+        """Returns the reason for which a whole group with these rewards is dropped; None if it is kept."""
         if len(rewards) < 2:
             return "too_few_scored"
         flat = not informative(rewards, self._grpo.zero_variance_tolerance)
@@ -142,7 +142,7 @@ class Grpo:
     def _advantages(
         self, rewards: Sequence[float | None], prompts: Sequence[int]
     ) -> list[float | None]:
-        """Returns the advantage of each row; None where a reward, or one to compare with, is missing."""
+        """Returns the advantage of each row; None without a reward or without another one in the group."""
         rewards_N = np.array([np.nan if r is None else r for r in rewards])
         values_N = advantages(rewards_N, prompts, self._grpo.advantage)
         return [None if np.isnan(value) else float(value) for value in values_N]

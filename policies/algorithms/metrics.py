@@ -7,7 +7,7 @@ from runtime.settlement import Row
 
 
 def of_answers(rows: Sequence[Row]) -> dict[str, float]:
-    """Returns rewards, pass rate, lengths and ends of answers that were judged; {} without any."""
+    """Returns metrics of rewards, lengths and stop reasons of the judged answers; {} if there are none."""
     judged = [row for row in rows if row.verdict is not None]
     if not judged:
         return {}
@@ -15,7 +15,7 @@ def of_answers(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def of_rewards(rows: Sequence[Row]) -> dict[str, float]:
-    """Returns the mean reward, the pass rate, and the share that could not be scored."""
+    """Returns the mean reward, the pass rate, and the share of answers that could not be scored."""
     passed = [row.verdict.passed for row in rows if row.verdict is not None]
     return {
         "reward_mean": mean([row.reward for row in rows if row.reward is not None]),
@@ -25,7 +25,7 @@ def of_rewards(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def of_lengths(rows: Sequence[Row]) -> dict[str, float]:
-    """Returns the mean length of answers, and how they ended."""
+    """Returns the mean length of the answers, and the shares that stopped and that were truncated."""
     return {
         "completion_tokens_mean": mean([float(row.tokens) for row in rows]),
         "stop_share": mean([float(row.stop_reason == "stop") for row in rows]),

@@ -1,12 +1,12 @@
-"""What an algorithm is: who answers, how verdicts settle, how the record is annotated, which loss terms.
+"""The protocol of an algorithm: its requests, its settlement of rows, its annotation, its loss terms.
 
-    requests   what is to be sampled, read or asked for one step's prompts        conductor
+    requests   what is sampled, read or asked of teachers for one step's prompts  conductor
     settle     verdicts become rewards, advantages and reasons to drop a row      conductor
     annotate   the record gets, for each token, its weight in each loss term      learner
     terms      the losses that are added up                                       learner
 
-An algorithm computes nothing itself that has weights in it, and imports no MLX: conductor and learner ask it
-the same questions. Everything else about it is in its `Facts`.
+An algorithm runs no model and imports no MLX, so conductor and learner can both use it. Its other facts are
+in `configs.facts.Facts`.
 """
 
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ from runtime.tasks.prompt import Prompt
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """The policy answers each prompt `answers` times; or each member of a population does so once."""
+    """The request that the policy answers each prompt `answers` times, or each member of it once."""
 
     prompts: Sequence[Prompt]
     answers: int
     temperature: float
     members: bool = False
-    """A population answers: it is split over the samplers by member, not by prompt."""
+    """True if a population answers, which is split over the samplers by member and not by prompt."""
     likelihood: bool = False
-    """Nothing is sampled: members score the data's answers by their log-likelihood."""
+    """True if members score the data's answers by their log-likelihood, and nothing is sampled."""
 
 
 class Read(Struct, frozen=True, kw_only=True):
-    """The task's own answers to the prompts, or its preferred and rejected ones, become rows."""
+    """The request that the data's answers to the prompts, or its preferred and rejected ones, become rows."""
 
     prompts: Sequence[Prompt]
 
 
 class AskTeacher(Struct, frozen=True, kw_only=True):
-    """A teacher answers each prompt once."""
+    """The request that a teacher answers each prompt once."""
 
     teacher: str
     prompts: Sequence[Prompt]
@@ -54,18 +54,18 @@ class Algorithm(Protocol):
     """One algorithm under one recipe."""
 
     trainer: str
-    """Module and class of what changes the weights, such as "policies.update:Updater"."""
+    """Module and class of the trainer, which changes the weights, such as "policies.update:Updater"."""
     weight_loader: str
-    """Module and class of what takes a sampler's model to a published version."""
+    """Module and class of the weight loader, which brings a sampler's model to a published version."""
 
     def __init__(self, settings: Settings) -> None: ...
 
     def requests(self, step: int, prompts: Sequence[Prompt]) -> list[Request]:
-        """Returns the work that gives this step's trajectories."""
+        """Returns the requests whose results are this step's trajectories."""
         ...
 
     def settle(self, rows: Sequence[Row]) -> Settlement:
-        """Returns what becomes of each row of a step. A pure function of the rows."""
+        """Returns the outcome of each row of a step; it depends on nothing but the rows."""
         ...
 
     def describe(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -77,13 +77,13 @@ class Algorithm(Protocol):
     ) -> pa.RecordBatch:
         """Returns the batch of a whole step with its annotation columns (`policies.annotation`).
 
-        `reward_kl_N` [N rows] is the log-ratio of sampler to reference, summed over each answer, where
-        `Facts.reward_kl` asks for it.
+        `reward_kl_N` [N rows] is the log-ratio of sampler to reference, summed over each answer. It is
+        passed if `Facts.reward_kl` is not 0.
         """
         ...
 
     def report(self, batch: pa.RecordBatch) -> dict[str, float]:
-        """Returns metrics that can be read off an annotated batch; {} for most algorithms."""
+        """Returns metrics that are computed from an annotated batch; {} for most algorithms."""
         ...
 
     def terms(self) -> list[Term]:

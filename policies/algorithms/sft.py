@@ -26,15 +26,15 @@ class Sft:
         pass
 
     def requests(self, step: int, prompts: Sequence[Prompt]) -> list[Request]:
-        """Returns one request: the answers of data to the prompts."""
+        """Returns one request for the data's answers to the prompts."""
         return [Read(prompts=prompts)]
 
     def settle(self, rows: Sequence[Row]) -> Settlement:
-        """Returns the rows as they were read: those that are too long are dropped already."""
+        """Returns the rows as they were read; rows that are too long are marked as dropped already."""
         return Settlement(rows=[settled(row) for row in rows], useful_prompts=len(rows))
 
     def describe(self, rows: Sequence[Row]) -> dict[str, float]:
-        """Returns nothing: data is what it is."""
+        """Returns {}: answers from data are not scored."""
         return {}
 
     def annotate(
@@ -46,7 +46,7 @@ class Sft:
         )
 
     def report(self, batch: pa.RecordBatch) -> dict[str, float]:
-        """Returns nothing more than what the loss terms report."""
+        """Returns {}: the metrics of the loss terms are enough."""
         return {}
 
     def terms(self) -> list[Term]:

@@ -1,12 +1,12 @@
 """Evolution strategies: perturbed weights are scored, and the noise is averaged by score.
 
-    perturbation   whose noise: members, low-rank factors, explicit copies
+    perturbation   members and their noise: low-rank factors, explicit copies
     population     many members in one batch, each row with its own member
     fitness        scores → a coefficient for each key
     centre         the float32 master: steps, anchors, replay of a log
-    precision      whether the numbers can be told apart by the weights' dtype
+    precision      whether sigma and the step survive rounding to the weights' dtype
 
-A generation, as whoever drives it writes it:
+A generation, as the caller writes it:
 
     centre = Centre(policy, perturbation, es.update, es.anchor)
     everyone = members(seed, generation, es.population, es.antithetic)

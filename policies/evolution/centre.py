@@ -1,10 +1,10 @@
 """The unperturbed weights: a float32 master that only steps change.
 
-Nothing is ever perturbed and subtracted back (in bfloat16 the rounding of that drifts further in 20
-generations than the updates go, measured): a member is made from the master and thrown away, and what
-stays in the model is the rounded master. A weights version is the base and the terms of every generation
-since: `replay` applies them again, to the same bits, in any process. Plain steps have them on any backend;
-AdamW takes a norm and square roots, so its bits are those of one backend.
+No noise is ever added to the weights and subtracted again: in bfloat16 the rounding of that was measured to
+drift further in 20 generations than the updates go. A member is made from the master and thrown away, and
+the model holds the rounded master. A weights version is the base and the terms of every generation since;
+`replay` applies them again, to the same bits, in any process. Plain steps give the same bits on any backend.
+AdamW takes a norm and square roots, so its bits are the same on one backend only.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from runtime.errors import Damaged
 
 
 class Lineage(Struct, kw_only=True):
-    """A weights version: under one run's settings, it is its base and what came on top."""
+    """A weights version under one run's settings: its base, and the terms of all generations since."""
 
     base: str
-    """Digest of the trained weights that it starts from."""
+    """Digest of the trained weights that the run started from."""
     generations: list[list[Term]]
 
 
 class Applied(Struct, frozen=True):
-    """What a step did."""
+    """The size of a step."""
 
     update_norm: float
-    """Of θ' − θ, anchor included; 0.0 if there were no terms."""
+    """Norm of θ' − θ, anchor included; 0.0 if there were no terms."""
     rate: float
     """The α, or learning rate, of this step."""
 
@@ -44,7 +44,7 @@ class Applied(Struct, frozen=True):
 class Centre:
     """Holds the master of the perturbed weights, and their base if they are anchored.
 
-    The policy must hold the base: what is logged counts from there.
+    The policy must hold the base, to which the logged terms are added.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Centre:
         self.master: Arrays = {n: weights[n].astype(mx.float32) for n in perturbation.shapes}
         self.dtypes = {name: weights[name].dtype for name in perturbation.shapes}
         self.optimizer: Optimizer | None = None
-        """Needed by `AdamwStep`: one made for `master`."""
+        """The optimiser of `master`, which `AdamwStep` needs."""
         self._update = update
         self._anchor = anchor
         self._origin = None if isinstance(anchor, Free) else dict(self.master)
         mx.eval(self.master)
 
     def apply(self, terms: Items[Term]) -> Applied:
-        """One generation's step. Without terms nothing moves: neither momentum nor anchor acts."""
+        """Takes one generation's step. Without terms nothing changes: neither momentum nor anchor acts."""
         if not terms:
             return Applied(0.0, 0.0)
         before = self.master
@@ -96,15 +96,15 @@ class Centre:
     # ── in a model ───────────────────────────────────────────────────────────────────────────────
 
     def into(self, policy: Policy) -> None:
-        """Load the master, rounded to the model's precision."""
+        """Loads the master into the model, rounded to the model's precision."""
         rounded = {name: w.astype(self.dtypes[name]) for name, w in self.master.items()}
         policy.load_trained({**policy.trained(), **rounded})
 
     @contextlib.contextmanager
     def member_in(self, policy: Policy, member: Member) -> Iterator[None]:
-        """One member's weights in the model, for the time of a `with` block: full rank or low.
+        """Puts one member's weights, of full or low rank, into the model for a `with` block.
 
-        The model's own copy of the centre is given up meanwhile and made anew from the master.
+        The model's copy of the centre is dropped meanwhile, and made again from the master after it.
         """
         weights = perturbed(self.perturbation, self.master, member, self.dtypes)
         policy.load_trained({**policy.trained(), **weights})
@@ -117,17 +117,17 @@ class Centre:
     # ── versions ─────────────────────────────────────────────────────────────────────────────────
 
     def replay(self, lineage: Lineage) -> None:
-        """Apply all generations of a log to a centre at its base.
+        """Applies all generations of a log to a centre that is at its base.
 
-        Raises Damaged if it is the log of another base.
+        Raises Damaged if the log belongs to another base.
         """
         if lineage.base != self.base:
-            raise Damaged(f"weights log: needs base {lineage.base[:12]}…, has {self.base[:12]}…")
+            raise Damaged(f"weights log: needs base {lineage.base[:12]}…, got {self.base[:12]}…")
         for terms in lineage.generations:
             self.apply(terms)
 
     def state(self) -> Arrays:
-        """Master and optimiser, by name: to go on without the log. The base is loaded as always."""
+        """Returns the arrays of master and optimiser by name, which `restore` takes without the log."""
         optimizer = self.optimizer.state() if self.optimizer else {}
         return {
             **{f"master.{name}": weight for name, weight in self.master.items()},
@@ -135,7 +135,7 @@ class Centre:
         }
 
     def restore(self, state: Arrays) -> None:
-        """Go on from a saved state. Raises ValueError if it is of another model."""
+        """Continues from a saved state. Raises ValueError if the state belongs to another model."""
         mine = {f"master.{name}": weight.shape for name, weight in self.master.items()}
         theirs = {n: array.shape for n, array in state.items() if n.startswith("master.")}
         if mine != theirs:
@@ -151,22 +151,22 @@ class Centre:
 def anchored(
     weight: mx.array, origin: mx.array, anchor: Free | AnchorL2 | AnchorSoft, rate: float
 ) -> mx.array:
-    """The weight after it was drawn towards its origin (2605.30148), evaluated."""
+    """Returns the weight after the anchor has moved it towards its origin (2605.30148), evaluated."""
     drift = weight - origin
     match anchor:
         case Free():
             return weight
         case AnchorL2():
-            drawn = origin + drift * (1 - rate * anchor.strength)
+            moved = origin + drift * (1 - rate * anchor.strength)
         case AnchorSoft():
-            short = mx.maximum(mx.abs(drift) - rate * anchor.strength, 0.0)
-            drawn = origin + mx.sign(drift) * short
-    mx.eval(drawn)
-    return drawn
+            length = mx.maximum(mx.abs(drift) - rate * anchor.strength, 0.0)
+            moved = origin + mx.sign(drift) * length
+    mx.eval(moved)
+    return moved
 
 
 def distance(ours: Arrays, theirs: Arrays) -> float:
-    """‖ours − theirs‖ over all arrays that both have: of an update, or the drift from a base."""
+    """Returns ‖ours − theirs‖ over all arrays that both have, such as an update or the drift from a base."""
     squares: Iterable[float] = (
         number(mx.square(ours[name] - theirs[name].astype(mx.float32)).sum())
         for name in sorted(ours.keys() & theirs.keys())

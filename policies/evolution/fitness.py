@@ -1,7 +1,7 @@
-"""From scores to a coefficient for each key: pure functions, float64, in numpy.
+"""Turns scores into a coefficient for each key: pure functions, float64, in numpy.
 
-A member one of whose scores could not be had (NaN, or not finite) is left out, and its antithetic twin
-with it: a mean over other prompts is no fitness to compare. Equal fitness says nothing: no terms.
+A member with a missing score (NaN or infinite) is left out together with its antithetic twin, because a mean
+over other prompts cannot be compared. If all fitness values are equal, there are no terms.
 
 Shapes: N members, Q prompts.
 """
@@ -21,34 +21,34 @@ Floats = NDArray[np.float64]
 Shaping = Literal["z_score", "centered_ranks", "group_mean"]
 
 Z_EPSILON = 1e-8
-"""Added to the deviation (2509.24372)."""
+"""This is added to the standard deviation (2509.24372)."""
 GROUP_EPSILON = 1e-5
-"""Added to the variance (EGGROLL's code)."""
+"""This is added to the variance (EGGROLL's code)."""
 EQUAL = 1e-9
-"""Fitness that differs by less than this share of its size differs by rounding."""
+"""Relative difference of fitness below which it is rounding."""
 COEFFICIENT_BITS = 22
-"""The coefficients of a generation, added up as integers, fit this many bits."""
+"""Bits that hold the sum of a generation's coefficients as integers."""
 
 
 class Combination(Struct, frozen=True):
-    """What a generation's scores say."""
+    """The update that follows from a generation's scores."""
 
     terms: list[Term]
-    """Empty: no update."""
+    """A term for each key; empty for no update."""
     left_out: int
-    """Members without a fitness, and their twins."""
+    """Number of members without a fitness, and of their twins."""
     flat: bool
-    """The fitness was equal, or told no pair's members apart."""
+    """True if the fitness was equal for all members, or equal within each pair."""
 
 
 def combine(
     members: Items[Member], scores_NQ: ArrayLike, shaping: Shaping, rank: int
 ) -> Combination:
-    """mean over members of fitness·sign·noise, as a coefficient for each key.
+    """Returns the mean over members of fitness·sign·noise, as a coefficient for each key.
 
-    One-sided and antithetic alike (in an antithetic pair it is the difference); 1/σ is left to the
-    step size. The reference of EGGROLL multiplies by √N as well: so can the step size. Raises
-    ValueError unless there is a row of scores for each member.
+    It serves one-sided noise and antithetic pairs, for which the coefficient is a difference. The factor
+    1/σ is left to the step size, and so is the √N of EGGROLL's reference code. Raises ValueError unless
+    there is a row of scores for each member.
     """
     scores_NQ = np.asarray(scores_NQ, np.float64)
     if scores_NQ.ndim != 2 or len(scores_NQ) != len(members) or not scores_NQ.size:
@@ -72,7 +72,7 @@ def combine(
 
 
 def shaped(scores_NQ: Floats, shaping: Shaping) -> Floats:
-    """Fitness [N] of finite scores, of a size that does not depend on the task's."""
+    """Returns the fitness [N] of finite scores, on a scale that does not depend on the task."""
     match shaping:
         case "z_score":
             return z_score(scores_NQ.mean(axis=1))
@@ -83,14 +83,14 @@ def shaped(scores_NQ: Floats, shaping: Shaping) -> Floats:
 
 
 def z_score(fitness_N: Floats) -> Floats:
-    """In deviations (ddof 0) from the mean (2509.24372)."""
+    """Returns the fitness as deviations from the mean, in standard deviations of ddof 0 (2509.24372)."""
     return (fitness_N - fitness_N.mean()) / (fitness_N.std() + Z_EPSILON)
 
 
 def centered_ranks(fitness_N: Floats) -> Floats:
-    """Ranks, evenly from −½ to ½ (OpenAI ES, 1703.03864); ties share the mean of theirs.
+    """Returns ranks, spaced evenly from −½ to ½ (OpenAI ES, 1703.03864); tied values share a mean rank.
 
-    Ties by order of arrival, as in the reference code, would be a bias towards low indices.
+    Breaking ties by index, as the reference code does, would be a bias towards low indices.
     """
     _, place_N, counts = np.unique(fitness_N, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
@@ -99,21 +99,21 @@ def centered_ranks(fitness_N: Floats) -> Floats:
 
 
 def group_mean(scores_NQ: Floats) -> Floats:
-    """Each score less its prompt's mean, over the deviation of all; their mean (EGGROLL)."""
+    """Returns each member's mean of score less prompt mean, over the deviation of all scores (EGGROLL)."""
     less_NQ = scores_NQ - scores_NQ.mean(axis=0)
     return less_NQ.mean(axis=1) / math.sqrt(scores_NQ.var() + GROUP_EPSILON)
 
 
 def equal(fitness_N: Floats) -> bool:
-    """Whether the fitness of all is one number, up to the rounding of its mean."""
+    """Returns whether all members have the same fitness, up to rounding."""
     return float(np.ptp(fitness_N)) <= EQUAL * float(np.abs(fitness_N).max())
 
 
 def snapped(coefficients: Items[float], rank: int) -> list[float]:
-    """To the nearest multiples of a power of two of which at most 2²² come together.
+    """Returns the coefficients rounded to multiples of a power of two, at most 2²² of it in their sum.
 
-    All sums of ±coefficients are then exact in float32, whatever their order: a generation's update has
-    the same bits on every backend. It costs a relative 2⁻²²·(number of keys) of a coefficient.
+    All sums of ±coefficients are then exact in float32, whatever their order, so a generation's update has
+    the same bits on every backend. The relative rounding error of a coefficient is 2⁻²²·(number of keys).
     """
     total = max(rank, 1) * sum(map(abs, coefficients))
     if not total:

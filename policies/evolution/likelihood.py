@@ -11,7 +11,7 @@ from policies.evolution.population import Population
 from policies.policy import Policy
 
 CHUNK_LOGITS = 1 << 24
-"""Logits that exist at once."""
+"""Number of logits that exist at once."""
 
 
 def log_likelihoods(
@@ -21,9 +21,9 @@ def log_likelihoods(
     tokens_NT: mx.array,
     answer_NT: mx.array,
 ) -> mx.array:
-    """[N] float32: Σ over tokens of answer·log p(token | those before), evaluated.
+    """Returns Σ over tokens of answer·log p(token | earlier tokens), float32 [N], evaluated.
 
-    `answer_NT` is 1.0 on the answers' tokens and 0.0 on prompts and padding, which is to the right.
+    `answer_NT` is 1.0 on the answers' tokens and 0.0 on prompts and on the padding at the right.
     """
     if population is not None:
         population.rows(members_N)
@@ -33,7 +33,7 @@ def log_likelihoods(
     total_N = mx.zeros(rows)
     for first in range(0, length, positions):
         chunk = slice(first, first + positions)
-        # Rows stay in front: the head's noise is each row's own.
+        # Rows stay the first axis, because the head adds each row's own noise.
         logits_CV = policy.project(hidden_NTD[:, chunk].reshape(-1, width))
         shifted_CV, _, log_total_C = normalise(logits_CV, 1.0)
         targets_NC = tokens_NT[:, 1:][:, chunk]

@@ -1,7 +1,7 @@
-"""The sampler's half of evolution strategies: a centre that follows the published terms, and its members.
+"""The weight loader of evolution strategies: applies published terms to a centre, and decodes its members.
 
-Low-rank members decode together in one batch; full-rank ones one after another, each from a copy that is
-made from the master.
+Low-rank members decode together in one batch. Full-rank members decode one after another, each from a copy
+that is made from the master.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from runtime.versions import WeightsVersion
 
 
 class EvolutionWeightLoader:
-    """Follows a learner's centre, and lets members of a generation answer."""
+    """Brings a sampler's centre to the learner's versions, and decodes answers of a generation's members."""
 
     def __init__(self, policy: Policy, settings: Settings) -> None:
         self._es, self._seed = generation_of(settings), settings.seed
@@ -37,9 +37,9 @@ class EvolutionWeightLoader:
         self._digest = ""
 
     def load(self, version: WeightsVersion) -> None:
-        """Bring the centre to a version: by the terms that are missing, or from the whole weights.
+        """Brings the centre to a version by the missing terms, or from the whole weights.
 
-        Raises Damaged if it does not come to the version's digest.
+        Raises Damaged if the resulting weights do not have the version's digest.
         """
         if version.digest == self._digest:
             return
@@ -56,8 +56,8 @@ class EvolutionWeightLoader:
         self._digest = weights.digest(self._policy.trained())
         if self._digest != version.digest:
             raise Damaged(
-                f"{version.path}: replayed, the weights have digest {self._digest[:12]}…, "
-                f"the learner's {version.digest[:12]}…"
+                f"{version.path}: needs the learner's digest {version.digest[:12]}… after replay, "
+                f"got {self._digest[:12]}…"
             )
 
     def decode(
@@ -69,8 +69,9 @@ class EvolutionWeightLoader:
         version: int,
         between_tokens: BetweenTokens,
     ) -> Counts:
-        """Continue sequences under the weights of some of a generation's members: `Sequence.member` is an
-        index of `mine`.
+        """Continues sequences, each under the weights of its member.
+
+        `mine` are this sampler's members of the generation, and `Sequence.member` is an index into them.
         """
         everyone = self._members(generation, mine)
         if self._perturbation.rank:
@@ -83,7 +84,7 @@ class EvolutionWeightLoader:
             sorted(sequences, key=lambda s: s.member), key=lambda s: s.member
         ):
             theirs = [sequence for sequence in group if not sequence.finished]
-            if between_tokens() is None:  # no working copy is made for nothing
+            if between_tokens() is None:  # so that no copy of the weights is made in vain
                 for sequence in theirs:
                     sequence.stop_reason = StopReason.INTERRUPTED
                 continue
@@ -100,10 +101,10 @@ class EvolutionWeightLoader:
         known: set[tuple[int, int]],
         may_go_on: Callable[[], bool],
     ) -> Iterator[Trajectory]:
-        """Each row under each of the members `mine`, with the mean log-likelihood of its answer's tokens
-        as the reward; pairs of prompt and member that are `known` are left out.
+        """Yields each row for each of the members `mine`, with its answer's mean log-likelihood as reward.
 
-        Ends early if it may not go on. As many rows share a pass as there are slots.
+        The mean is over the answer's tokens. Pairs of prompt and member in `known` are left out. It ends
+        early if `may_go_on` returns False. As many rows share a pass as there are slots.
         """
         everyone = self._members(generation, mine)
         pairs = [
@@ -156,7 +157,7 @@ class EvolutionWeightLoader:
         return everyone[mine.start : mine.stop]
 
     def _steps(self, version: WeightsVersion) -> list[Step]:
-        """What the versions behind the base added, in order."""
+        """Returns the steps of the versions after the base, in order."""
         assert version.base is not None
         folder = Path(version.path).parent
         return [

@@ -1,13 +1,13 @@
-"""Which weights are perturbed and by what: noise from a key, made when it is needed, never stored.
+"""The perturbed weights and their noise, which is made from a key when it is needed and never stored.
 
 A matrix [m, n] gets E = A·Bᵀ/√r with factors of rank r (EGGROLL, 2511.16652), or noise in every
-element. An embedding is a matrix like any other, and one that is tied to the head has one noise for
-both. Norms and biases have no low rank: they are held still then, as in EGGROLL's reference. The noise
-of a tensor has a key of its own, so tensors of one shape do not share it (the seed code of 2509.24372 does
-share it); it is the same for both members of an antithetic pair.
+element. An embedding is a matrix like any other; if it is tied to the head, both have the same noise.
+Norms and biases have no low rank, so low-rank noise leaves them unperturbed, as EGGROLL's reference does.
+Each tensor's noise has a key of its own, so tensors of one shape do not share noise (in the seed code of
+2509.24372 they do). Both members of an antithetic pair have the same noise.
 
-Everything that ends in weights is made of single float32 sums and products in a fixed order, or of sums
-that are exact in any order, so it has the same bits on every backend.
+All arithmetic that changes weights consists of single float32 sums and products in a fixed order, or of
+sums that are exact in any order, so it has the same bits on every backend.
 
 Shapes: P keys, R rank, M and N a matrix's sides.
 """
@@ -29,24 +29,24 @@ from runtime.errors import BadInput
 from runtime.keys import derive, mix
 
 BLOCK = re.compile(r"(?:^|\.)layers\.(\d+)\.(.+)\.[^.]+$")
-"""In the name of a weight: the number of its block, and its module there."""
+"""Matches a weight's name; the groups are the number of its block, and its module there."""
 KEYS_AT_ONCE = 64
-"""Of a sum over many keys: bounds the memory of their factors."""
+"""Number of keys whose factors are in memory at once in a sum over many keys."""
 
 
 class Perturbation(Struct, frozen=True, kw_only=True):
-    """What a member's key means."""
+    """How a member's noise is made from its key."""
 
     sigma: float
     rank: int
-    """0: full rank."""
+    """Rank of the noise; 0 for full rank."""
     noise: Kind
     shapes: dict[str, tuple[int, ...]]
     """The weights that are perturbed, sorted by name."""
 
     @property
     def size(self) -> int:
-        """Numbers that are perturbed. The norm of a member's noise is about sigma·√size."""
+        """Returns how many numbers are perturbed. The norm of a member's noise is about sigma·√size."""
         return sum(int(np.prod(shape)) for shape in self.shapes.values())
 
 
@@ -58,16 +58,16 @@ class Member(Struct, frozen=True, array_like=True):
 
 
 class Term(Struct, frozen=True, array_like=True):
-    """What a key's noise counts for in an update: all that travels of a member."""
+    """A key and the coefficient of its noise in an update; only terms are sent between processes."""
 
     key: int
     coefficient: float
 
 
 def members(seed: int, generation: int, population: int, antithetic: bool) -> list[Member]:
-    """The members of a generation, in the order in which all results are combined.
+    """Returns the members of a generation, in the order in which all results are combined.
 
-    In antithetic pairs, 2p is + and 2p + 1 is −. Raises ValueError for half a pair.
+    In antithetic pair p, member 2p has the sign + and 2p + 1 has −. Raises ValueError for half a pair.
     """
     if antithetic and population % 2:
         raise ValueError(f"antithetic pairs need an even population, got {population}")
@@ -77,9 +77,9 @@ def members(seed: int, generation: int, population: int, antithetic: bool) -> li
 
 
 def perturbation(es: Generation, policy: Policy) -> Perturbation:
-    """The perturbation that the settings ask of this model.
+    """Returns the perturbation of this model by the settings.
 
-    Raises BadInput if it has no such weights, or a matrix that is smaller than the rank.
+    Raises BadInput if the model has no such weights, or has a matrix that is smaller than the rank.
     """
     low = isinstance(es.perturbation, LowRank)
     rank = es.perturbation.rank if isinstance(es.perturbation, LowRank) else 0
@@ -103,8 +103,10 @@ def perturbation(es: Generation, policy: Policy) -> Perturbation:
 def chosen_names(
     names: Items[str] | Mapping, layers: int, modules: Items[str], blocks: int
 ) -> list[str]:
-    """The weights in the last `layers` of `blocks` blocks (-1: all, and what is in no block) whose
-    module is one of `modules` (none: all), sorted. Raises BadInput for a module that is not there.
+    """Returns the sorted names of the weights in the last `layers` of `blocks` blocks.
+
+    With -1 all blocks are chosen, and the weights outside of blocks too. With `modules` only weights of
+    these modules are chosen. Raises BadInput for a module that is not in the chosen blocks.
     """
     chosen, found = [], set()
     for name in sorted(names):
@@ -130,7 +132,7 @@ def chosen_names(
 def factors(
     perturbation: Perturbation, name: str, keys_P: NDArray[np.uint64]
 ) -> tuple[mx.array, mx.array]:
-    """A [P, R, M] and B [P, R, N] of a matrix for each key: E = Σ_r A_r·B_rᵀ/√R."""
+    """Returns a matrix's factors A [P, R, M] and B [P, R, N] for each key: E = Σ_r A_r·B_rᵀ/√R."""
     rows, columns = perturbation.shapes[name]
     both = []
     for side, length in (("A", rows), ("B", columns)):
@@ -140,10 +142,10 @@ def factors(
 
 
 def combined(perturbation: Perturbation, name: str, terms: Items[Term]) -> mx.array:
-    """Σ coefficient·E(key) of one tensor, float32, evaluated.
+    """Returns Σ coefficient·E(key) of one tensor, float32, evaluated.
 
-    Of ±1 noise and coefficients from `fitness.snapped`, the low-rank sum is one matrix product
-    that is exact: every partial sum is a multiple of one power of two and fits 24 bits.
+    With ±1 noise and coefficients from `fitness.snapped`, the low-rank sum is one matrix product, which is
+    exact: every partial sum is a multiple of one power of two and fits 24 bits.
     """
     shape = perturbation.shapes[name]
     total = mx.zeros(shape, mx.float32)
@@ -164,11 +166,14 @@ def combined(perturbation: Perturbation, name: str, terms: Items[Term]) -> mx.ar
 def perturbed(
     perturbation: Perturbation, master: Arrays, member: Member, dtypes: Mapping[str, mx.Dtype]
 ) -> Arrays:
-    """A member's weights: rounded copies of master + sign·sigma·E, one tensor's noise at a time."""
+    """Returns a member's weights, which are rounded copies of master + sign·sigma·E.
+
+    Only one tensor's noise is in memory at a time.
+    """
     weights: Arrays = {}
     for name in perturbation.shapes:
-        noise_of_it = combined(perturbation, name, [Term(member.key, 1.0)])
-        whole = master[name] + noise_of_it * (member.sign * perturbation.sigma)
+        own_noise = combined(perturbation, name, [Term(member.key, 1.0)])
+        whole = master[name] + own_noise * (member.sign * perturbation.sigma)
         weights[name] = whole.astype(dtypes[name])
         mx.eval(weights[name])
     return weights
@@ -188,14 +193,17 @@ def _add_full(
     for key, coefficient in zip(_keys_of(keys_P, name, "E"), coefficients_P):
         values = noise(np.array([key]), total.size, perturbation.noise).reshape(total.shape)
         total = total + values * float(coefficient)
-        mx.eval(total)  # or the noise of all keys would be there at once
+        mx.eval(total)  # otherwise the noise of all keys would be in memory at once
     return total
 
 
 def _add_outer(
     total: mx.array, a_PRM: mx.array, b_PRN: mx.array, coefficients_P: NDArray[np.float32]
 ) -> mx.array:
-    """A product of matrices would be faster, and would have other bits with each BLAS."""
+    """Returns `total` with each term's outer products added one by one.
+
+    A product of matrices would be faster, but its bits differ between BLAS libraries.
+    """
     for p, coefficient in enumerate(coefficients_P):
         for r in range(a_PRM.shape[1]):
             total = total + (a_PRM[p, r] * float(coefficient))[:, None] * b_PRN[p, r]
@@ -206,7 +214,11 @@ def _add_outer(
 def _exact_product(
     a_PRM: mx.array, b_PRN: mx.array, coefficients_P: NDArray[np.float32]
 ) -> mx.array:
-    """In two halves of 11 bits, so that nothing is lost where float32 products are TF32 either."""
+    """Returns the sum of the terms' outer products, exactly, as a matrix product.
+
+    The coefficients are split into two halves of 11 bits, so that a backend which computes float32 products
+    in TF32 loses nothing either.
+    """
     high_P = (coefficients_P.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
     b_KN = b_PRN.reshape(-1, b_PRN.shape[-1])
     high, low = (

@@ -2,10 +2,10 @@
 
     x·(W + c·A·Bᵀ)ᵀ  =  x·Wᵀ  +  (c·x·B)·Aᵀ          c = sign·sigma/√r
 
-A stand-in takes the place of each perturbed module, beside the parameter tree, which stays as it is.
-For each row it gathers the factors inside the product (`gather_mm`), so nothing is copied for a
-row, the cost does not grow with the population, and a row's arithmetic does not know who shares the
-batch. The factors of the members in the batch, and only theirs, are made when it changes.
+A stand-in takes the place of each perturbed module, and the parameter tree stays as it is. For each row the
+stand-in gathers the factors inside the product (`gather_mm`), so nothing is copied for a row, the cost does
+not grow with the population, and a row's arithmetic does not depend on the other rows of the batch. The
+factors of the members in the batch, and no others, are made when the batch changes.
 
 Shapes: N rows, P keys in the batch, R rank.
 """
@@ -23,10 +23,10 @@ from runtime.errors import BadInput
 
 
 class Population:
-    """Members inside one model, for the time of a `with` block.
+    """Puts members into one model for a `with` block.
 
-    `rows(members_N)` says whose rows the next pass has, as indices of `members`; a `Decoder` given
-    `rows` does so itself. The noise must be of low rank, and the base what the model holds.
+    `rows(members_N)` sets the members of the next pass's rows, as indices of `members`; a `Decoder` that is
+    given `rows` calls it itself. The noise must have low rank, and the model must hold the base.
     """
 
     def __init__(self, policy: Policy, perturbation: Perturbation, members: Items[Member]) -> None:
@@ -54,7 +54,7 @@ class Population:
             object.__delattr__(parent, leaf)
 
     def rows(self, members_N: np.ndarray) -> None:
-        """The next pass has these members' rows, in this order."""
+        """Sets the members of the next pass's rows, in this order."""
         if np.array_equal(members_N, self._members_N):
             return
         keys_N = self._key_of[members_N]
@@ -72,12 +72,12 @@ class Population:
         mx.eval(self._table)
         self._table_keys = keys
 
-    # ── what the stand-ins ask for ───────────────────────────────────────────────────────────────
+    # ── noise for the stand-ins ──────────────────────────────────────────────────────────────────
 
     def through(self, name: str, x: mx.array, *, transposed: bool = False) -> mx.array:
-        """c·x·E of each row's member, or c·x·Eᵀ: float32 [..., N or M].
+        """Returns c·x·E of each row's member, or c·x·Eᵀ, float32 with a last axis of E's columns or rows.
 
-        `x` has the rows first, or after one axis of length 1, as the head gets them.
+        The rows are the first axis of `x`, or the second after one of length 1, as in the head.
         """
         first, second = self._table[name]
         if transposed:
@@ -88,7 +88,7 @@ class Population:
         return y_NTD.reshape(*x.shape[:-1], y_NTD.shape[-1])
 
     def looked_up(self, name: str, tokens_NT: mx.array) -> mx.array:
-        """c·E[token] of each row's member: float32 [N, T, D]."""
+        """Returns c·E[token] of each row's member, float32 [N, T, D]."""
         a_PRV, b_PRD = self._table[name]
         rank = mx.arange(a_PRV.shape[1])
         a_NTR = a_PRV[self._row_N[:, None, None], rank, tokens_NT[..., None]]
@@ -96,7 +96,7 @@ class Population:
 
 
 class _StandIn:
-    """Where a module was: adds the noise to what it computes, and is otherwise that module."""
+    """Takes the place of a module: adds the noise to its output, and is otherwise like that module."""
 
     def __init__(self, module: Any, population: Any, name: str) -> None:
         self._module = module
@@ -124,7 +124,10 @@ class _Embedding(_StandIn):
 
 
 class _Adapter(_StandIn):
-    """LoRA: x·a·b beside a frozen layer, both factors perturbed. `name` is that of the module."""
+    """Takes the place of a LoRA module, x·a·b beside a frozen layer, and perturbs both factors.
+
+    `name` is that of the module.
+    """
 
     def __call__(self, x: mx.array) -> mx.array:
         y = self._module.linear(x)
@@ -136,14 +139,14 @@ class _Adapter(_StandIn):
 
 
 def check_kinds(policy: Policy, perturbation: Perturbation) -> None:
-    """Raises BadInput for a perturbed module of a kind that low-rank noise cannot stand beside."""
+    """Raises BadInput for a perturbed module of a kind that low-rank noise does not support."""
     _stand_ins(policy, perturbation, None)
 
 
 def _stand_ins(
     policy: Policy, perturbation: Perturbation, population: Population | None
 ) -> list[tuple[nn.Module, str, _StandIn]]:
-    """(parent, attribute, stand-in) for each perturbed module. Raises BadInput for an unknown kind."""
+    """Returns (parent, attribute, stand-in) of each perturbed module. Raises BadInput for an unknown kind."""
     modules = dict(policy.model.named_modules())
     paths: dict[str, list[str]] = {}
     for name in perturbation.shapes:

@@ -1,7 +1,7 @@
-"""Whether sigma and the step can be told from rounding, in the weights that are really there.
+"""Checks that sigma and the step are not lost in the rounding of the model's weights.
 
-A bfloat16 weight of 1 does not move by 1e-3. What counts is the weight's own size, so it is measured:
-the share of a tensor's elements that are the same number with and without the step.
+A bfloat16 weight of 1 does not change if 1e-3 is added. This depends on the weight's size, so it is
+measured: the share of a tensor's elements that are the same number with and without the step.
 """
 
 import math
@@ -14,13 +14,13 @@ from policies.arrays import Arrays, number
 from policies.evolution.perturbation import Perturbation
 
 MOST_LOST = 0.5
-"""Of a tensor's elements."""
+"""Largest share of a tensor's elements that may be lost."""
 SAMPLE = 1 << 16
-"""Elements looked at in each tensor, evenly spread."""
+"""Number of elements that are measured in each tensor, evenly spread."""
 
 
 def lost_share(weight: mx.array, step: float, dtype: mx.Dtype) -> float:
-    """The share of elements that neither or only one of ±step moves, counted by halves."""
+    """Returns the share of elements that ±step does not change; an element that one sign changes is half."""
     flat_N = weight.reshape(-1)[:: max(1, weight.size // SAMPLE)].astype(mx.float32)
     here_N = flat_N.astype(dtype)
     same = [((flat_N + signed).astype(dtype) == here_N).mean() for signed in (step, -step)]
@@ -34,10 +34,10 @@ def problems(
     dtypes: Mapping[str, mx.Dtype],
     learning_rate: float,
 ) -> Iterator[str]:
-    """A sentence for sigma, and one for the step size, if a tensor would lose most of it.
+    """Yields a sentence for sigma, and one for the step size, if a tensor would lose most of it.
 
-    Sigma is held against the weights that a member computes with (with low-rank noise: against the
-    rounding of a product with them, which is of the same relative size), the step against the master.
+    Sigma is compared with the weights that a member computes with. Low-rank noise is lost in the rounding
+    of a product with these weights, which has the same relative size. The step is compared with the master.
     """
     yield from _lost("algorithm.sigma", es.sigma, es.sigma, master, dtypes)
     float32 = dict.fromkeys(perturbation.shapes, mx.float32)
@@ -49,7 +49,7 @@ def problems(
 
 
 def expected_move(es: Generation, learning_rate: float) -> float:
-    """How far one step takes a weight (root mean square), when the fitness is noise."""
+    """Returns the root mean square of one step's change of a weight if the fitness is noise."""
     if not isinstance(es.update, PlainStep):
         return learning_rate
     spread = RANK_SPREAD if es.shaping == "centered_ranks" else 1.0
@@ -68,7 +68,7 @@ def _lost(
         needed *= 1.25
     dtype = str(dtypes[worst]).rpartition(".")[2]
     sentence = (
-        f"{key} = {value:g} is lost in {dtype}: {shares[worst]:.0%} of {worst} would not move by it; "
+        f"{key} = {value:g} is lost in {dtype}: {shares[worst]:.0%} of {worst} would not change by it; "
         f"needs at least {value * needed / step:.1g}"
     )
     if weights[worst].ndim == 1 and dtype != "float32":

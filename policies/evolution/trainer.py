@@ -1,8 +1,8 @@
-"""The learner's half of evolution strategies: scores in, a step of the centre, keys and coefficients out.
+"""The trainer of evolution strategies: scores in, a step of the centre, keys and coefficients out.
 
 A version is published as the terms that made it, a few hundred bytes, on top of whole weights that were
-published when this learner began. Whoever follows applies them to a centre of its own, and must come to
-the same digest.
+published when this learner began. A weight loader applies the terms to a centre of its own, which must then
+have the same digest.
 """
 
 import math
@@ -33,18 +33,19 @@ LINEAGE = "lineage.json"
 
 
 class Step(Struct, frozen=True):
-    """A version's file: what it adds to the version before it."""
+    """The content of a version's file: the terms that it adds to the previous version."""
 
     before: str
+    """Digest of the trained weights of the previous version."""
     after: str
-    """Digests of the trained weights."""
+    """Digest of the trained weights of this version."""
     terms: list[Term]
 
 
 def centre_of(policy: Policy, settings: Settings) -> tuple[Perturbation, Centre]:
-    """The perturbation that the settings ask for, and a centre at the model's weights.
+    """Returns the perturbation by the settings, and a centre at the model's weights.
 
-    Raises BadInput for settings that these weights cannot express.
+    Raises BadInput for a sigma or step that is lost in the rounding of these weights.
     """
     es = generation_of(settings)
     noise = perturbation(es, policy)
@@ -60,7 +61,7 @@ def centre_of(policy: Policy, settings: Settings) -> tuple[Perturbation, Centre]
 
 
 def generation_of(settings: Settings) -> Generation:
-    """Returns how the run's generations are made."""
+    """Returns the settings of the run's generations."""
     generation = settings.facts.generation
     assert generation is not None, "evolution is trained by algorithms that have a generation"
     return generation
@@ -75,20 +76,23 @@ class EvolutionTrainer:
         self._seed = settings.seed
         self._policy = policy
         self._start = {name: w for name, w in policy.trained().items()}
-        """The base, for the drift from it: shares the model's memory until the first step."""
+        """The base, from which the drift is measured; it shares the model's memory until the first step."""
         self._perturbation, self._centre = centre_of(policy, settings)
         self._lineage = Lineage(base=self._centre.base, generations=[])
         self._digest = self._centre.base
         self._base: Base | None = None
 
     def annotated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Returns the batch with what the algorithm has to say about each row."""
+        """Returns the batch with the algorithm's annotation."""
         return self._algorithm.annotate(batch)
 
     def step(
         self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True
     ) -> dict[str, float]:
-        """One generation; what is to be reported. Raises Interrupted before anything has moved."""
+        """Takes one generation's step and returns its metrics.
+
+        Raises Interrupted, before any change, if the run is asked to pause.
+        """
         if not may_go_on(False):
             raise Interrupted("asked to pause before a generation's step")
         everyone, scores_NQ, ignored = self._scores(batch)
@@ -116,7 +120,7 @@ class EvolutionTrainer:
         raise TypeError("evolution strategies have no preference loss")
 
     def publish(self, folder: Path, version: int, *, whole: bool) -> WeightsVersion:
-        """Write what takes a loader to this version."""
+        """Writes a version for weight loaders, as whole weights or as the terms of the last step."""
         digest = weights.digest(self._policy.trained())
         if whole:
             path = folder / f"v{version:06d}.safetensors"
@@ -130,25 +134,29 @@ class EvolutionTrainer:
         return WeightsVersion(version=version, path=str(path), digest=digest, base=self._base)
 
     def state(self) -> Arrays:
-        """Master and optimiser, by name."""
+        """Returns the arrays of master and optimiser by name."""
         return self._centre.state()
 
     def put(self, folder: Path) -> None:
-        """Write the lineage beside a checkpoint's arrays: replayed from the base, it gives them."""
+        """Writes the lineage beside a checkpoint's arrays; its replay from the base gives these arrays."""
         write_file(folder / LINEAGE, msgspec.json.encode(self._lineage), durable=False)
 
     def restore(self, state: Arrays, folder: Path) -> None:
-        """Go on from a checkpoint's state; the model holds its weights already."""
+        """Continues from a checkpoint's state; the model holds the checkpoint's weights already."""
         self._centre.restore(state)
         lineage = msgspec.json.decode((folder / LINEAGE).read_bytes(), type=Lineage)
         if lineage.base != self._centre.base:
-            raise Damaged(f"{folder / LINEAGE}: is of another base")
+            raise Damaged(
+                f"{folder / LINEAGE}: needs base {self._centre.base[:12]}…, got {lineage.base[:12]}…"
+            )
         self._lineage = lineage
         self._digest = weights.digest(self._policy.trained())
 
     def _scores(self, batch: pa.RecordBatch) -> tuple[list[Member], np.ndarray, int]:
-        """The generation's members, [members, prompts] their rewards, NaN where there is none, and how many
-        rows were ignored: of an earlier generation, or the second of a member to a prompt.
+        """Returns the generation's members, their rewards, and the number of ignored rows.
+
+        Rewards are [members, prompts], NaN where there is none. A row is ignored if it is from an earlier
+        generation, or a member's second answer to a prompt.
         """
         generation = max(batch["step"].to_pylist())
         everyone = members(self._seed, generation, self._es.population, self._es.antithetic)

@@ -1,7 +1,8 @@
-"""Judged answers of a micro-batch, and what preference losses take from them: sums, means, pairs.
+"""Judged answers of a micro-batch, and the sums, means and pairs that preference losses use.
 
-Everything is per row, and exactly 0 (gradient included) off the covered tokens, whatever the arrays
-hold there. Log-ratios are not clamped: no preference loss exponentiates one without bound.
+Results have one value for each row. Tokens that are not covered contribute exactly 0 to value and gradient,
+whatever the arrays hold there. Log-ratios are not clamped: no preference loss exponentiates one without
+bound.
 
 Shapes: B rows of a micro-batch, T tokens in each, N rows of a step.
 """
@@ -13,14 +14,14 @@ from numpy.typing import ArrayLike
 
 
 class Answers(Struct, frozen=True, kw_only=True):
-    """What is known of a micro-batch's rows. Both rows of a pair are in the same micro-batch."""
+    """The judged answers of a micro-batch's rows. Both rows of a pair are in the same micro-batch."""
 
     covered_BT: mx.array
-    """Nonzero on the answer's tokens."""
+    """Array that is nonzero on the answer's tokens."""
     pair_B: mx.array
-    """The whole number that both rows of a pair share; KTO does not look at it."""
+    """The whole number that both rows of a pair share; KTO does not use it."""
     label_B: mx.array
-    """+1 preferred (desirable), −1 rejected (undesirable), 0 for KTO's mismatched rows and filling."""
+    """+1 for preferred (desirable), −1 for rejected (undesirable), 0 for mismatched rows (KTO) or padding."""
     reference_logprobs_BT: mx.array | None = None
     """Log-probabilities under the policy before training; None for a reference-free loss."""
 
@@ -28,9 +29,9 @@ class Answers(Struct, frozen=True, kw_only=True):
 def count_units(
     pair_N: ArrayLike, label_N: ArrayLike, lengths_N: ArrayLike, *, paired: bool
 ) -> int:
-    """Returns the units of a whole optimiser step, by which the sum of its losses is divided.
+    """Returns the number of units of a whole optimiser step, by which the sum of its losses is divided.
 
-    `lengths_N` are the covered tokens of each row. Half a pair is no unit. Raises ValueError if a
+    `lengths_N` are the numbers of covered tokens of each row. Half a pair is no unit. Raises ValueError if a
     pair has two preferred or two rejected rows.
     """
     pair_N, label_N = np.asarray(pair_N), np.sign(np.asarray(label_N))
@@ -48,7 +49,7 @@ def count_units(
 
 
 def sides(logprobs_BT: mx.array, answers: Answers) -> tuple[mx.array, mx.array, mx.array]:
-    """Returns which rows with a covered token are preferred, rejected, and of neither label.
+    """Returns which rows with a covered token are preferred, rejected, and without either label.
 
     Raises ValueError for arrays whose shapes do not fit.
     """
@@ -67,7 +68,7 @@ def sides(logprobs_BT: mx.array, answers: Answers) -> tuple[mx.array, mx.array, 
 
 
 def whole_pairs(logprobs_BT: mx.array, answers: Answers) -> mx.array:
-    """Returns [B, B], True at [preferred row, rejected row] of each pair that has both."""
+    """Returns bool [B, B], True at [preferred row, rejected row] of each pair that has both."""
     preferred_B, rejected_B, _ = sides(logprobs_BT, answers)
     same_BB = answers.pair_B[:, None] == answers.pair_B[None, :]
     return same_BB & preferred_B[:, None] & rejected_B[None, :]
@@ -86,7 +87,7 @@ def log_ratio(logprobs_BT: mx.array, answers: Answers, *, mean: bool) -> mx.arra
     """
     if answers.reference_logprobs_BT is None:
         raise ValueError("this loss needs the reference's log-probabilities, got none")
-    # Token by token: the difference of two long sums would lose digits.
+    # Subtracted token by token, because the difference of two long sums would lose digits.
     ratio_BT = at_least_single(logprobs_BT) - at_least_single(answers.reference_logprobs_BT)
     return mean_over(ratio_BT, answers) if mean else sum_over(ratio_BT, answers)
 
@@ -104,5 +105,5 @@ def mean_over(values_BT: mx.array, answers: Answers) -> mx.array:
 
 
 def at_least_single(values: mx.array) -> mx.array:
-    """Returns the array in single precision if it is in half."""
+    """Returns the array in single precision if it is in half precision, otherwise unchanged."""
     return values.astype(mx.float32) if values.dtype in (mx.bfloat16, mx.float16) else values

@@ -1,8 +1,8 @@
-"""The divergence term: a teacher's distributions, one loss a token, beside the other two terms.
+"""The divergence term: one loss for each token, from a teacher's distributions.
 
-`signal` is what the learner computes next to its own log-probabilities; `terms.loss` weighs it by
-the record's weights and divides it by the step's own counts. A token at which the teacher's word
-was not usable stays in the counts, trains nothing, and is reported.
+The learner computes `signal` together with its own log-probabilities; `terms.loss` weighs it by the record's
+weights and divides it by the step's own counts. A token whose teacher output was not usable stays in the
+counts, trains nothing, and is reported.
 
 Shapes: B sequences, T tokens in each, N = B·T, D hidden width.
 """
@@ -18,7 +18,7 @@ from kernels.teacher import Teacher
 
 
 class Signal(Struct, frozen=True):
-    """Of each token: the divergence in nats, whether there is one, and what it weighs in the loss."""
+    """Each token's divergence in nats, whether it is usable, and its weight in the loss."""
 
     divergence_BT: mx.array
     usable_BT: mx.array
@@ -33,9 +33,9 @@ def signal(
     divergence: Divergence,
     weight_BT: mx.array,
 ) -> Signal:
-    """`kernels.divergence.per_token` of a micro-batch's N tokens, with their weights.
+    """Returns `kernels.divergence.per_token` of a micro-batch's N tokens, with their weights.
 
-    Where the weight is 0 nothing has an effect, NaN in the teacher included.
+    A token with the weight 0 has no effect, even if the teacher output there is NaN.
     """
     divergence_N, usable_N = per_token(hidden_ND, project, weights, teacher, divergence)
     shape = weight_BT.shape
@@ -43,6 +43,7 @@ def signal(
 
 
 def weighted(signal: Signal, weight_BT: mx.array) -> mx.array:
-    """Each token's loss [B, T]: exactly 0, gradient included, where the weight is or none is usable."""
+    """Returns each token's loss [B, T]; it and its gradient are exactly 0 if the weight is 0 or no
+    teacher output is usable."""
     usable_BT = (weight_BT != 0) & signal.usable_BT
     return weight_BT * mx.where(usable_BT, signal.divergence_BT, 0.0)

@@ -1,11 +1,11 @@
 """Policy-gradient surrogates of the GRPO family: pure functions from arrays to a loss per token.
 
-Each returns two arrays [B, T]: the losses, to be minimised, and a boolean that is True where the
-surrogate's bound took the gradient away or capped its coefficient. `anchor_BT` are the
-log-probabilities under which the ratio is taken (`correction.anchor`). Where ratio = 1 all have the
-gradient of REINFORCE; they differ in how far from there they let a token push.
+Each function returns two arrays [B, T]: the losses, to be minimised, and a boolean that is True where the
+surrogate's bound removed the gradient or capped its coefficient. `anchor_BT` are the log-probabilities in
+the ratio's denominator (`correction.anchor`). At ratio = 1 all surrogates have the gradient of REINFORCE;
+they differ in how they bound larger and smaller ratios.
 
-Losses and gradients are exactly 0 off the sampled tokens, whatever the arrays hold there.
+Losses and gradients are exactly 0 on tokens that were not sampled, whatever the arrays hold there.
 
 Shapes: B sequences, T tokens in each. `sampled_BT` is nonzero on the tokens that the policy chose.
 """
@@ -25,7 +25,7 @@ def surrogate(
     advantages_BT: mx.array,
     sampled_BT: mx.array,
 ) -> Losses:
-    """The losses of the surrogate that the settings name."""
+    """Returns the losses of the surrogate that the settings name."""
     arrays = (logprobs_BT, anchor_BT, advantages_BT, sampled_BT)
     match settings:
         case Clip(low=low, high=high, dual=dual):
@@ -50,9 +50,9 @@ def clip(
     high: float,
     dual: float = 0.0,
 ) -> Losses:
-    """PPO's clipped surrogate (Schulman 2017, 1707.06347) with DAPO's two bounds (2503.14476).
+    """Returns PPO's clipped surrogate (Schulman 2017, 1707.06347) with DAPO's two bounds (2503.14476).
 
-    max(−A r, −A clip(r, 1 − low, 1 + high)). `dual`, if not 0, bounds the loss of a negative
+    The loss is max(−A r, −A clip(r, 1 − low, 1 + high)). `dual`, if not 0, bounds the loss of a negative
     advantage by −A·dual (Ye 2020, 1912.09729).
     """
     ratio_BT = mx.exp(log_ratio(logprobs_BT, anchor_BT, sampled_BT))
@@ -68,11 +68,11 @@ def gspo(
     low: float,
     high: float,
 ) -> Losses:
-    """Clipping of the sequence's ratio s, the geometric mean of its tokens' (GSPO, 2507.18071).
+    """Returns losses with a clipped ratio s of the sequence, its tokens' geometric mean (GSPO, 2507.18071).
 
-    In the form GSPO-token, sg(s)·π/sg(π): summed over a sequence and divided by its length
-    (`normalise.sequence_mean`), value and gradient are those of the sequence form wherever the
-    advantage is one number a sequence. A row needs to be a whole sequence.
+    It is the form GSPO-token, sg(s)·π/sg(π). Summed over a sequence and divided by its length
+    (`normalise.sequence_mean`), value and gradient are those of the sequence form if the advantage is one
+    number for each sequence. A row must be a whole sequence.
     """
     log_ratio_BT = log_ratio(logprobs_BT, anchor_BT, sampled_BT)
     lengths_B1 = mx.maximum((sampled_BT != 0).sum(axis=-1, keepdims=True), 1)
@@ -91,7 +91,7 @@ def cispo(
     *,
     max_ratio: float,
 ) -> Losses:
-    """−sg(min(r, max_ratio))·A·log π: no token loses its gradient (MiniMax-M1, 2506.13585)."""
+    """Returns −sg(min(r, max_ratio))·A·log π: no token loses its gradient (MiniMax-M1, 2506.13585)."""
     ratio_BT = mx.exp(log_ratio(logprobs_BT, anchor_BT, sampled_BT))
     losses_BT, _ = reinforce(logprobs_BT, anchor_BT, advantages_BT, sampled_BT)
     return mx.stop_gradient(mx.minimum(ratio_BT, max_ratio)) * losses_BT, ratio_BT > max_ratio
@@ -106,10 +106,11 @@ def dppo_tv(
     delta: float,
     max_ratio: float,
 ) -> Losses:
-    """Trust region in probability, not in ratio: DPPO with binary total variation (2602.04879).
+    """Returns DPPO's losses with binary total variation (2602.04879).
 
-    −sg(min(r, max_ratio))·A·log π, without the tokens whose probability has already moved by more
-    than `delta` in the direction of their advantage.
+    The trust region bounds the probability and not the ratio: the loss is −sg(min(r, max_ratio))·A·log π,
+    and 0 for tokens whose probability has already moved by more than `delta` in the direction of their
+    advantage.
     """
     moved_BT = mx.exp(_on(sampled_BT, logprobs_BT)) - mx.exp(_on(sampled_BT, anchor_BT))
     upward_BT = _on(sampled_BT, advantages_BT) > 0
@@ -124,7 +125,7 @@ def dppo_tv(
 def reinforce(
     logprobs_BT: mx.array, anchor_BT: mx.array, advantages_BT: mx.array, sampled_BT: mx.array
 ) -> Losses:
-    """−A·log π (Williams 1992). The anchor is not used: nothing corrects for a stale sampler."""
+    """Returns −A·log π (Williams 1992). The anchor is not used: nothing corrects for a stale sampler."""
     losses_BT = -_on(sampled_BT, advantages_BT) * _on(sampled_BT, logprobs_BT)
     return losses_BT, mx.zeros(losses_BT.shape, mx.bool_)
 

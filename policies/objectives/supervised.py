@@ -7,5 +7,5 @@ import mlx.core as mx
 
 
 def cross_entropy(logprobs_BT: mx.array, weight_BT: mx.array) -> mx.array:
-    """Weighted negative log-likelihood of each token, in nats; exactly 0 where the weight is 0."""
+    """Returns each token's weighted negative log-likelihood, in nats; exactly 0 where the weight is 0."""
     return -weight_BT * mx.where(weight_BT != 0, logprobs_BT, 0.0)

@@ -1,13 +1,13 @@
-"""The loss of an optimiser step, blind to the algorithm: a list of terms over annotated tokens, added up.
+"""The loss of an optimiser step: a sum of terms over annotated tokens, the same for every algorithm.
 
-A record says per token how much it weighs in each term (as in PrimeIntellect's prime-rl), and each
-term is divided by its own counts over the whole optimiser step. So losses, gradients and metrics
-of micro-batches add up to the step's, however it was cut:
+A record has each token's weight in each term (as in PrimeIntellect's prime-rl), and each term is divided by
+its own counts over the whole optimiser step. So losses, gradients and metrics of micro-batches add up to
+those of the step, however it is cut:
 
     shares = [loss(outputs, batch, terms, counts) for outputs, batch in micro_batches]
     report = summary(add_up([to_floats(metrics) for _, metrics in shares]))
 
-What a term computes is looked up by its class; `computes` adds a term from elsewhere.
+A term's arithmetic is looked up by the term's class; `computes` adds a term from elsewhere.
 
 Shapes: B sequences, T tokens in each.
 """
@@ -28,12 +28,12 @@ from policies.objectives.supervised import cross_entropy
 from policies.terms import CrossEntropy, Divergence, PolicyGradient, Preference, Term
 
 Counts = Mapping[str, Denominators]
-"""What each term is divided by: counts of one whole optimiser step, by the term's weight column."""
+"""Each term's denominators, counts of one whole optimiser step, by the term's weight column."""
 Computed = Callable[[Term, Outputs, Batch, Denominators], tuple[mx.array, Metrics]]
 """A term's arithmetic: its share of the step's loss, and sums for the report."""
 
-NOT_MEANS = {"ce_nats", "divergence_nats"}
-"""Sums that are not divided by the policy gradient's tokens."""
+NOT_MEANS = {"ce_nats", "divergence_nats", "mismatch_abs"}
+"""Names of sums that are not divided by the policy gradient's number of tokens."""
 
 
 def loss(
@@ -41,12 +41,12 @@ def loss(
 ) -> tuple[mx.array, Metrics]:
     """Returns this micro-batch's share of the step's loss, and sums for the report.
 
-    The metrics are constants; `add_up` and `summary` read them. Raises ValueError if something is missing
-    that a term needs, or if the batch has weights for a term that is not in the list; LookupError for a
-    kind of term without arithmetic.
+    The metrics are constants; `add_up` and `summary` read them. Raises ValueError if an input of a term is
+    missing, or if the batch has weights for a term that is not in the list; LookupError for a kind of term
+    without arithmetic.
     """
-    if strangers := batch.weights.keys() - {term.weight for term in terms}:
-        raise ValueError(f"no loss term looks at {', '.join(sorted(strangers))}: it would be lost")
+    if unused := batch.weights.keys() - {term.weight for term in terms}:
+        raise ValueError(f"no loss term uses {', '.join(sorted(unused))}: it would be lost")
     total, metrics = mx.array(0.0), {}
     for term in terms:
         share, more = _arithmetic(term)(term, outputs, batch, _counted(term, counts))
@@ -56,7 +56,7 @@ def loss(
 
 
 def computes(kind: type[Term], arithmetic: Computed) -> None:
-    """Makes a function the arithmetic of a kind of term."""
+    """Registers a function as the arithmetic of a kind of term."""
     _COMPUTED[kind] = arithmetic
 
 
@@ -69,8 +69,8 @@ def counts_of(
 ) -> Counts:
     """Returns each term's denominators: counts of the tokens, sequences or units of one whole update.
 
-    `lengths` [N] are the tokens of the update's rows in each weight column, `units_N` the pair that a row
-    belongs to, `preference_N` its side there.
+    `lengths` [N] are the numbers of tokens of the update's rows in each weight column, `units_N` the pair of
+    each row, and `preference_N` the row's side in the pair.
     """
     counts = {}
     for term in terms:
@@ -85,11 +85,11 @@ def counts_of(
     return counts
 
 
-def add_up(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def add_up(shares: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Returns the metrics of several micro-batches as those of one: sums, and the largest of ``max_…``."""
     total: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
+    for share in shares:
+        for name, value in share.items():
             if name not in total:
                 total[name] = value
             else:
@@ -107,11 +107,12 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
     """Returns the report of a step: means over the tokens of each term, in nats where they are log-ratios.
 
     `mismatch_k3` estimates KL(μ‖π) between sampler and learner, `max_mismatch` is the largest difference
-    of a token's log-probability, `kl_reference` estimates KL(π‖ref). `ess` is the effective share of the
+    of a token's log-probability, `mean_mismatch` the mean one of fresh tokens.
+    `kl_reference` estimates KL(π‖ref). `ess` is the effective share of the
     samples under the importance weights before truncation. `bounded` and `corrected` are the shares of
-    tokens at which the surrogate's bound and the correction's took hold. `divergence_nats` is over the
-    tokens at which a teacher was usable, `unusable_tokens` the others. What a term reports per unit, such
-    as a preference's accuracy, is a mean over the units.
+    tokens at which the surrogate's bound and the correction's bound took effect. `divergence_nats` is the
+    mean over tokens with a usable teacher output, `unusable_tokens` the number of the others. A metric that
+    a term reports for each unit, such as a preference's accuracy, is a mean over the units.
     """
     report = {name: sums[name] for name in sums if _largest(name) or name.endswith("loss")}
     report |= {name: sums[name] for name in sums if name.endswith("tokens")}
@@ -119,6 +120,8 @@ def summary(sums: Mapping[str, float]) -> dict[str, float]:
         report["ce_nats"] = sums["ce_nats"] / sums["ce_tokens"]
     if sums.get("divergence_tokens"):
         report["divergence_nats"] = sums["divergence_nats"] / sums["divergence_tokens"]
+    if sums.get("fresh_tokens"):
+        report["mean_mismatch"] = sums["mismatch_abs"] / sums["fresh_tokens"]
     for name in sums:
         kind, _, metric = name.partition(":")
         if metric and sums.get(f"{kind}_units"):
@@ -163,7 +166,7 @@ def _arithmetic(term: Term) -> Computed:
     if type(term) not in _COMPUTED:
         raise LookupError(
             f"the term {type(term).__name__} has no arithmetic: "
-            "needed a function that policies.objectives.terms.computes was given"
+            "it needs a function, registered by policies.objectives.terms.computes"
         )
     return _COMPUTED[type(term)]
 

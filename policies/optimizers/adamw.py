@@ -1,7 +1,7 @@
 """AdamW (Loshchilov & Hutter 2019), with full-precision masters where the weights are in half precision.
 
-A learning rate of 1e-6 moves a bfloat16 weight by less than its last bit: the step would be lost. So the
-optimiser holds float32 masters, steps them, and the model gets them rounded.
+A learning rate of 1e-6 changes a bfloat16 weight by less than its last bit, so the step would be lost. The
+optimiser therefore holds float32 masters and steps these, and the model gets them rounded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AdamW:
-    """MLX's AdamW with bias correction. `state()` is all there is to it; `restore` brings it back."""
+    """MLX's AdamW with bias correction. `state()` returns its whole state, and `restore` takes it."""
 
     STATE_PER_WEIGHT: ClassVar[int] = 2
     STATE_NAME: ClassVar[str] = "AdamW's two moments"
@@ -82,7 +82,7 @@ class AdamW:
         return {**moments, **masters, **counts}
 
     def restore(self, state: Arrays) -> None:
-        """Goes on from a saved state. Raises ValueError if it is of another model."""
+        """Continues from a saved state. Raises ValueError if the state belongs to another model."""
         import mlx.core as mx
 
         from policies.arrays import number

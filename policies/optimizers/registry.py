@@ -1,4 +1,4 @@
-"""What an optimiser answers for, and which one the settings ask for. No MLX: estimates ask, too."""
+"""The protocol of an optimiser, and the choice of one by its settings; it imports no MLX."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 
 class Optimizer(Protocol):
-    """Steps named arrays along their gradients, `steps` updates long."""
+    """Steps named arrays along their gradients, for `steps` updates in all."""
 
     STATE_PER_WEIGHT: ClassVar[int]
-    """Float32 numbers that it keeps for each trained one, besides a full-precision master."""
+    """Number of float32 numbers that it keeps for each trained weight, besides a full-precision master."""
     STATE_NAME: ClassVar[str]
-    """What they are, to a person: "AdamW's two moments"."""
+    """Name of this state in messages, such as "AdamW's two moments"."""
 
     def __init__(self, settings: Any, weights: Arrays, steps: int) -> None: ...
 
     @property
     def updates(self) -> int:
-        """Updates taken so far."""
+        """Returns the number of updates taken so far."""
         ...
 
     def step(self, weights: Arrays, gradients: Arrays) -> tuple[Arrays, float, float]:
@@ -37,7 +37,7 @@ class Optimizer(Protocol):
         ...
 
     def restore(self, state: Arrays) -> None:
-        """Goes on from a saved state. Raises ValueError if it is of another model."""
+        """Continues from a saved state. Raises ValueError if the state belongs to another model."""
         ...
 
 
@@ -46,5 +46,5 @@ OPTIMIZERS: Registry[type[Optimizer]] = Registry("policies.optimizers")
 
 
 def optimizer_for(settings: object, weights: Arrays, steps: int) -> Optimizer:
-    """Returns a new optimiser of `weights`, as the settings ask for it."""
+    """Returns a new optimiser of `weights` by the settings."""
     return OPTIMIZERS.of(settings)(settings, weights, steps)

@@ -6,7 +6,7 @@ from configs.run import Optimizer
 
 
 def learning_rate(settings: Optimizer, update: int, updates: int) -> float:
-    """Returns the rate of update number `update`, from 0, in a run of `updates`."""
+    """Returns the learning rate of update number `update`, counted from 0, in a run of `updates`."""
     if update < settings.warmup_steps:
         return settings.learning_rate * (update + 1) / settings.warmup_steps
     span = max(updates - settings.warmup_steps, 1)

@@ -1,1 +1,1 @@
-"""Prompts, and the verifiers that score what was answered."""
+"""Prompts, and the verifiers that score answers to them."""

@@ -1,4 +1,4 @@
-"""Addition: ``23+58=`` wants ``81``.
+"""Addition: the right answer to ``23+58=`` is ``81``.
 
 The order of the two numbers is not part of the identity: if 23+58 is held out, so is 58+23.
 """
@@ -12,12 +12,12 @@ from runtime.tasks.prompt import Verdict
 
 
 def open_addition(settings: Addition, seed: int) -> Procedural:
-    """Sums of two numbers, each uniform over those of up to `digits` digits."""
+    """Returns a task of sums of two numbers, each uniform over those of up to `digits` digits."""
     return Procedural("addition", seed, lambda stream: draw(settings.digits, stream), judge)
 
 
 def draw(digits: int, stream: Stream) -> Instance:
-    """One sum."""
+    """Returns one random sum."""
     a, b = (stream.integer(0, 10**digits - 1) for _ in range(2))
     return Instance(
         identity=(min(a, b), max(a, b)),
@@ -28,5 +28,5 @@ def draw(digits: int, stream: Stream) -> Instance:
 
 
 def judge(truth: Any, completion: str) -> Verdict:
-    """Right if the digits are the sum's, character by character."""
+    """Returns a verdict: right if the answer is the sum, character by character."""
     return right_or_wrong(completion == truth)

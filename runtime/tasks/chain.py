@@ -1,7 +1,7 @@
-"""Chains modulo m: ``3+4-1+8 m10`` wants the partial results ``7 6 4``; the last is the answer.
+"""Chains modulo m: ``3+4-1+8 m10`` has the partial results ``7 6 4``, of which the last is the answer.
 
-A bare right answer passes, and the scratchpad earns its share of the reward on its own: so there
-is something to learn before a whole chain is ever right, and a reason to show the work after.
+A right answer passes without partial results, and a right scratchpad earns its share of the reward on its
+own. So the policy can learn before a whole chain is ever right, and is rewarded for the scratchpad after.
 """
 
 from typing import Any
@@ -12,18 +12,18 @@ from runtime.tasks.procedural import Instance, Procedural
 from runtime.tasks.prompt import Verdict
 
 SCRATCHPAD_SHARE = 0.2
-"""Reward of a fully right scratchpad; the right answer earns the rest."""
+"""Reward of a scratchpad that is right throughout; the right answer earns the rest."""
 
 
 def open_chain(settings: Chain, seed: int) -> Procedural:
-    """Chains of `terms` numbers below `modulus`, added or subtracted."""
+    """Returns a task of chains of `terms` numbers below `modulus`, added or subtracted."""
     return Procedural(
         "chain", seed, lambda stream: draw(settings.terms, settings.modulus, stream), judge
     )
 
 
 def draw(terms: int, modulus: int, stream: Stream) -> Instance:
-    """One chain."""
+    """Returns one random chain."""
     result = stream.integer(0, modulus - 1)
     question, partial = str(result), []
     for _ in range(terms - 1):
@@ -41,9 +41,9 @@ def draw(terms: int, modulus: int, stream: Stream) -> Instance:
 
 
 def judge(truth: Any, completion: str) -> Verdict:
-    """Passed if the last number is right; "scratchpad" is the share of partial results in place.
+    """Returns a verdict: passed if the last number is right; "scratchpad" is the share of right results.
 
-    Only results up to the first wrong one count, and none if there are too many of them.
+    Only partial results up to the first wrong one count, and none if there are too many.
     """
     written = completion.split()
     correct = bool(written) and written[-1] == truth[-1]

@@ -1,9 +1,9 @@
-"""Countdown: ``3 5 7 > 22`` wants an expression such as ``3*5+7``; many answers may be right.
+"""Countdown: an answer to ``3 5 7 > 22`` is an expression such as ``3*5+7``; many answers may be right.
 
 Each given number may be used once at most, with + - * and parentheses. The target is the value of
 a random expression over all the numbers, so a solution always exists; it is never one of the
-numbers itself. Answers are read by the small parser below: nothing is evaluated, and because a
-number must be a given one, no value can grow beyond their product.
+numbers itself. The small parser below reads answers without Python's `eval`. Because every number must be a
+given one, no value exceeds their product.
 """
 
 import re
@@ -17,12 +17,13 @@ from runtime.tasks.procedural import Instance, Procedural, right_or_wrong
 from runtime.tasks.prompt import Verdict
 
 LONGEST_ANSWER = 100
-"""Characters; six numbers of four digits with every parenthesis need fewer. Bounds the parser."""
+"""Longest answer in characters, which bounds the parser; six numbers of four digits need fewer."""
 TARGET_SPAN = 10
 """The target is at most this many times the largest number that can be given."""
 TOKEN = re.compile(r"[0-9]+|[-+*()]")
-Part = tuple[str, int, bool]
-"""A piece of a solution: text, value, whether it is a product or a number (no parentheses)."""
+Piece = tuple[str, int, bool]
+"""A piece of a solution: its text, its value, and whether it is a number or a product, which needs no
+parentheses."""
 
 
 class NotLegal(ValueError):
@@ -30,14 +31,14 @@ class NotLegal(ValueError):
 
 
 def open_countdown(settings: Countdown, seed: int) -> Procedural:
-    """Targets over `numbers` numbers from 1 to `largest`."""
+    """Returns a task of targets over `numbers` numbers from 1 to `largest`."""
     return Procedural(
         "countdown", seed, lambda stream: draw(settings.numbers, settings.largest, stream), judge
     )
 
 
 def draw(count: int, largest: int, stream: Stream) -> Instance | None:
-    """One target with its solution; None if these draws make no fair one."""
+    """Returns one random target with its solution; None if the target is out of range or a given number."""
     numbers = [stream.integer(1, largest) for _ in range(count)]
     text, target = _expression(numbers, stream)
     if not 1 <= target <= TARGET_SPAN * largest or target in numbers:
@@ -51,7 +52,8 @@ def draw(count: int, largest: int, stream: Stream) -> Instance | None:
 
 
 def judge(truth: Any, completion: str) -> Verdict:
-    """Right if the expression's value is the target; "legal" if it is one over the numbers."""
+    """Returns a verdict: right if the expression's value is the target; "legal" is 1 for an expression over
+    the given numbers."""
     try:
         value = evaluate(completion, truth["numbers"])
     except NotLegal:
@@ -60,10 +62,10 @@ def judge(truth: Any, completion: str) -> Verdict:
 
 
 def evaluate(text: str, numbers: Iterable[int]) -> int:
-    """The value of an expression that uses each of `numbers` once at most.
+    """Returns the value of an expression that uses each of `numbers` once at most.
 
     sum = product {("+" | "-") product};  product = factor {"*" factor};
-    factor = number | "(" sum ")". Blanks are free. Raises NotLegal for anything else.
+    factor = number | "(" sum ")". Blanks are ignored. Raises NotLegal for anything else.
     """
     if len(text) > LONGEST_ANSWER:
         raise NotLegal(f"longer than {LONGEST_ANSWER} characters")
@@ -109,16 +111,16 @@ def _factor(tokens: list[str], unused: Counter[str]) -> int:
 
 
 def _expression(numbers: list[int], stream: Stream) -> tuple[str, int]:
-    """A random expression over all numbers: two parts are joined until one is left."""
-    parts: list[Part] = [(str(n), n, True) for n in stream.shuffled(numbers)]
-    while len(parts) > 1:
-        left, right = (parts.pop(stream.integer(0, len(parts) - 1)) for _ in range(2))
-        parts.append(_join(left, stream.choice("+-*"), right))
-    text, value, _ = parts[0]
+    """Returns a random expression over all numbers and its value; it joins two pieces until one is left."""
+    pieces: list[Piece] = [(str(n), n, True) for n in stream.shuffled(numbers)]
+    while len(pieces) > 1:
+        left, right = (pieces.pop(stream.integer(0, len(pieces) - 1)) for _ in range(2))
+        pieces.append(_join(left, stream.choice("+-*"), right))
+    text, value, _ = pieces[0]
     return text, value
 
 
-def _join(left: Part, sign: str, right: Part) -> Part:
+def _join(left: Piece, sign: str, right: Piece) -> Piece:
     (a, x, a_product), (b, y, b_product) = left, right
     if sign == "+":
         return f"{a}+{b}", x + y, False

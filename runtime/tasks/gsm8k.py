@@ -1,7 +1,7 @@
 """GSM8K (Cobbe et al. 2021): the answer is the number after the last ``####``.
 
-Numbers are compared as normalised text, never converted: exact at any length, and nothing in a
-completion can be too large. A line with two numbers is no answer, so hedging earns nothing.
+Numbers are compared as normalised text and never converted, so the comparison is exact at any length. A line
+with two numbers is no answer, so that hedging earns no reward.
 """
 
 import re
@@ -15,12 +15,12 @@ from runtime.tasks.prompt import Prompt, Split, Verdict
 MARK = "####"
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 NUMBER = re.compile(r"[\s*$]*+(-?)\$?([0-9]{1,3}(?:,[0-9]{3})++|[0-9]++)(\.[0-9]++)?+(?!,?\w)")
-"""Sign, whole part with or without thousands separators, decimals; no word sticks to its end. The
-quantifiers are possessive: with backtracking, 10⁵ digits and a letter would take minutes."""
+"""Matches sign, integer digits with or without thousands separators, and decimals, unless a word follows
+directly. The quantifiers are possessive: with backtracking, 10⁵ digits and a letter would take minutes."""
 
 
 class Gsm8kTask:
-    """Questions from two files; raises BadInput if a row's answer has no final number."""
+    """A task with questions from two files; raises BadInput if a row's answer has no final number."""
 
     name = "gsm8k"
 
@@ -33,11 +33,11 @@ class Gsm8kTask:
         }
 
     def size(self, split: Split) -> int | None:
-        """The rows of the split's file."""
+        """Returns the number of rows of the split's file."""
         return len(self._rows[split])
 
     def prompt(self, split: Split, index: int) -> Prompt:
-        """The question, a blank line and the instruction."""
+        """Returns a prompt with the question, a blank line and the instruction."""
         rows = self._rows[split]
         row = rows[row_of(split, index, len(rows), self._seed, self.name)]
         question, answer = row.values["question"], row.values["answer"]
@@ -51,18 +51,18 @@ class Gsm8kTask:
         )
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        """Right if the final number is; "format" says that there is one."""
+        """Returns a verdict: right if the final number is right; "format" is 1 if there is one."""
         number = final_number(completion)
         return right_or_wrong(number == prompt.truth, format=float(number is not None))
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Does nothing, because no process was started."""
 
 
 def final_number(text: str) -> str | None:
-    """The number on the line of the last ``####``, normalised: ``$1,200.00.`` is "1200".
+    """Returns the number on the line of the last ``####``, normalised: ``$1,200.00.`` is "1200".
 
-    Words may follow it; None if there is no number, or a second one.
+    Words may follow the number. Returns None if there is no number, or a second one.
     """
     _, mark, tail = text.rpartition(MARK)
     line = tail.strip().split("\n", 1)[0]

@@ -1,4 +1,4 @@
-"""Chat messages as they stand in a column of a row, checked where they enter."""
+"""Reads and checks chat messages in a column of a row."""
 
 from runtime.jsonl import Row, kind
 
@@ -7,7 +7,7 @@ Messages = list[dict[str, str]]
 
 
 def prompt_messages(row: Row, column: str) -> Messages:
-    """Returns the messages of a prompt column, in which a string is the user's only message.
+    """Returns the messages of a prompt column; a string is taken as the user's only message.
 
     Raises BadInput unless the last message is the user's.
     """
@@ -38,7 +38,7 @@ def checked_messages(row: Row, column: str, value: object) -> Messages:
 
 
 def ends_with_user(messages: Messages) -> bool:
-    """Returns whether the last message is the user's and says something."""
+    """Returns whether the last message is the user's and is not blank."""
     return (
         bool(messages) and messages[-1]["role"] == "user" and bool(messages[-1]["content"].strip())
     )

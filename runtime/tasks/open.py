@@ -1,4 +1,4 @@
-"""From a task's settings to the task: the one place that knows all of them."""
+"""Opens a task by its settings; only this file knows all tasks."""
 
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from runtime.tasks.sorting import open_sorting
 def open_task(
     settings: tasks.Task, seed: int, reward_timeout_s: float = 10.0, reward_log: Path | None = None
 ) -> Task:
-    """Returns the task, ready to hand out prompts and to judge. Writes nothing but what a reward prints.
+    """Returns the task, ready to give prompts and to judge answers.
 
-    Starts a process if the settings name a reward file: end it with `close`. Raises BadInput.
+    Starts a process if the settings name a reward file, which `close` ends; its output goes to `reward_log`.
+    Raises BadInput if the settings, a data file or the reward file cannot be used.
     """
     match settings:
         case tasks.Addition():

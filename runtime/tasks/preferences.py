@@ -1,16 +1,16 @@
 """Rows of human or machine preferences: a prompt with two answers, or with one judged answer.
 
-An answer is a string, or a list of messages that ends with the assistant's. Where the prompt's
-column is absent, the messages before the answer are the prompt (the implicit prompts of TRL's
-conversational data sets); where it is there, such messages must repeat it. So the files of
-`make-data`, of TRL and of UltraFeedback's kind are read without a conversion:
+An answer is a string, or a list of messages that ends with the assistant's. If the prompt's column is
+absent, the messages before the answer are the prompt (the implicit prompts of TRL's conversational data
+sets); if it is present, such messages must repeat it. So files of `make-data`, of TRL and in the form of
+UltraFeedback are read without a conversion:
 
     {"prompt": "Sort 3 1 2.", "chosen": "1 2 3", "rejected": "1 3 2"}
     {"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]}
     {"prompt": "Sort 3 1 2.", "completion": "1 2 3", "label": true}
 
-What is trained on is the last message alone. Rows must have been read with the columns that
-`pair_columns` or `judged_columns` names.
+Only the last message is trained on. Rows must have been read with the columns that `pair_columns` or
+`judged_columns` names.
 """
 
 from msgspec import Struct
@@ -39,20 +39,20 @@ class Judged(Struct, frozen=True):
 
 
 def pair_columns(chosen: str, rejected: str) -> Columns:
-    """Returns what `read_rows` has to find in each row of pairs."""
+    """Returns the columns, with their types, that `read_rows` requires in each row of pairs."""
     return {chosen: (str, list), rejected: (str, list)}
 
 
 def judged_columns(completion: str, label: str) -> Columns:
-    """Returns what `read_rows` has to find in each row of judged answers."""
+    """Returns the columns, with their types, that `read_rows` requires in each row of judged answers."""
     return {completion: (str, list), label: (bool,)}
 
 
 def pair(row: Row, *, prompt: str, chosen: str, rejected: str) -> Pair:
     """Returns the row as a pair; raises BadInput that names file, line and column.
 
-    The arguments are names of columns. Equal answers are accepted, though nothing is learned
-    from them: public data sets have some.
+    The arguments are names of columns. Equal answers are accepted although nothing is learned from them,
+    because public data sets contain some.
     """
     chosen_before, better = _answer(row, chosen)
     rejected_before, worse = _answer(row, rejected)

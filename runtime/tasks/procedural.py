@@ -1,8 +1,8 @@
 """Tasks that make their own instances, with a held-out set by construction.
 
-Whether an instance is held out is a hash of its content, never of the seed: train and eval cannot
-share one, whatever the seeds, and every run is evaluated on the same prompts. An instance that a
-split must not have is drawn again, which leaves the distribution within the split as it was.
+A hash of an instance's content, never of the seed, decides whether it is held out. So train and eval cannot
+share an instance, whatever the seeds are, and every run is evaluated on the same prompts. An instance of the
+other split is drawn again, which leaves the distribution within the split unchanged.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,17 @@ from runtime.tasks.prompt import Prompt, Split, Verdict
 
 HELD_OUT_ONE_IN = 8
 ATTEMPTS = 10_000
-"""Draws for one prompt. The opening check sees to it that this many cannot all miss (1e-20)."""
+"""Largest number of draws for one prompt. After the opening check, all of them miss with a probability of
+1e-20."""
 WRONG_ATTEMPTS = 8
-"""Slips that are tried for a wrong answer."""
+"""Number of slips that are tried to get a wrong answer."""
 OPENING_DRAWS = 1000
 OPENING_HITS = 5
-"""Instances of each split that the opening draws must meet."""
+"""Number of instances of each split that must be among the opening draws."""
 
 
 class Instance(Struct, frozen=True, kw_only=True):
-    """One question. Two with the same `identity` are the same for the split."""
+    """One question; instances with the same `identity` are in the same split."""
 
     identity: tuple[int | str, ...]
     question: str
@@ -34,13 +35,13 @@ class Instance(Struct, frozen=True, kw_only=True):
 
 
 Draw = Callable[[Stream], Instance | None]
-"""An instance from a stream's draws; None if these draws make none."""
+"""A function that returns an instance by a stream's draws, or None if these draws give none."""
 Judge = Callable[[Any, str], Verdict]
-"""The verdict on (truth, completion without surrounding whitespace)."""
+"""A function that returns the verdict on (truth, completion without surrounding whitespace)."""
 
 
 class Procedural:
-    """An endless `Task` from a way to draw instances and a way to judge answers.
+    """An endless `Task`, made of a function that draws instances and one that judges answers.
 
     Raises BadInput if the settings leave so few instances that a split has none.
     """
@@ -53,11 +54,11 @@ class Procedural:
         self._require_both_splits()
 
     def size(self, split: Split) -> int | None:
-        """None: instances do not end."""
+        """Returns None, because there is no end of instances."""
         return None
 
     def prompt(self, split: Split, index: int) -> Prompt:
-        """Prompt `index`; that of "eval" is the same for every seed."""
+        """Returns prompt `index`; prompts of "eval" are the same for every seed."""
         seed = self._seed if split == "train" else 0
         for attempt in range(ATTEMPTS):
             instance = self._draw(Stream(seed, self.name, split, index, attempt))
@@ -73,7 +74,7 @@ class Procedural:
         raise RunFailed(f"task {self.name}: none of {ATTEMPTS} draws is an instance of {split!r}")
 
     def _wrong(self, instance: Instance, stream: Stream) -> str | None:
-        """Returns the demonstration with a slip that makes it wrong; None if none of some does."""
+        """Returns the demonstration with a slip that makes it wrong; None if no tried slip does."""
         text = instance.demonstration
         for _ in range(WRONG_ATTEMPTS):
             slip = slipped(text, stream)
@@ -82,11 +83,11 @@ class Procedural:
         return None
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        """Judge one answer by its text without surrounding whitespace."""
+        """Judges one answer by its text without surrounding whitespace."""
         return self._judge(prompt.truth, completion.strip())
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Does nothing, because no process was started."""
 
     def _held_out(self, instance: Instance) -> bool:
         return derive("held out", self.name, *instance.identity) % HELD_OUT_ONE_IN == 0
@@ -106,7 +107,7 @@ class Procedural:
 
 
 def slipped(text: str, stream: Stream) -> str:
-    """Returns a text with two neighbours exchanged where they differ, or else one character changed."""
+    """Returns a text with a slip: two different neighbours exchanged, a digit changed, or the end cut off."""
     places = [i for i in range(len(text) - 1) if text[i] != text[i + 1]]
     if places and stream.integer(0, 1):
         i = stream.choice(places)
@@ -119,6 +120,6 @@ def slipped(text: str, stream: Stream) -> str:
 
 
 def right_or_wrong(correct: bool, **parts: float) -> Verdict:
-    """One point for a right answer; `parts` beside "correct" are shown, not rewarded."""
+    """Returns a verdict with reward 1 for a right answer, else 0; `parts` are reported and not rewarded."""
     score = float(correct)
     return Verdict(reward=score, passed=correct, parts={"correct": score, **parts})

@@ -1,8 +1,8 @@
-"""What a task hands out and what its verifier answers.
+"""The prompts of a task, and the verdicts of its verifier.
 
 A task is any object with the methods of `Task`. Prompts are numbered: `index` is the position in
-the stream that a run pulls from, so prompt n of a run is the same whoever asks, in whatever order.
-A verifier that cannot judge says so: `reward` is then null, never zero.
+the stream that a run pulls from, so prompt n of a run is the same in every process and in any order.
+If a verifier cannot judge an answer, `reward` is null, never zero.
 """
 
 from collections.abc import Collection
@@ -17,33 +17,33 @@ Split = Literal["train", "eval"]
 
 
 class Prompt(Struct, frozen=True, kw_only=True):
-    """One question, and what its verifier needs to know."""
+    """One question, with the data that its verifier needs."""
 
     task: str
     index: int
     messages: list[dict[str, str]]
     """Chat messages {role, content} for the checkpoint's own template; the last is the user's."""
     truth: Any = None
-    """What the verifier compares with, as JSON values; never shown to the policy."""
+    """The values that the verifier compares with, as JSON values; never shown to the policy."""
     demonstration: str | None = None
-    """An answer to imitate, or the preferred one of a pair, where the task has one."""
+    """An answer to imitate, or the preferred answer of a pair, if the task has one."""
     rejected: str | None = None
-    """An answer that `demonstration` is preferred to, where the task has one."""
+    """An answer to which `demonstration` is preferred, if the task has one."""
     desirable: bool | None = None
-    """Whether `demonstration` is a good answer, where it was judged alone."""
+    """True if `demonstration` is a desirable answer, false if not; None unless it was judged alone."""
     teacher: str = ""
-    """Whose answer it is to be (distillation); empty: the only one's."""
+    """Name of the prompt's teacher (distillation); empty if there is only one."""
     source: str = ""
-    """File and line that it came from; empty for a procedural one."""
+    """File and line of the prompt; empty for a procedural one."""
 
     @property
     def place(self) -> str:
-        """For an error: where a person finds it."""
+        """Returns the place of the prompt for an error: file and line, or task and number."""
         return self.source or f"task {self.task}, prompt {self.index}"
 
 
 def check_teacher(prompt: Prompt, teachers: Collection[str]) -> None:
-    """Raises BadInput for a prompt that names another teacher than these."""
+    """Raises BadInput for a prompt that names a teacher that is not in `teachers`."""
     if prompt.teacher and prompt.teacher not in teachers:
         raise BadInput(
             f"{prompt.place}: needs a teacher of algorithm.teachers ({', '.join(teachers)}), got "
@@ -52,37 +52,38 @@ def check_teacher(prompt: Prompt, teachers: Collection[str]) -> None:
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What a verifier says of one answer."""
+    """A verifier's verdict on one answer."""
 
     reward: float | None
-    """None if the verifier failed: then `failure` says how."""
+    """The reward; None if the verifier failed, and then `failure` has the kind."""
     passed: bool | None = None
-    """Counts for pass@1."""
+    """True if the answer passed, which counts for pass@1."""
     parts: dict[str, float] = field(default_factory=dict)
     """Named parts of the reward."""
     failure: str | None = None
-    """The kind: "raised", "timed_out", "not_a_number", "out_of_range", "out_of_memory", "forged", "died"."""
+    """Kind of failure: "raised", "timed_out", "not_a_number", "out_of_range", "out_of_memory", "forged" or
+    "died"."""
     detail: str = ""
-    """One line for a person: the exception, the value that came."""
+    """One line for the user, such as the exception or the value that came."""
 
 
 class Task(Protocol):
-    """Prompts and a verifier."""
+    """A source of prompts, with a verifier."""
 
     name: str
 
     def size(self, split: Split) -> int | None:
-        """How many prompts the split has; None for no end."""
+        """Returns the number of prompts of the split; None if there is no end."""
         ...
 
     def prompt(self, split: Split, index: int) -> Prompt:
-        """Prompt number `index` of the run's stream; a finite set is reshuffled at each pass."""
+        """Returns prompt number `index` of the run's stream; a finite set is reshuffled at each pass."""
         ...
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        """Judge one answer. Does not raise for anything that the answer contains."""
+        """Judges one answer. Does not raise for anything that the answer contains."""
         ...
 
     def close(self) -> None:
-        """End processes that the task started."""
+        """Ends the processes that the task started."""
         ...

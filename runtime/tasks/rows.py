@@ -1,8 +1,8 @@
-"""The user's own task: prompts in JSONL, scored by the user's Python function or only imitated.
+"""The user's own task: prompts in JSONL, with answers scored by a Python function or only imitated.
 
-The reward function sees the whole row, so whatever it compares with is simply another column.
-Without one (SFT), an answer passes if it is the row's response word for word; with neither (a teacher
-is asked), nothing is judged.
+The reward function gets the whole row, so the data that it compares with can be in other columns. Without a
+reward function (SFT), an answer passes if it equals the row's response. Without a response either (a teacher
+answers), nothing is judged.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ from runtime.tasks.prompt import Prompt, Split, Verdict
 
 
 class RowsTask:
-    """Rows of one or two files, and the process of the reward function if there is one.
+    """A task with rows of one or two files, and the process of its reward function if there is one.
 
     Raises BadInput for a bad file, a bad row or a reward file that cannot be used.
     """
@@ -40,14 +40,14 @@ class RowsTask:
             self._process = RewardProcess(settings.reward, reward_timeout_s, log=reward_log)
 
     def size(self, split: Split) -> int | None:
-        """The rows of the split."""
+        """Returns the number of rows of the split."""
         return len(self._rows[split])
 
     def prompt(self, split: Split, index: int) -> Prompt:
-        """The row's prompt; `truth` is the whole row."""
+        """Returns the row's prompt, whose `truth` is the whole row."""
         rows = self._rows[split]
         row = rows[row_of(split, index, len(rows), self._seed, self.name)]
-        messages, answer, rejected, desirable = _parts(row, self._settings)
+        messages, answer, rejected, desirable = _read(row, self._settings)
         return Prompt(
             task=self.name,
             index=index,
@@ -61,9 +61,10 @@ class RowsTask:
         )
 
     def verify(self, prompt: Prompt, completion: str) -> Verdict:
-        """The reward function's number, passed from `pass_at` on; or equality with the response.
+        """Returns the reward function's verdict, or that of equality with the response.
 
-        The function gets the completion as it was written, surrounding whitespace included.
+        With a reward function an answer passes from the reward `pass_at` on. The function gets the completion
+        unchanged, with surrounding whitespace.
         """
         row: dict[str, Any] = prompt.truth
         if self._process is None and (self._settings.label or not self._settings.response):
@@ -79,7 +80,7 @@ class RowsTask:
         return replace(verdict, passed=passed, parts={"correct": float(passed)})
 
     def close(self) -> None:
-        """End the reward function's process."""
+        """Ends the reward function's process."""
         if self._process is not None:
             self._process.close()
 
@@ -100,6 +101,8 @@ def _checked(path: str, settings: Jsonl) -> list[Row]:
     columns: dict[str, tuple[type, ...]] = {settings.prompt: (str, list)}
     if settings.chosen:
         columns = pair_columns(settings.chosen, settings.rejected)
+        if settings.response:
+            columns[settings.response] = (str,)
     elif settings.label:
         columns = judged_columns(settings.response, settings.label)
     elif settings.response:
@@ -108,14 +111,14 @@ def _checked(path: str, settings: Jsonl) -> list[Row]:
         columns[settings.teacher] = (str,)
     rows = read_rows(path, columns)
     for row in rows:
-        _parts(row, settings)
+        _read(row, settings)
     return rows
 
 
-def _parts(row: Row, settings: Jsonl) -> tuple[Messages, str | None, str | None, bool | None]:
+def _read(row: Row, settings: Jsonl) -> tuple[Messages, str | None, str | None, bool | None]:
     """Returns a row's prompt, its answer to imitate or to prefer, the rejected one, and the label.
 
-    Raises BadInput that names file, line and column for a row that is not of that form.
+    Raises BadInput that names file, line and column for a row that has another form.
     """
     if settings.chosen:
         found = pair(

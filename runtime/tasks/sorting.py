@@ -1,4 +1,4 @@
-"""Sorting: ``s:402613`` wants ``012346``.
+"""Sorting: the right answer to ``s:402613`` is ``012346``.
 
 The order of the digits is not part of the identity: no held-out answer is a training answer.
 """
@@ -12,17 +12,17 @@ from runtime.tasks.prompt import Verdict
 
 
 def open_sorting(settings: Sorting, seed: int) -> Procedural:
-    """Strings of `length` digits, each uniform."""
+    """Returns a task of strings of `length` digits, each uniform."""
     return Procedural("sorting", seed, lambda stream: draw(settings.length, stream), judge)
 
 
 def draw(length: int, stream: Stream) -> Instance:
-    """One string of digits."""
+    """Returns one random string of digits."""
     digits = "".join(str(stream.integer(0, 9)) for _ in range(length))
     answer = "".join(sorted(digits))
     return Instance(identity=(answer,), question=f"s:{digits}", truth=answer, demonstration=answer)
 
 
 def judge(truth: Any, completion: str) -> Verdict:
-    """Right if all digits are in place."""
+    """Returns a verdict: right if all digits are in place."""
     return right_or_wrong(completion == truth)

@@ -28,10 +28,10 @@ AS_LAGGING = some(
     soaked=("lagging, stopped long behind a checkpoint", "lagging, stopped and damaged"),
 )  # fmt: skip
 AS_ES = some(
-    "three samplers", "stopped twice", "stopped and damaged", "paused mid-generation",
-    "a sampler joined late", "learner died unheard",
+    "three samplers", "stopped twice", "paused mid-generation", "a sampler joined late",
+    "learner died unheard",
     soaked=(
-        "one sampler", "stopped before a checkpoint", "sampler died unheard",
+        "one sampler", "stopped and damaged", "stopped before a checkpoint", "sampler died unheard",
         "learner died before its checkpoint", "learner died before any checkpoint", "all died",
     ),
 )  # fmt: skip

@@ -183,6 +183,7 @@ def exact_digests(wanted, folder: Path) -> list[str]:
     return done.stdout.decode().split()
 
 
+@pytest.mark.soak
 def test_a_run_whose_parts_are_killed_ends_as_the_undisturbed_one(ray_session, wanted, tmp_path):
     run = new_run(tmp_path)
     killed: list[tuple[str, int, int]] = []

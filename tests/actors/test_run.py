@@ -114,7 +114,9 @@ def test_metrics_have_documented_names_only(done: Done):
                        "one_token_answers"} | {n for n in METRICS if n.startswith("teacher_")}  # fmt: skip
     of_preference = {"preference_accuracy", "reward_margin", "chosen_reward", "rejected_reward",
                      "eval_preference_accuracy", "eval_reward_margin"}  # fmt: skip
-    others = {"kl_reference", *of_evolution, *of_distillation, *of_preference}
+    of_terms = {"kl_loss", "cross_entropy_loss", "divergence_loss", "preference_loss",
+                "corrected_share"}  # fmt: skip
+    others = {"kl_reference", *of_terms, *of_evolution, *of_distillation, *of_preference}
     assert METRICS.keys() - said <= others
     assert status.metrics == {k: v for k, v in lines[-1].items() if k != "step"}
 

@@ -79,7 +79,7 @@ def test_once_it_is_gone_nothing_knows_of_it(tmp_path: Path) -> None:
         settings = load(recipe(tmp_path))
     with pytest.raises(SettingsError, match=LISTED + r'( \(.*\))?, got "best_of_group"$'):
         load(recipe(tmp_path))
-    with pytest.raises(LookupError, match="registers itself for BestOfGroup"):
+    with pytest.raises(LookupError, match="no file there adds BestOfGroup"):
         open_algorithm(settings)
 
 

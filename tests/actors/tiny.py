@@ -89,6 +89,46 @@ def distilled(folder: Path, **changes: Any) -> Settings:
     return settings(folder, **{"algorithm": algorithm, "task": task, **changes})
 
 
+def preference(folder: Path, *, rows: str = "pairs", **changes: Any) -> Settings:
+    """Preference learning of four steps from `rows` that nothing judges: two epochs, small micro-batches."""
+    algorithm: dict[str, Any] = {
+        "name": "preference",
+        "steps": 4,
+        "prompts_per_step": 6,
+        "loss": {"name": "dpo", "nll_weight": 0.5},
+    }
+    columns = {
+        "labels": {"response": "answer", "label": "good"},
+        "prompts": {},
+    }.get(rows, {"chosen": "chosen", "rejected": "rejected"})
+    task = {"name": "jsonl", "train": str(preferences(folder, rows)), "eval_share": 0.25} | columns
+    actors = {"samplers": 2, "verifiers": 2, "micro_batch_tokens": 96}
+    base = {"algorithm": algorithm, "task": task, "actors": actors}
+    return settings(folder, **{**base, **changes})
+
+
+def preferences(folder: Path, rows: str) -> Path:
+    """Sixteen prompts, of which four are held out, each with a right and a wrong sum: as strings, as messages
+    or one of them with a label.
+    """
+    lines = []
+    for i in range(16):
+        prompt, right, wrong = f"{i}+{i * 7 % 10}=", f"{i + i * 7 % 10}", f"{i + i * 7 % 10 + 1}"
+        asked = {"role": "user", "content": prompt}
+        said = [[asked, {"role": "assistant", "content": text}] for text in (right, wrong)]
+        lines.append(
+            {
+                "pairs": {"prompt": prompt, "chosen": right, "rejected": wrong},
+                "messages": {"chosen": said[0], "rejected": said[1]},
+                "labels": {"prompt": prompt, "answer": (right, wrong)[i % 2], "good": i % 2 == 0},
+                "prompts": {"prompt": prompt},
+            }[rows]
+        )
+    path = folder / f"{rows}.jsonl"
+    path.write_bytes(b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
+    return path
+
+
 def teacher(folder: Path) -> Path:
     """Another random network, of two layers, that is surer of itself."""
     path = folder / "teacher"

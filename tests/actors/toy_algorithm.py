@@ -13,16 +13,15 @@ import numpy as np
 import pyarrow as pa
 from msgspec import Meta
 
-from configs import algorithms as settings_registry
 from configs.algorithm import AlgorithmSettings
+from configs.algorithms import temporarily
 from configs.facts import Facts
 from configs.fields import Count
 from configs.problems import idle_samplers, missing_column
 from configs.run import RunSettings
 from configs.schema import Settings
 from configs.wording import count
-from policies import algorithms as registry
-from policies.algorithms import metrics
+from policies.algorithms import ALGORITHMS, metrics
 from policies.algorithms.protocol import Request, Sample
 from policies.annotation import constant, kept, with_annotation
 from policies.terms import CrossEntropy, Term
@@ -114,10 +113,5 @@ class Imitation:
 @contextmanager
 def known() -> Iterator[None]:
     """Has Pippin know the algorithm within the block, and forget it behind."""
-    settings_registry.register(BestOfGroup)
-    registry.register(BestOfGroup)(Imitation)
-    try:
+    with temporarily(BestOfGroup), ALGORITHMS.temporarily(BestOfGroup, Imitation):
         yield
-    finally:
-        del settings_registry._REGISTERED["best_of_group"]
-        del registry._REGISTERED[BestOfGroup]

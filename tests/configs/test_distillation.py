@@ -41,7 +41,11 @@ def test_what_works_is_let_through(distill) -> None:
     [
         ({"signal": {"name": "text"}}, {}, 'needs algorithm.learn_from.name = "teacher"'),
         ({"signal": {"name": "text"}, "learn_from": {"name": "data"}}, {}, 'algorithm "sft"'),
-        ({"signal": SAMPLED, "learn_from": {"name": "mixed"}}, {}, "what the student sampled"),
+        (
+            {"signal": SAMPLED, "learn_from": {"name": "mixed"}},
+            {},
+            "tokens that the student sampled",
+        ),
         (
             {"signal": SAMPLED, "learn_from": {"name": "student", "divergence": {"name": "jsd"}}},
             {},

@@ -253,3 +253,9 @@ def test_a_model_is_a_folder_if_there_is_one_and_a_hub_id_otherwise(tmp_path: Pa
     assert decode(MINIMAL, "model.path=org/name").model.path == str(tmp_path / "org/name")
     (tmp_path / "seedling").mkdir()
     assert decode(MINIMAL, "model.path=seedling").model.path == "seedling"
+
+
+def test_a_name_that_belongs_to_another_table_is_placed() -> None:
+    assert complaint(MINIMAL, 'algorithm.name="dpo"').endswith(
+        '"sft" ("dpo" is one of algorithm.loss.name), got "dpo"'
+    )

@@ -21,6 +21,8 @@ prompts_per_step = 32
 [model]
 path = "{model}"
 """
+MOST_MODULES = 260
+"""There are 190 now; numpy would add 140, and Ray 600."""
 
 
 @pytest.fixture(autouse=True)
@@ -152,17 +154,16 @@ def test_missing_data_and_a_damaged_checkpoint_are_named_after_all_else_is_said(
     assert "# What the numbers mean" in capsys.readouterr().out
 
 
-def test_nothing_heavy_is_imported_and_the_answer_is_quick() -> None:
+def test_nothing_heavy_and_little_at_all_is_imported() -> None:
+    """So the answer is quick: it comes in a twentieth of a second on an idle machine."""
     code = (
-        "import sys, time; start = time.perf_counter()\n"
-        "from ops import check; check.run('run.toml')\n"
+        "import sys; from ops import check; check.run('run.toml')\n"
         "heavy = {'ray', 'mlx', 'numpy', 'transformers', 'pyarrow'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "print(time.perf_counter() - start)"
+        "print(len(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    # A twentieth of a second on an idle machine; the promise is half a second.
-    assert float(out.stdout.splitlines()[-1]) < 0.5
+    assert int(out.stdout.splitlines()[-1]) < MOST_MODULES
 
 
 def test_the_memory_of_this_machine_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from ops.make import endpoint as remote_teacher
 from ops.make.store import journal_path
+from policies.generators import endpoint as generators
 from runtime.errors import BadInput, Interrupted, RunFailed
 from tests.ops.making import command, made, recipe, remote, rows, settings, timeless
 from tests.runtime.test_endpoint import CANARY, VARIABLE, completion, reply, serving
@@ -30,8 +31,8 @@ def answer(handler, request: dict, number: int) -> None:
 
 def quick(monkeypatch) -> None:
     """Makes retries wait for 50 ms at most."""
-    real = remote_teacher.Endpoint
-    monkeypatch.setattr(remote_teacher, "Endpoint",
+    real = generators.Endpoint
+    monkeypatch.setattr(generators, "Endpoint",
                         lambda **s: real(first_wait_s=0.01, longest_wait_s=0.05, **s))  # fmt: skip
 
 
@@ -166,6 +167,28 @@ def test_an_endpoint_that_is_down_is_named_and_the_same_command_goes_on(tmp_path
         assert len(server.requests) - before == 12 - 5 and done.account.kept == 12
 
 
+def test_answers_under_way_when_an_endpoint_fails_are_kept(tmp_path):
+    out, down = tmp_path / "rows.jsonl", threading.Event()
+    down.set()
+
+    def one_is_slow(handler, request, number):
+        if number and down.is_set():
+            reply(handler, b"out of memory", status=500)
+            return
+        time.sleep(1.0 if down.is_set() else 0.0)
+        reply(handler, completion(right(request)))
+
+    with serving(one_is_slow) as server:
+        todo = remote(tmp_path, server.url, max_failures=3)
+        with pytest.raises(RunFailed, match="3 times in a row"):
+            made(todo, out)
+        before = len(server.requests)
+        assert before <= 7  # nothing new was asked when it had failed
+        down.clear()
+        assert made(todo, out).account.kept == 12
+        assert len(server.requests) - before == 12 - 1
+
+
 def test_only_passing_failures_are_asked_again(tmp_path, monkeypatch):
     quick(monkeypatch)
     out, busy = tmp_path / "rows.jsonl", threading.Event()
@@ -287,8 +310,8 @@ def test_ctrl_c_keeps_the_answers_that_came_and_asks_for_none_twice(tmp_path, mo
     asked: Counter[int] = Counter()
     real = remote_teacher.Remote._settle
 
-    def settle(self, name, outcome, desk):
-        real(self, name, outcome, desk)
+    def settle(self, made, desk):
+        real(self, made, desk)
         if len(desk.store.answers) == 4:
             desk.stop.asked = True  # as the first signal does
 

@@ -1,6 +1,8 @@
 """A local checkpoint makes the same rows however often the command was stopped, and SFT can read them."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,22 +68,20 @@ def test_the_same_recipe_makes_the_same_rows_and_another_seed_others(tmp_path):
 
 
 def stopped_after(monkeypatch, steps: int) -> Callable[[], None]:
-    """The next call is asked to stop after so many tokens, as by Ctrl-C."""
-    real, asked = local_teacher.decode.Decoder.run, [0]
+    """Has the next call asked to stop after so many tokens, as by Ctrl-C."""
+    real, asked = local_teacher.LocalGenerator.generate, [0]
 
-    def run(self, sequences, sampling, version=0, between_tokens=None):
-        def between() -> int | None:
+    def generate(self, queries, sampling, may_continue):
+        def counted() -> bool:
             asked[0] += 1
             if asked[0] == steps:
-                stop = between_tokens.__closure__  # the desk is in there
-                desk = next(c.cell_contents for c in stop if hasattr(c.cell_contents, "stop"))
-                desk.stop.asked = True
-            return between_tokens()
+                os.kill(os.getpid(), signal.SIGINT)
+            return may_continue()
 
-        return real(self, sequences, sampling, version, between)
+        return real(self, queries, sampling, counted)
 
-    monkeypatch.setattr(local_teacher.decode.Decoder, "run", run)
-    return lambda: monkeypatch.setattr(local_teacher.decode.Decoder, "run", real)
+    monkeypatch.setattr(local_teacher.LocalGenerator, "generate", generate)
+    return lambda: monkeypatch.setattr(local_teacher.LocalGenerator, "generate", real)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 12])

@@ -106,6 +106,33 @@ def test_distillation_says_whose_answers_and_what_the_teacher_says_of_them() -> 
     assert [line for line in offline if "cache of up to 4 GB" in line]
     rewarded = distillation(learn_from={"name": "student", "group_size": 4, "reward": 0.5})
     assert rewarded[0].startswith("32 prompts, each answered by the student 4 times = 128")
-    assert [line for line in rewarded if "weighs 0.5 beside the teacher" in line]
+    assert [line for line in rewarded if "with the coefficient 0.5." in line]
     text = distillation(learn_from={"name": "teacher"}, signal={"name": "text"})
     assert "any tokenizer will do" in text[2]
+
+
+PAIRS = {"name": "jsonl", "train": "/t.jsonl", "chosen": "a", "rejected": "b"}
+LABELS = {"name": "jsonl", "train": "/t.jsonl", "response": "a", "label": "good"}
+
+
+def told(task: dict[str, object], **preference: object) -> str:
+    raw = {"task": task, "algorithm": {"name": "preference", **preference}}
+    return "\n".join(explain(msgspec.convert(raw, Settings), 64))
+
+
+def test_an_evaluation_of_pairs_says_what_is_compared_and_what_is_sampled() -> None:
+    alone, judged = told(PAIRS), told({"name": "sorting"})
+    assert "the answers of 128 held-out rows are compared" in alone
+    assert "none is sampled, since nothing judges it" in alone and "greedy" not in alone
+    assert "128 held-out prompts × 1 answer (greedy" in judged
+    assert "the answers of 128 held-out rows are compared" in judged
+
+
+def test_a_step_of_preferences_says_what_it_is_made_of_and_compared_with() -> None:
+    assert "16 rows = 16 pairs = 1 optimiser step." in told(PAIRS)
+    assert "computed once for each row and kept" in told(PAIRS)
+    labelled = told(LABELS, loss={"name": "kto"})
+    assert "16 rows = 16 judged answers" in labelled and "1,600 judged answers in all" in labelled
+    online = told({"name": "sorting"}, learn_from={"name": "policy"})
+    assert "computed beside the policy's" in online
+    assert "needs no reference model" in told(PAIRS, loss={"name": "orpo"})

@@ -76,3 +76,20 @@ def test_a_run_without_a_score_has_its_place_in_the_table():
 
 def test_durations_are_said_as_people_say_them():
     assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+
+
+def test_a_run_that_nothing_judges_shows_its_accuracy():
+    compared = [
+        EvalResult(
+            step=step, task="t", metric=metric, score=score, n=4, stderr=0.1, mean_tokens=3.0,
+            truncated=0.0,
+        )
+        for step, metric, score in ((0, "preference_accuracy", 0.5), (0, "reward_margin", 0.0),
+                                    (2, "preference_accuracy", 0.875), (2, "reward_margin", 0.25))
+    ]  # fmt: skip
+    out = io.StringIO()
+    write(out, runs_table([Status(name="one", state="finished", evals=compared)]))
+    assert re.search(r"0\.500 +0\.875 +preference_accuracy", out.getvalue())
+    metrics = {"loss": 0.5, "preference_accuracy": 0.75, "reward_margin": 0.125}
+    line = progress_line(Status(name="one", state="running", step=2, steps=4, metrics=metrics))
+    assert "accuracy 0.750 margin 0.125" in line

@@ -84,7 +84,7 @@ def test_an_actor_that_is_killed_is_replaced(disturbed, victim):
 
 @pytest.mark.parametrize(
     "victim",
-    ["host", "raylet", pytest.param("gcs_server", marks=soak), pytest.param("agent", marks=soak)],
+    ["raylet", *(pytest.param(victim, marks=soak) for victim in ("host", "gcs_server", "agent"))],
 )
 def test_when_a_process_of_the_host_is_killed_the_whole_host_is_replaced(disturbed, victim):
     before = disturbed.computing()

@@ -1,13 +1,16 @@
 """From an annotated batch to rows: what is trained on, in which order, and nothing lost silently."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from configs.preferences import Dpo
 from policies.annotation import constant, kept, per_token, with_annotation
+from policies.batch import pack
 from policies.learned_rows import WEIGHTS, learned_rows
-from policies.terms import CrossEntropy, Divergence, PolicyGradient, Term
+from policies.terms import CrossEntropy, Divergence, PolicyGradient, Preference, Term, Unit
 from runtime.trajectory import ANNOTATION, Span, Trajectory, to_batch
 from tests.policies.algorithms.records import data, distillation, opened, row
 
@@ -78,7 +81,7 @@ def test_what_sampled_stands_beside_its_tokens():
 def test_a_weight_that_no_term_looks_at_is_refused(name):
     terms = [t for t in (CrossEntropy(), REVERSE, PolicyGradient()) if t.weight != name]
     batch = to_batch([data(), weighed(1, name)])
-    with pytest.raises(ValueError, match=f"the record has {name}s, but no loss term looks at them"):
+    with pytest.raises(ValueError, match=f"the record has {name}s, but no loss term uses them"):
         learned_rows(batch, terms, hosted=False)
     zeros = to_batch([data(0, **{name: [0.0] * 4})])
     assert learned_rows(zeros, terms, hosted=False).rows == []
@@ -134,8 +137,10 @@ def test_a_hosted_teacher_s_rows_are_told_apart():
 
 
 def test_rows_know_their_pair_and_which_of_the_two_is_preferred():
-    rows = [weighed(0, pair=4, preference=1), weighed(1, pair=4, preference=-1), weighed(2)]
-    found = learned_rows(to_batch(rows), [CrossEntropy()], hosted=False).rows
+    term = Preference(settings=Dpo())
+    sides = [{"pair": 4, "preference": 1}, {"pair": 4, "preference": -1}, {}]
+    rows = [weighed(i, weight=term.weight, **side) for i, side in enumerate(sides)]
+    found = learned_rows(to_batch(rows), [term], hosted=False).rows
     assert [(one.unit, one.preference) for one in found] == [(4, 1), (4, -1), (None, 0)]
 
 
@@ -158,3 +163,31 @@ def test_an_observation_is_never_a_target():
     assert batch["cross_entropy_weight"].to_pylist() == [[0, 0, 1, 1, 0, 0, 1]]
     (found,) = learned_rows(batch, opened("sft").terms(), hosted=False).rows
     assert found.positions.tolist() == [2, 3, 6]
+
+
+class OfGroups(Term, frozen=True, kw_only=True):
+    """A term that compares a group's answers with each other."""
+
+    weight: ClassVar[str] = "cross_entropy_weight"
+    unit: ClassVar[Unit] = "group"
+
+
+@pytest.mark.parametrize(
+    ("term", "units"),
+    [
+        (CrossEntropy(), [None] * 4),
+        (OfGroups(), [9, 3, 3, 9]),
+        (Preference(settings=Dpo()), [1, 1, 2, 2]),
+    ],
+)
+def test_what_may_not_be_cut_apart_is_the_term_s_unit(term, units):
+    places = [(9, 1), (3, 1), (3, 2), (9, 2)]
+    rows = [
+        weighed(i, weight=term.weight, prompt_index=prompt, pair=pair, preference=1)
+        for i, (prompt, pair) in enumerate(places)
+    ]
+    found = learned_rows(to_batch(rows), [term], hosted=False)
+    assert [one.unit for one in found.rows] == units
+    together = [sorted(micro.rows) for micro in pack(found.rows, 1)]
+    assert all(any({i, j} <= set(part) for part in together) == (units[i] == units[j] is not None)
+               for i, j in combinations(range(4), 2))  # fmt: skip

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -687,3 +688,34 @@ def _wait_until_healthy(port: int, server: subprocess.Popen) -> None:
         except OSError:
             time.sleep(0.1)
     pytest.fail(f"mlx_lm.server was not up within {START_DEADLINE_S} s")
+
+
+def test_a_client_that_winds_down_lets_answers_come_and_repeats_nothing():
+    begun = threading.Barrier(3)
+
+    def one_is_slow(handler, request, number):
+        if len(server.requests) <= 2:
+            begun.wait(START_DEADLINE_S)
+        if request["messages"][-1]["content"] == "busy":
+            reply(handler, b"busy", 503)
+        else:
+            time.sleep(0.3)
+            reply(handler, completion("5"))
+
+    patience = {"first_wait_s": 60.0, "longest_wait_s": 120.0, "attempts": 9}
+    with (
+        serving(one_is_slow) as server,
+        Client(endpoint(server.url, **patience)) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        outcomes = pool.submit(lambda: dict(client.ask_all([ask("busy"), ask("2+3=")])))
+        begun.wait(START_DEADLINE_S)
+        began = time.monotonic()
+        client.wind_down()
+        found = outcomes.result(timeout=30)
+        assert time.monotonic() - began < 10
+        assert isinstance(found[1], Answer) and found[1].text == "5"
+        assert isinstance(found[0], Failure) and found[0].kind == "stopped"
+        late = client.ask(ask())
+        assert isinstance(late, Failure) and (late.kind, late.attempts) == ("stopped", 0)
+        assert len(server.requests) == 2

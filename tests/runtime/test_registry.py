@@ -51,3 +51,16 @@ def test_the_same_settings_are_never_two_kinds():
     registry.add(int, "one")
     with pytest.raises(ValueError, match="tests: two kinds for int"):
         registry.add(int, "two")
+
+
+def test_a_kind_that_is_added_for_a_while_is_forgotten_behind_it(package):
+    with package.KINDS.temporarily(int, "for a while"):
+        assert package.KINDS.of(3) == "for a while"
+        with (
+            pytest.raises(ValueError, match="two kinds for int"),
+            package.KINDS.temporarily(int, "another"),
+        ):
+            pass
+        assert package.KINDS.of(3) == "for a while"
+    with pytest.raises(LookupError, match="no file there adds int"):
+        package.KINDS.of(3)

@@ -126,3 +126,20 @@ def test_a_rendering_costs_little_once_the_process_is_there(process: TemplatePro
         process.render("{{ messages[0].content }}", CHAT, {})
         took.append(time.perf_counter() - began)
     assert sorted(took)[5] < 0.01  # the quick ones: others wait for a busy machine
+
+
+def test_a_template_has_no_more_time_in_a_process_that_was_just_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = []
+    ask = template_process.Killable.ask
+
+    def noted(self: object, request: dict, limit_s: float, *more: int) -> object:
+        limits.append((bool(request["template"]), limit_s))
+        return ask(self, request, limit_s, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(template_process.Killable, "ask", noted)
+    fresh = TemplateProcess()
+    assert fresh.render("a", CHAT, {}) == "a"
+    fresh.close()
+    assert limits == [(False, template_process.START_S), (True, template_process.RENDER_S)]

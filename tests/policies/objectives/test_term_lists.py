@@ -70,9 +70,9 @@ def test_a_term_without_its_input_is_no_term_of_zero(term, complaint):
 def test_a_weight_that_no_term_of_the_list_looks_at_is_refused(terms):
     logits, targets, batch = problem()
     lost = sorted({PG, CE} - {term.weight for term in terms})
-    with pytest.raises(ValueError, match=f"no loss term looks at {', '.join(lost)}"):
+    with pytest.raises(ValueError, match=f"no loss term uses {', '.join(lost)}"):
         loss(outputs(logits, targets), batch, terms, counts())
-    with pytest.raises(ValueError, match="no loss term looks at reward"):
+    with pytest.raises(ValueError, match="no loss term uses reward"):
         strange = replace(batch, weights={**batch.weights, "reward": batch.sampled_BT})
         loss(outputs(logits, targets), strange, [PolicyGradient(), CrossEntropy()], counts())
 

@@ -215,10 +215,23 @@ def test_the_report_off_policy_matches_its_formulas():
     expected = {
         "mismatch_k3": (np.exp(-d) - 1 + d).mean(),
         "max_mismatch": np.abs(d).max(),
+        "mean_mismatch": np.abs(d).mean(),
         "ratio": np.exp(-d).mean(),
         "ess": w.sum() ** 2 / (len(w) * (w**2).sum()),
     }
     assert {k: report[k] for k in expected} == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_mean_mismatch_is_over_the_learner_s_own_tokens_alone():
+    logits, targets, batch = problem(spread=0.5)
+    covered = np.array(batch.sampled_BT) == 1
+    fresh = covered & (np.arange(covered.size).reshape(covered.shape) % 2 == 0)
+    gaps = np.abs(np.array(values(logits, targets)[0]) - np.array(batch.behaviour_logprobs_BT))
+    part = replace(only(batch, PG), fresh_BT=mx.array(fresh.astype(np.float32)))
+    report = summary(gradient([PolicyGradient()], logits, targets, part)[1])
+    assert report["mean_mismatch"] == pytest.approx(gaps[fresh].mean(), rel=1e-4)
+    none = replace(part, fresh_BT=mx.zeros(covered.shape))
+    assert "mean_mismatch" not in summary(gradient([PolicyGradient()], logits, targets, none)[1])
 
 
 def test_an_empty_report_is_no_error():

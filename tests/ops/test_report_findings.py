@@ -154,7 +154,7 @@ def test_students_differ_only_beyond_chance_and_unequal_compute_is_said():
     costs["b"] = cost("b", 10.0, cached_share=0.4)
     said = comparison(student, other, found, costs, on, PROMPTS)
     assert "perplexity per byte" in said
-    assert "(what teachers had said before is in neither)" in said
+    assert "(earlier teacher outputs are in neither)" in said
 
 
 def test_what_a_reader_must_know_is_noted():
@@ -167,7 +167,7 @@ def test_what_a_reader_must_know_is_noted():
         "same checkpoint",
         "2 steps are lost",
         "learner's process",
-        "40% of what",
+        "40% of its teacher outputs",
     ):
         assert words in said
 

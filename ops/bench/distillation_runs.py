@@ -148,5 +148,5 @@ def exported(run: Run, folder: Path, step: int | None = None) -> Path:
     """The run's weights as a checkpoint, of its last step unless another is asked for."""
     from ops.export import export
 
-    export(run.directory, folder, step=step, adapters=False, dequantize=False)
+    export(run.directory, folder, step=step, adapters=False)
     return folder

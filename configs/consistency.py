@@ -114,6 +114,11 @@ def _eval(evaluation: Eval) -> Iterator[str]:
             if name != "prompts" and getattr(evaluation, name) != getattr(Eval(), name):
                 yield f"eval.{name} has no effect while eval.prompts = 0: nothing is evaluated"
         return
+    if evaluation.temperature and not 0.01 <= evaluation.temperature <= 100:
+        yield (
+            f"eval.temperature needs 0, for the likeliest token, or a number from 0.01 to 100, got "
+            f"{evaluation.temperature:g}"
+        )
     if evaluation.temperature > 0:
         if evaluation.sampled:
             yield "eval.sampled has no effect at eval.temperature > 0: its answers are sampled already"

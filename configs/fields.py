@@ -16,6 +16,10 @@ def up_to(most: int, least: int = 1) -> Meta:
 Count = Annotated[int, up_to(MOST)]
 Whole = Annotated[int, up_to(MOST, 0)]
 Positive = Annotated[float, Meta(gt=0)]
+Temperature = Annotated[float, Meta(ge=0.01, le=100)]
+"""Logits are divided by it in float32: far below, one token has all the probability, and that of the others
+is lost; 0, where it is allowed, takes the likeliest token.
+"""
 NotNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]

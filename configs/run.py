@@ -12,6 +12,7 @@ from configs.fields import (
     Port,
     Positive,
     Seconds,
+    Temperature,
     Text,
     up_to,
 )
@@ -26,7 +27,7 @@ class Sampling(Closed, frozen=True):
     the kept set of every token to know the probability of what was sampled.
     """
 
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     max_new_tokens: Annotated[int, up_to(2**20)] = 64
     slots: Annotated[int, up_to(4096)] = 64
     """Sequences decoded at once."""

@@ -98,7 +98,8 @@ def _add_products(add: AddCommand) -> None:
     export.add_argument("folder", metavar="DIR", help="where to; must not exist or be empty")
     export.add_argument("--step", type=int, help=newest)
     export.add_argument("--adapters", action="store_true", help="only the adapters, for mlx-lm")
-    export.add_argument("--dequantize", action="store_true", help="as full-precision weights")
+    lossy = "quantise again (default: full precision): loses some of what was learned"
+    export.add_argument("--quantize", action="store_true", help=lossy)
     _take_trust(export)
     report = add("report", _report, "measure teacher, student before and after", named=True)
     others = "runs whose students to compare, too"
@@ -280,15 +281,17 @@ def _export(options: argparse.Namespace) -> int:
 
     load_blas(exact=False)
     target = Path(options.folder)
+    told: list[str] = []
     step = export(
         _trusted(options),
         target,
         step=options.step,
         adapters=options.adapters,
-        dequantize=options.dequantize,
+        quantize=options.quantize,
+        tell=told.append,
     )
     what = "adapters" if options.adapters else "checkpoint"
-    say(f"{what} of step {step} in {target}")
+    say(f"{what} of step {step} in {target}", *told)
     return FINE
 
 

@@ -71,7 +71,7 @@ def ensure_seedling(
             asyncio.run(Conductor(settings, run, system, report).run())
         finally:
             system.stop()
-        export(run, work / "seedling", step=None, adapters=False, dequantize=False)
+        export(run, work / "seedling", step=None, adapters=False)
         about = {"made_by": "pippin seed", "seed": seed, "recipe": _recipe(name).name}
         (work / "seedling" / "pippin.json").write_text(json.dumps(about, sort_keys=True))
         if not target.exists():

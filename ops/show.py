@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from ops.interval import SMALLEST, share_text
 from ops.table import Table
 from ops.terminal import LiveText, write
-from runtime.status import EvalResult, Status
+from runtime.status import REWARD_MARGIN, EvalResult, Status
 
 COLOURS = {"running": "green", "finished": "green", "paused": "yellow", "failed": "red"}
 
@@ -81,10 +82,12 @@ def eval_line(result: EvalResult, base: EvalResult) -> str:
     gain = ""
     if result.step != base.step and base.score is not None:
         gain = f", {result.score - base.score:+.3f} over the base"
-    return (
-        f"held-out {result.metric} of {which}: {result.score:.3f} ± {result.stderr:.3f} "
-        f"(n = {result.n}){gain}"
-    )
+    if result.metric == REWARD_MARGIN:  # a mean, not a share
+        sure = f" ± {result.stderr:.3f}" if result.stderr >= SMALLEST else ""
+        shown = f"{result.score:.3f}{sure}"
+    else:
+        shown = share_text(result.score, result.stderr, result.n)
+    return f"held-out {result.metric} of {which}: {shown} (n = {result.n}){gain}"
 
 
 def base_of(result: EvalResult, status: Status) -> EvalResult:

@@ -7,6 +7,7 @@ algorithm's list of terms the losses that are added up.
 Shapes: B rows of a micro-batch, T padded tokens, R padded targets, N = B·R, D hidden width, K kept ids.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -248,6 +249,12 @@ class Updater:
             raise RunFailed(
                 f"the teacher gave no usable distribution for any of {report['unusable_tokens']:.0f} "
                 f"tokens at update {self.optimizer.updates + 1}; the weights before it are kept"
+            )
+        if not math.isfinite(report["loss"]):
+            raise RunFailed(
+                f"the loss is {report['loss']} at update {self.optimizer.updates + 1}: the model gives NaN "
+                "or infinite logits, or gives a token of the batch no probability; the weights before it are "
+                'kept (16-bit weights may overflow, which model.dtype = "float32" avoids)'
             )
         if not self._updated:
             mean_nats = summary(report).get("mean_mismatch")

@@ -8,7 +8,7 @@ from msgspec import Meta
 from configs.algorithm import AlgorithmSettings
 from configs.algorithms import register
 from configs.facts import Facts
-from configs.fields import Closed, NotNegative, Positive, up_to
+from configs.fields import Closed, NotNegative, Temperature, up_to
 from configs.losses import Divergence, Forward, Jsd, Reverse
 from configs.problems import (
     idle_samplers,
@@ -62,7 +62,7 @@ class Mixed(Closed, frozen=True, tag_field="name", tag="mixed"):
 class WholeDistribution(Closed, frozen=True, tag_field="name", tag="full"):
     """The teacher's whole distribution; the learner's process hosts the teacher."""
 
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     """Divides the logits of student and teacher; the scale of the gradient stays."""
 
 
@@ -70,7 +70,7 @@ class TopK(Closed, frozen=True, tag_field="name", tag="top_k"):
     """The teacher's k likeliest tokens, and all the others as one bucket."""
 
     k: Annotated[int, up_to(2**18)] = 64
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
 
 
 class SampledToken(Closed, frozen=True, tag_field="name", tag="sampled"):

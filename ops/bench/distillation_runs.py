@@ -150,5 +150,5 @@ def exported(run: Run, folder: Path, step: int | None = None) -> Path:
     """Returns a checkpoint of the run's weights, of its last step unless another is asked for."""
     from ops.export import export
 
-    export(run.directory, folder, step=step, adapters=False, dequantize=False)
+    export(run.directory, folder, step=step, adapters=False)
     return folder

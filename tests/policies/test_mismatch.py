@@ -75,3 +75,14 @@ def test_weights_that_give_no_numbers_are_named_as_the_cause(tmp_path: Path, sam
 def test_a_warning_behind_the_failure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"mismatch\.warn_nats = 1 must not exceed"):
         check(tiny(tmp_path, mismatch={"warn_nats": 1.0}))
+
+
+def test_a_loss_that_is_no_number_names_the_logits_not_the_learning_rate(
+    tmp_path: Path, sampled
+) -> None:
+    """Also where nothing was sampled by the learner's own weights, so that no mismatch is judged."""
+    wanted = settings(Path(tiny(tmp_path).model.path))
+    broken = load_policy(wanted.model, Path(wanted.model.path), seed=0)
+    weights = {name: array * float("nan") for name, array in broken.trained().items()}
+    with pytest.raises(RunFailed, match=r"the loss is nan at update 1: the model gives NaN"):
+        one_step(broken, weights, older(sampled), wanted)

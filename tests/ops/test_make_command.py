@@ -60,7 +60,7 @@ ROWS = 'task={name="jsonl",train="x"}'
     (["output.name=preference", "output.pairs=3"], "needs method.samples >= 6, got 4"),
     (["output.name=preference", "method.keep=1"], "method.keep has no effect"),
     (["limits.shortest_characters=9", "limits.longest_characters=8"], "nothing would be kept"),
-    (['method={name="step_by_step",label_prefix="a",rationale_prefix="a"}'], "nothing tells the two"),
+    (['method={name="step_by_step",label_prefix="a",rationale_prefix="a"}'], "the two tasks need"),
     (['method={name="step_by_step"}', 'task={name="gsm8k",train="a",eval="b"}'], 'method.judged = "label"'),
 ])  # fmt: skip
 def test_a_recipe_that_cannot_work_is_refused_with_a_sentence(tmp_path, overrides, said):

@@ -27,7 +27,7 @@ def run(
     step: int | None,
     prompts: int | None,
 ) -> int:
-    """Report on a run. Raises BadInput, with nothing written, for what cannot be compared."""
+    """Writes the report on a run. Raises BadInput, with nothing written, for what cannot be compared."""
     folder = out or run.path / "report"
     run.require()
     check_folder(folder)
@@ -43,7 +43,7 @@ def run(
     print_table(headers(report), [cells(report, standing) for standing in report.contestants])
     for claims in report.promise.values():
         for claim in claims:
-            say(f"{claim.verdict}: {claim.said} (promised: {claim.needed})")
+            say(f"{claim.verdict}: {claim.sentence} (promised: {claim.needed})")
     for sentence in (*report.preferences, *report.comparisons):
         say(sentence)
     say(f"{folder / 'report.html'} and report.json")
@@ -71,13 +71,13 @@ def examine(
     _check_names(run, against)
     side = side_of(run, step)
     others = [side_of(other, None) for other in against]
-    everybody = contestants(side, others)
+    compared = contestants(side, others)
     task, asked = held_out(side, others, prompts)
     settings = side.settings
     try:
         with gpu_lease().hold(f"pippin report {run.name}", LEASE_S):
             found, load = measure(
-                everybody,
+                compared,
                 task,
                 asked,
                 max_new_tokens=settings.eval.max_new_tokens or settings.sampling.max_new_tokens,
@@ -89,7 +89,7 @@ def examine(
         task.close()
     on = judged(found, len(asked))
     costs = {one.run.name: cost_of(one) for one in (side, *others)}
-    promises, comparisons = _claims(everybody, found, costs, on, asked)
+    promises, comparisons = _claims(compared, found, costs, on, asked)
     return Report(
         run=run.name,
         step=side.step,
@@ -104,12 +104,12 @@ def examine(
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         backend=backend,
         batch=f"{load.rows} rows of {load.new_tokens} new tokens each",
-        contestants=[standing(one, found.get(one.name), on, asked) for one in everybody],
+        contestants=[standing(one, found.get(one.name), on, asked) for one in compared],
         promise=promises,
         comparisons=comparisons,
         costs=list(costs.values()),
         preferences=preference_sentences(side),
-        notes=notes(everybody, found, on, list(costs.values())),
+        notes=notes(compared, found, on, list(costs.values())),
     )
 
 
@@ -120,19 +120,19 @@ def _check_names(run: RunDirectory, against: Sequence[RunDirectory]) -> None:
         raise BadInput(f"--against: {twice.pop()} is named twice")
 
 
-def _claims(everybody, found, costs, on, asked):
-    """Returns what is said of the student: its promises by teacher, and a sentence for each other run."""
+def _claims(compared, found, costs, on, asked):
+    """Returns the findings on the student: its promises by teacher, and a sentence for each other run."""
     from ops.report.findings import comparison, promise
 
-    student = next(one for one in everybody if one.role == "after")
+    student = next(one for one in compared if one.role == "after")
     promises = {
         one.name: promise(one, student, found, on, asked)
-        for one in everybody
+        for one in compared
         if one.role == "teacher" and one.name in found
     }
     comparisons = [
         comparison(student, one, found, costs, on, asked)
-        for one in everybody
+        for one in compared
         if one.role == "against"
     ]
     return promises, comparisons
@@ -148,9 +148,9 @@ def check_folder(folder: Path) -> None:
 
 
 def task_text(task: Task) -> str:
-    """A task and its settings in a few words."""
+    """Returns a task and its settings in a few words."""
     tag = str(task.__struct_config__.tag)
     if isinstance(task, Jsonl):
         return f"{tag} ({Path(task.eval or task.train).name})"
-    said = [f"{name} {value}" for name, value in msgspec.structs.asdict(task).items()]
-    return f"{tag} ({', '.join(said)})" if len(said) < 3 else tag
+    values = [f"{name} {value}" for name, value in msgspec.structs.asdict(task).items()]
+    return f"{tag} ({', '.join(values)})" if len(values) < 3 else tag

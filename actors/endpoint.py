@@ -1,4 +1,4 @@
-"""What a pause does to the requests of an endpoint that are under way."""
+"""Ends the requests under way of an endpoint when a pause is asked for."""
 
 import threading
 
@@ -11,7 +11,7 @@ LOOK_S = 0.1
 
 
 class EndedByAPause:
-    """Ends a generator's requests some seconds after a pause is asked for; what came by then counts."""
+    """Ends a generator's requests some seconds after a pause is asked for. Earlier answers are kept."""
 
     def __init__(self, generator: EndpointGenerator, run: RunDirectory) -> None:
         self._generator, self._run = generator, run

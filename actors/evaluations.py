@@ -43,7 +43,7 @@ class Evaluations:
         doing: Callable[[str], None],
         note: Callable[[EvalResult], None],
     ) -> None:
-        """`doing` is told what is being done; `note` writes a result down."""
+        """Takes `doing`, which is told the present activity, and `note`, which writes a result down."""
         self._settings = settings
         self._pool = pool
         self._underway = underway

@@ -1,4 +1,4 @@
-"""How a conductor reaches its actors: started, awaited with a deadline, restarted.
+"""The conductor's access to its actors: they are started, awaited with a deadline, and restarted.
 
 The conductor does not know where an actor lives. `program.py` gives it a system on Ray; tests and the
 seedling give it one whose actors are plain objects of this process. Both answer calls the same way:

@@ -1,4 +1,4 @@
-"""How far the sampler's log-probabilities are from the learner's, measured on one policy apart from a run."""
+"""Measures how far the sampler's log-probabilities are from the learner's, on one policy, outside a run."""
 
 from collections.abc import Sequence as Items
 from pathlib import Path
@@ -21,7 +21,7 @@ QUESTION = "What is 17 + 25? Explain each step."
 
 
 class Agreement(Struct, frozen=True):
-    """The absolute differences at the sampled tokens, in nats."""
+    """Holds the absolute differences at the sampled tokens, in nats."""
 
     mean_nats: float
     largest_nats: float
@@ -64,15 +64,15 @@ def judged_model(path: str) -> tuple[str, str]:
     policy = load_frozen(Model(path=path), _folder(path))
     found = agreement(policy, sample(policy, QUESTION)[0])
     limits = Mismatch()
-    said = (
+    sentence = (
         f"{path}: sampler and learner are {found.mean_nats:.1e} nats apart on average, "
         f"{found.largest_nats:.1e} at most, on {found.tokens} tokens"
     )
     if found.mean_nats < limits.warn_nats:
-        return "ok", said
+        return "ok", sentence
     state = "note" if found.mean_nats < limits.fail_nats else "bad"
     what = "a run would warn" if state == "note" else "a run would fail"
-    return state, f'{said}: {what}; try model.dtype = "float32"'
+    return state, f'{sentence}: {what}; try model.dtype = "float32"'
 
 
 def _folder(path: str) -> Path:

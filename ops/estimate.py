@@ -1,4 +1,4 @@
-"""How much memory a run will take, from its settings and a checkpoint's headers: an upper estimate.
+"""Estimates from above how much memory a run will take, from its settings and a checkpoint's headers.
 
 What stays (weights of every role, what the learner keeps of its optimiser) adds up; what comes and
 goes (key-value memory, activations) does not, because one process computes on the GPU at a time. So

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one sentence on stderr where there is something to report.
+"""The end of a command: its exit code, and one sentence on stderr where there is something to report.
 
 Exit codes: 0 fine, 1 failure, 2 bad input, 130 interrupted. A traceback is a mistake of ours.
 """

@@ -1,4 +1,4 @@
-"""What the numbers of a recipe mean, a sentence each: which numbers are multiplied, and how often."""
+"""Explains the numbers of a recipe, a sentence each: which numbers are multiplied, and how often."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""How far 100 steps of distillation take a weak base, by signal, on a task that can be enumerated.
+"""Measures how far 100 steps of distillation take a weak base, by signal, on a task that can be enumerated.
 
 All 100 sums of two digits, answered greedily: the accuracy of a student is known exactly. Teacher and bases
 are warmed up here, on the data. Target: on-policy with the whole distribution, at least 0.75 for each seed,

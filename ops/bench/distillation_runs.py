@@ -1,4 +1,4 @@
-"""What the benchmarks of distillation share: small networks, and runs with their actors in this process.
+"""The benchmarks of distillation share this: small networks, and runs with their actors in one process.
 
 So that runs can be compared at equal work on a machine that others use, a run's processor time is taken
 around each of its steps; evaluations and the start are not counted.

@@ -1,4 +1,4 @@
-"""How much better the quickstart makes the seedling: held-out pass@1 before and after, for three seeds.
+"""Measures how much better the quickstart makes the seedling: held-out pass@1 before and after, three seeds.
 
 Each seed is a run of its own through the command line, as a person would start it. Target: at least
 +0.20 over the measured base for each, in at most 3 minutes of run time.

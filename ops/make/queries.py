@@ -1,4 +1,4 @@
-"""Questions of a data recipe as a generator takes them."""
+"""Turns the questions of a data recipe into the queries that a generator takes."""
 
 from collections.abc import Sequence
 

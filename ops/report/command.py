@@ -28,7 +28,7 @@ def run(
     step: int | None,
     prompts: int | None,
 ) -> int:
-    """Report on a run. Raises BadInput, with nothing written, for what cannot be compared."""
+    """Writes the report on a run. Raises BadInput, with nothing written, for what cannot be compared."""
     folder = out or run.path / "report"
     run.require()
     check_folder(folder)
@@ -70,16 +70,16 @@ def examine(
     _check_names(run, against)
     side = side_of(run, step)
     others = [side_of(other, None) for other in against]
-    everybody = contestants(side, others)
+    compared = contestants(side, others)
     task, asked = held_out(side, others, prompts)
     settings = side.settings
     try:
-        found, load = _measured(run.name, settings, everybody, task, asked, rounds)
+        found, load = _measured(run.name, settings, compared, task, asked, rounds)
     finally:
         task.close()
     on = judged(found, len(asked))
     costs = {one.run.name: cost_of(one) for one in (side, *others)}
-    promises, comparisons = _claims(everybody, found, costs, on, asked)
+    promises, comparisons = _claims(compared, found, costs, on, asked)
     return Report(
         run=run.name,
         step=side.step,
@@ -94,12 +94,12 @@ def examine(
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         backend=backend,
         batch=f"{load.rows} rows of {load.new_tokens} new tokens each",
-        contestants=[standing(one, found.get(one.name), on, asked) for one in everybody],
+        contestants=[standing(one, found.get(one.name), on, asked) for one in compared],
         promise=promises,
         comparisons=comparisons,
         costs=list(costs.values()),
         preferences=preference_sentences(side),
-        notes=notes(everybody, found, on, list(costs.values())),
+        notes=notes(compared, found, on, list(costs.values())),
     )
 
 
@@ -127,19 +127,19 @@ def _check_names(run: RunDirectory, against: Sequence[RunDirectory]) -> None:
         raise BadInput(f"--against: {twice.pop()} is named twice")
 
 
-def _claims(everybody, found, costs, on, asked):
-    """Returns what is said of the student: its promises by teacher, and a sentence for each other run."""
+def _claims(compared, found, costs, on, asked):
+    """Returns the findings on the student: its promises by teacher, and a sentence for each other run."""
     from ops.report.findings import comparison, promise
 
-    student = next(one for one in everybody if one.role == "after")
+    student = next(one for one in compared if one.role == "after")
     promises = {
         one.name: promise(one, student, found, on, asked)
-        for one in everybody
+        for one in compared
         if one.role == "teacher" and one.name in found
     }
     comparisons = [
         comparison(student, one, found, costs, on, asked)
-        for one in everybody
+        for one in compared
         if one.role == "against"
     ]
     return promises, comparisons
@@ -155,9 +155,9 @@ def check_folder(folder: Path) -> None:
 
 
 def task_text(task: Task) -> str:
-    """A task and its settings in a few words."""
+    """Returns a task and its settings in a few words."""
     tag = str(task.__struct_config__.tag)
     if isinstance(task, Jsonl):
         return f"{tag} ({Path(task.eval or task.train).name})"
-    said = [f"{name} {value}" for name, value in msgspec.structs.asdict(task).items()]
-    return f"{tag} ({', '.join(said)})" if len(said) < 3 else tag
+    values = [f"{name} {value}" for name, value in msgspec.structs.asdict(task).items()]
+    return f"{tag} ({', '.join(values)})" if len(values) < 3 else tag

@@ -1,4 +1,4 @@
-"""What a run's student cost up to the checkpoint that is looked at, added up from its metrics."""
+"""Adds up from a run's metrics what its student cost up to the checkpoint that is measured."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -54,7 +54,7 @@ class Report(Struct, frozen=True, kw_only=True):
     costs: list[Cost]
     notes: list[str]
     preferences: list[str] = []
-    """What became of held-out preferences, a sentence each; empty for other algorithms."""
+    """A sentence for each metric of held-out preferences; empty for other algorithms."""
     version: int = 1
 
 

@@ -1,4 +1,4 @@
-"""What preference learning did to held-out pairs, by the run's own evaluations."""
+"""Reports what preference learning did to held-out pairs, by the run's own evaluations."""
 
 from ops.report.contestants import Side
 from runtime.status import PREFERENCE_ACCURACY, REWARD_MARGIN

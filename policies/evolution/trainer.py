@@ -115,7 +115,9 @@ class EvolutionTrainer:
             "learner_tokens": 0.0,
         }
 
-    def implied_rewards(self, batch: pa.RecordBatch) -> np.ndarray:
+    def implied_rewards(
+        self, batch: pa.RecordBatch, may_go_on: MayGoOn = lambda updated: True
+    ) -> np.ndarray:
         """Raises TypeError: evolution strategies have no preference loss."""
         raise TypeError("evolution strategies have no preference loss")
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from configs import load
-from configs.model import Full
 from configs.schema import Settings
 from ops.preflight import check_same_model
 from runtime import checkpoint
@@ -90,9 +89,7 @@ def _compared(settings: Settings, before: "list[Answer]", written: Path, digest:
         policy = load_policy(settings.model, Path(settings.model.path), settings.seed)
         policy.load_trained(weights.load(written / "adapters.safetensors", digest))
     else:
-        model = replace(
-            settings.model, path=str(written), train=Full(), quantize_bits=0, dtype="checkpoint"
-        )
+        model = replace(settings.model, path=str(written), quantize_bits=0, dtype="checkpoint")
         policy = load_frozen(model, written)
     said = difference(before, policy)
     mx.clear_cache()

@@ -66,6 +66,7 @@ def difference(trained: Items[Answer], written: Policy) -> str:
     kl = np.concatenate([
         _kl(a.logprobs_TV, _logprobs(written, a.prompt, a.tokens)) for a in trained
     ]).mean()  # fmt: skip
+    kl = max(float(kl), 0.0)  # rounding takes a sum of zeros below
     equal = (
         f"all {total} greedy tokens are the trained policy's"
         if same == total and all(len(a.tokens) == len(b.tokens) for a, b in zip(trained, theirs))

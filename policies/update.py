@@ -68,6 +68,10 @@ REPORTED = {
 """Metrics of a step by their name in `objectives.terms.summary`, with their name in `runtime.metrics`."""
 
 
+OF_LOGITS = ("entropy", "ce_nats", "divergence_nats")
+"""Sums of a report that are finite where the model's logits are: advantages have no part in them."""
+
+
 class Updater:
     """Applies optimiser steps to a policy."""
 
@@ -250,7 +254,8 @@ class Updater:
                 f"the teacher gave no usable distribution for any of {report['unusable_tokens']:.0f} "
                 f"tokens at update {self.optimizer.updates + 1}; the weights before it are kept"
             )
-        if not math.isfinite(report["loss"]):
+        said = [report[name] for name in OF_LOGITS if name in report]
+        if not math.isfinite(report["loss"]) and not all(map(math.isfinite, said)):
             raise RunFailed(
                 f"the loss is {report['loss']} at update {self.optimizer.updates + 1}: the model gives NaN "
                 "or infinite logits, or gives a token of the batch no probability; the weights before it are "

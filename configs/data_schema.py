@@ -99,7 +99,7 @@ Method = Rejection | BestOfN | Traces | StepByStep | Magpie
 
 
 class DataSampling(Closed, frozen=True):
-    """How the teacher samples its answers.
+    """The sampling of the teacher's answers.
 
     Truncation is allowed here, because only the text is learned and not the teacher's distribution.
     """

@@ -51,7 +51,7 @@ class AnchorSoft(Closed, frozen=True, tag_field="name", tag="soft_threshold"):
 
 
 class Generation(Closed, frozen=True, kw_only=True):
-    """How a generation's noise is made, scored and added up; learner and samplers share these settings."""
+    """Settings by which learner and samplers make, score and add up a generation's noise."""
 
     population: int
     sigma: float

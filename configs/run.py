@@ -20,7 +20,7 @@ from configs.tasks import Task
 
 
 class Sampling(Closed, frozen=True):
-    """How trajectories to learn from are sampled: always from the whole distribution.
+    """The sampling of trajectories to learn from, which is always from the whole distribution.
 
     Truncated sampling (top-p, top-k, min-p) is an evaluation setting only: the learner would need
     the kept set of every token to know the probability of what was sampled.
@@ -70,7 +70,7 @@ class Eval(Closed, frozen=True):
 
 
 class Checkpoint(Closed, frozen=True):
-    """When checkpoints are saved and which of them stay."""
+    """The times at which checkpoints are saved, and the choice of those that stay."""
 
     every_steps: Annotated[int, up_to(10**7)] = 1
     keep: Annotated[int, up_to(10**7)] = 2
@@ -91,7 +91,7 @@ class Actors(Closed, frozen=True):
 
 
 class Verifier(Closed, frozen=True):
-    """Scoring of answers."""
+    """Limits of the scoring of answers."""
 
     timeout_s: Seconds = 10.0
     """Time limit of one call of a user's reward function; past it the function's process is killed."""
@@ -109,7 +109,7 @@ class Deadlines(Closed, frozen=True):
 
 
 class Power(Closed, frozen=True):
-    """When and how hard a run works on a machine that its owner uses for other work too."""
+    """Limits of a run's times and load, on a machine that its owner uses for other work too."""
 
     on_battery: Literal["run", "pause"] = "run"
     on_thermal_pressure: Literal["run", "pause"] = "run"

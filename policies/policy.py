@@ -98,9 +98,9 @@ class Policy:
 
     def load_trained(self, weights: Arrays) -> None:
         """Replaces the trained weights. Raises ValueError unless names and shapes are the same."""
-        mine = self.trained()
-        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in weights.items()}:
-            odd = sorted(mine.keys() ^ weights.keys()) or ["shapes"]
+        expected = self.trained()
+        if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
+            odd = sorted(expected.keys() ^ weights.keys()) or ["shapes"]
             raise ValueError(f"weights do not fit this model: {', '.join(odd[:3])}")
         self.model.update(unflat(weights))
         mx.eval(self.model.parameters())

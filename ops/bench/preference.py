@@ -1,8 +1,8 @@
 """What each preference loss does to the seedling: accuracy, margin and pass@1 before and after, three seeds.
 
-Each seed is a run of the recipe in `configs`, with its actors as plain objects of this process. Pairs
-are held out; pass@1 is of sampled answers. Target: the margin rises in each run, the accuracy as well unless
-all pairs were told apart before, and a recipe's mean pass@1 does not fall by more than its standard error.
+Each seed is a run of the recipe in `configs`, with its actors as plain objects of this process. Pairs are
+held out; pass@1 is of sampled answers. Target: the margin rises in each run, the accuracy is at least 0.95 at
+the end, and a recipe's mean pass@1 does not fall by more than its standard error.
 """
 
 import argparse
@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "dpo-online": ("dpo-online.toml", []),
 }
 """The recipe of each case, and what is set on top."""
+ACCURACY = 0.95
 HEADER = ["", "accuracy", "margin", "pass@1", "gain of each seed", "processor time"]
 
 
@@ -67,12 +68,12 @@ def missed(runs: list[dict[str, Any]]) -> list[str]:
     """Returns a sentence for each target that a case's runs miss."""
     found = []
     case = runs[0]["case"]
-    for metric in (PREFERENCE_ACCURACY, REWARD_MARGIN):
-        for run in runs:
-            ends = run["evals"].get(metric)
-            all_told_apart = metric == PREFERENCE_ACCURACY and ends and ends["final"] == 1
-            if ends and not ends["final"] > ends["base"] and not all_told_apart:
-                found.append(f"{case}, seed {run['seed']}: {metric} did not rise")
+    for run in runs:
+        margin, accuracy = (run["evals"].get(m) for m in (REWARD_MARGIN, PREFERENCE_ACCURACY))
+        if margin and not margin["final"] > margin["base"]:
+            found.append(f"{case}, seed {run['seed']}: {REWARD_MARGIN} did not rise")
+        if accuracy and accuracy["final"] < ACCURACY:
+            found.append(f"{case}, seed {run['seed']}: {PREFERENCE_ACCURACY} is below {ACCURACY}")
     gains = [run["evals"][PASS_AT_1] for run in runs]
     variance = sum(e["stderr"] ** 2 + e["base_stderr"] ** 2 for e in gains) / len(gains) ** 2
     if float(np.mean([e["final"] - e["base"] for e in gains])) < -math.sqrt(variance):

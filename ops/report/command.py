@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from configs.schema import Settings
 from configs.tasks import Jsonl, Task
 from ops.terminal import say
 from runtime.blas import load_blas
@@ -63,10 +64,8 @@ def examine(
     from ops.report.contestants import contestants, held_out, side_of
     from ops.report.cost import cost_of
     from ops.report.findings import judged, notes, standing
-    from ops.report.measure import measure
     from ops.report.page import Report
     from ops.report.preferences import preference_sentences
-    from policies.device import gpu_lease
 
     _check_names(run, against)
     side = side_of(run, step)
@@ -75,16 +74,7 @@ def examine(
     task, asked = held_out(side, others, prompts)
     settings = side.settings
     try:
-        with gpu_lease().hold(f"pippin report {run.name}", LEASE_S):
-            found, load = measure(
-                compared,
-                task,
-                asked,
-                max_new_tokens=settings.eval.max_new_tokens or settings.sampling.max_new_tokens,
-                slots=settings.sampling.slots,
-                rounds=rounds,
-                progress=lambda text: say(text, err=True),
-            )
+        found, load = _measured(run.name, settings, compared, task, asked, rounds)
     finally:
         task.close()
     on = judged(found, len(asked))
@@ -111,6 +101,23 @@ def examine(
         preferences=preference_sentences(side),
         notes=notes(compared, found, on, list(costs.values())),
     )
+
+
+def _measured(name: str, settings: Settings, compared, task, asked, rounds: int):
+    """Returns what was measured of each contestant, and the load, while it holds the lease."""
+    from ops.report.measure import measure
+    from policies.device import gpu_lease
+
+    with gpu_lease().hold(f"pippin report {name}", LEASE_S):
+        return measure(
+            compared,
+            task,
+            asked,
+            max_new_tokens=settings.eval.max_new_tokens or settings.sampling.max_new_tokens,
+            slots=settings.sampling.slots,
+            rounds=rounds,
+            progress=lambda text: say(text, err=True),
+        )
 
 
 def _check_names(run: RunDirectory, against: Sequence[RunDirectory]) -> None:

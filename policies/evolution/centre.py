@@ -136,10 +136,10 @@ class Centre:
 
     def restore(self, state: Arrays) -> None:
         """Continues from a saved state. Raises ValueError if the state belongs to another model."""
-        mine = {f"master.{name}": weight.shape for name, weight in self.master.items()}
-        theirs = {n: array.shape for n, array in state.items() if n.startswith("master.")}
-        if mine != theirs:
-            odd = sorted(mine.keys() ^ theirs.keys())[:3] or ["shapes"]
+        expected = {f"master.{name}": weight.shape for name, weight in self.master.items()}
+        given = {n: array.shape for n, array in state.items() if n.startswith("master.")}
+        if expected != given:
+            odd = sorted(expected.keys() ^ given.keys())[:3] or ["shapes"]
             raise ValueError(f"master does not fit this model: {', '.join(odd)}")
         self.master = {name: state[f"master.{name}"] for name in self.master}
         if self.optimizer:
@@ -165,10 +165,10 @@ def anchored(
     return moved
 
 
-def distance(ours: Arrays, theirs: Arrays) -> float:
-    """Returns ‖ours − theirs‖ over all arrays that both have, such as an update or the drift from a base."""
+def distance(one: Arrays, other: Arrays) -> float:
+    """Returns ‖one − other‖ over all arrays that both have, such as an update or the drift from a base."""
     squares: Iterable[float] = (
-        number(mx.square(ours[name] - theirs[name].astype(mx.float32)).sum())
-        for name in sorted(ours.keys() & theirs.keys())
+        number(mx.square(one[name] - other[name].astype(mx.float32)).sum())
+        for name in sorted(one.keys() & other.keys())
     )
     return math.sqrt(math.fsum(squares))

@@ -63,7 +63,7 @@ class EvolutionWeightLoader:
     def decode(
         self,
         generation: int,
-        mine: range,
+        own_members: range,
         sequences: Items[Sequence],
         sampling: Sampling,
         version: int,
@@ -71,9 +71,9 @@ class EvolutionWeightLoader:
     ) -> Counts:
         """Continues sequences, each under the weights of its member.
 
-        `mine` are this sampler's members of the generation, and `Sequence.member` is an index into them.
+        `own_members` is this sampler's range of the generation; `Sequence.member` is an index into it.
         """
-        everyone = self._members(generation, mine)
+        everyone = self._members(generation, own_members)
         if self._perturbation.rank:
             with Population(self._policy, self._perturbation, everyone) as population:
                 decoder = Decoder(self._policy, self._slots, population.rows)
@@ -83,50 +83,50 @@ class EvolutionWeightLoader:
         for number, group in groupby(
             sorted(sequences, key=lambda s: s.member), key=lambda s: s.member
         ):
-            theirs = [sequence for sequence in group if not sequence.finished]
+            unfinished = [sequence for sequence in group if not sequence.finished]
             if between_tokens() is None:  # so that no copy of the weights is made in vain
-                for sequence in theirs:
+                for sequence in unfinished:
                     sequence.stop_reason = StopReason.INTERRUPTED
                 continue
             with self._centre.member_in(self._policy, everyone[number]):
-                decoder.run(theirs, sampling, version, between_tokens)
+                decoder.run(unfinished, sampling, version, between_tokens)
             mx.clear_cache()
         return decoder.counts
 
     def likelihoods(
         self,
         generation: int,
-        mine: range,
+        own_members: range,
         rows: Items[Trajectory],
         known: set[tuple[int, int]],
         may_go_on: Callable[[], bool],
     ) -> Iterator[Trajectory]:
-        """Yields each row for each of the members `mine`, with its answer's mean log-likelihood as reward.
+        """Yields each row for each of `own_members`, with the mean log-likelihood of its answer as reward.
 
         The mean is over the answer's tokens. Pairs of prompt and member in `known` are left out. It ends
         early if `may_go_on` returns False. As many rows share a pass as there are slots.
         """
-        everyone = self._members(generation, mine)
+        everyone = self._members(generation, own_members)
         pairs = [
             (index, row)
-            for index, member in enumerate(mine)
+            for index, member in enumerate(own_members)
             for row in rows
             if (row.prompt_index, member) not in known
         ]
         if self._perturbation.rank:
             with Population(self._policy, self._perturbation, everyone) as population:
-                yield from self._likelihoods(pairs, mine, population, may_go_on)
+                yield from self._likelihoods(pairs, own_members, population, may_go_on)
             return
-        for index, theirs in groupby(pairs, key=lambda pair: pair[0]):
+        for index, member_pairs in groupby(pairs, key=lambda pair: pair[0]):
             if not may_go_on():
                 return
             with self._centre.member_in(self._policy, everyone[index]):
-                yield from self._likelihoods(list(theirs), mine, None, may_go_on)
+                yield from self._likelihoods(list(member_pairs), own_members, None, may_go_on)
 
     def _likelihoods(
         self,
         pairs: Items[tuple[int, Trajectory]],
-        mine: range,
+        own_members: range,
         population: Population | None,
         may_go_on: Callable[[], bool],
     ) -> Iterator[Trajectory]:
@@ -149,12 +149,12 @@ class EvolutionWeightLoader:
             )
             means_N = np.array(totals_N) / answer_NT.sum(axis=1)
             for (index, row), reward in zip(some, means_N.tolist()):
-                yield msgspec.structs.replace(row, sample=mine[index], reward=reward)
+                yield msgspec.structs.replace(row, sample=own_members[index], reward=reward)
 
-    def _members(self, generation: int, mine: range) -> list[Member]:
+    def _members(self, generation: int, own_members: range) -> list[Member]:
         es = self._es
         everyone = members(self._seed, generation, es.population, es.antithetic)
-        return everyone[mine.start : mine.stop]
+        return everyone[own_members.start : own_members.stop]
 
     def _steps(self, version: WeightsVersion) -> list[Step]:
         """Returns the steps of the versions after the base, in order."""

@@ -35,7 +35,7 @@ KEYS_AT_ONCE = 64
 
 
 class Perturbation(Struct, frozen=True, kw_only=True):
-    """How a member's noise is made from its key."""
+    """The parameters by which a member's noise is made from its key."""
 
     sigma: float
     rank: int

@@ -87,15 +87,15 @@ class AdamW:
 
         from policies.arrays import number
 
-        mine, theirs = self.state(), state
-        if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
-            odd = sorted(mine.keys() ^ theirs.keys())[:3] or ["shapes"]
+        expected = self.state()
+        if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in state.items()}:
+            odd = sorted(expected.keys() ^ state.keys())[:3] or ["shapes"]
             raise ValueError(f"optimiser state does not fit this model: {', '.join(odd)}")
-        self.updates = int(number(theirs["updates"]))
-        self._masters = {name: theirs[f"master.{name}"] for name in self._masters}
-        moments = {name: {m: theirs[f"{m}.{name}"] for m in ("m", "v")} for name in self._dtypes}
+        self.updates = int(number(state["updates"]))
+        self._masters = {name: state[f"master.{name}"] for name in self._masters}
+        moments = {name: {m: state[f"{m}.{name}"] for m in ("m", "v")} for name in self._dtypes}
         rate = mx.array(self._settings.learning_rate)
-        self._adam.state = {**moments, "step": theirs["step"], "learning_rate": rate}
+        self._adam.state = {**moments, "step": state["step"], "learning_rate": rate}
         mx.eval(self._masters, self._adam.state)
 
 

@@ -123,7 +123,7 @@ def _no_prompt(row: Row, prompt: str, columns: str) -> BadInput:
 
 
 def _first_difference(one: Messages, other: Messages) -> str:
-    for number, (mine, theirs) in enumerate(zip(one, other), start=1):
-        if mine != theirs:
+    for number, (first, second) in enumerate(zip(one, other), start=1):
+        if first != second:
             return f"another message {number}"
     return f"{len(one)} and {len(other)} messages"

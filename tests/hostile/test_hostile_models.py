@@ -1,6 +1,7 @@
 """Each hostile checkpoint gives one clear sentence or works: no traceback, no hang, no flood."""
 
 import contextlib
+import re
 import resource
 import shutil
 import signal
@@ -46,19 +47,30 @@ class Late(BaseException):
     """Passes through every `except Exception`, and so fails the test wherever the time is up."""
 
 
+def data_bytes() -> int:
+    """Returns the memory that RLIMIT_DATA counts, which Linux enforces; 0 elsewhere."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmData:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) << 10 if found else 0
+
+
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """Ends what takes too long, and notices what takes too much memory."""
+    """Ends what takes too long, and refuses memory to what takes too much: never the whole machine's."""
 
     def late(*_: object) -> None:
         raise Late
 
     before = signal.signal(signal.SIGALRM, late)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if held := data_bytes():
+        resource.setrlimit(resource.RLIMIT_DATA, (held + 1024 * MEMORY_KB, hard))
     signal.alarm(LIMIT_S)
     try:
         yield
     finally:
         signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
         signal.signal(signal.SIGALRM, before)
     unit = 1024 if sys.platform == "darwin" else 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit < MEMORY_KB
@@ -88,6 +100,12 @@ def complaint(act, folder: Path) -> str:
         assert sentence.isprintable(), sentence
         return sentence
     return ""
+
+
+@pytest.mark.skipif(not data_bytes(), reason="the limit is Linux's")
+def test_memory_that_a_checkpoint_asks_for_is_refused_before_it_is_the_machine_s() -> None:
+    with pytest.raises(MemoryError), bounded():
+        bytearray(2 * 1024 * MEMORY_KB)
 
 
 def test_the_good_one_works(model: Path) -> None:

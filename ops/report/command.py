@@ -103,14 +103,14 @@ def examine(
     )
 
 
-def _measured(name: str, settings: Settings, everybody, task, asked, rounds: int):
+def _measured(name: str, settings: Settings, compared, task, asked, rounds: int):
     """Returns what was measured of each contestant, and the load, while it holds the lease."""
     from ops.report.measure import measure
     from policies.device import gpu_lease
 
     with gpu_lease().hold(f"pippin report {name}", LEASE_S):
         return measure(
-            everybody,
+            compared,
             task,
             asked,
             max_new_tokens=settings.eval.max_new_tokens or settings.sampling.max_new_tokens,

@@ -1,5 +1,8 @@
 """A sampler that is not the learner's policy fails the step, unless it is only stale."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,20 @@ def test_a_warning_behind_the_failure_is_refused(tmp_path: Path) -> None:
         check(tiny(tmp_path, mismatch={"warn_nats": 1.0}))
 
 
+ALONE = "PIPPIN_TEST_ALONE"
+"""Set in the process of its own that the test below runs in: NaN weights have ended a shared worker."""
+
+
+def test_a_loss_that_is_no_number_is_explained_in_a_process_of_its_own() -> None:
+    name = f"{__file__}::test_a_loss_that_is_no_number_names_the_logits_not_the_learning_rate"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", name]
+    done = subprocess.run(
+        command, env={**os.environ, ALONE: "1"}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.skipif(ALONE not in os.environ, reason="runs in a process of its own, see above")
 def test_a_loss_that_is_no_number_names_the_logits_not_the_learning_rate(
     tmp_path: Path, sampled
 ) -> None:

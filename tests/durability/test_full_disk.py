@@ -28,7 +28,10 @@ SENTENCE = re.compile(
 
 
 @pytest.mark.parametrize("first", [1, *(pytest.param(n, marks=pytest.mark.soak) for n in (2, 3))])
-@pytest.mark.parametrize(("program", "action"), [("grpo", "full for good"), ("sft", "full")])
+@pytest.mark.parametrize(
+    ("program", "action"),
+    [("grpo", "full for good"), pytest.param("sft", "full", marks=pytest.mark.soak)],
+)
 def test_a_full_disk_at_any_write_loses_nothing(servers, program, action, first):
     changes = {"algorithm": {**PROGRAMS[program]["algorithm"], "steps": 2}}
     alone = servers.first.undisturbed(program, **changes)

@@ -76,6 +76,7 @@ def test_kills_at_random_change_nothing(servers):
     assert sum(report.ends.get("abort", 0) for report in reports.values()) >= 3
 
 
+@pytest.mark.soak
 def test_kills_while_a_pause_is_saved_change_nothing(servers):
     def killed(fault_runs: FaultRuns, point: str) -> KillReport:
         """Kills a run twice while it saves a pause: before its first checkpoint, and later."""

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.pippin-set-up
 PACKAGES := actors configs kernels ops policies runtime
 PYTHON ?=
 PYTEST := $(BIN)/python -m pytest
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 2
 REAL_PROCESSES := tests/ops/test_supervise.py
 
 .DEFAULT_GOAL := help
